@@ -6,7 +6,6 @@ level are one fp16 vector, the scale set: u, then v, then T. A matrix is unpacke
 once a call: floors and speed are the native kernels' business.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
