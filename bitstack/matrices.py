@@ -1,0 +1,159 @@
+"""Which weights of a model are decomposed, found by structure on its meta skeleton.
+
+A matrix is a Linear, a GPT-2 Conv1D, one expert of a fused 3-D expert tensor, the input embedding
+or the LM head, whatever the model calls itself and them. Everything else stays dense and is listed
+with its bytes, never passed over in silence. Values are not read here.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from bitstack.errors import UserError
+
+KINDS = ("linear", "conv1d", "expert", "embedding", "head")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One weight that is decomposed, seen as rows x columns = outputs x inputs.
+
+    `name` is unique and is the name of its tensors in a container; `parameter` is the model's
+    parameter that holds it, sliced by `expert` where that is a fused tensor, and `transposed` says
+    that the parameter is stored inputs x outputs. `module` is the module that uses it, `tied` the
+    LM head that shares an embedding, `layer` the index of its decoder layer or None.
+    """
+
+    name: str
+    parameter: str
+    module: str
+    kind: str
+    rows: int
+    columns: int
+    layer: int | None = None
+    expert: int | None = None
+    transposed: bool = False
+    tied: str | None = None
+
+    @property
+    def weights(self) -> int:
+        """Numbers in the matrix."""
+        return self.rows * self.columns
+
+    @property
+    def role(self) -> str:
+        """The name with layer and expert numbers removed: what the same matrix of another layer
+        is called."""
+        return re.sub(r"\.\d+(?=\.|$)", "", self.name)
+
+    def of(self, parameter: torch.Tensor) -> torch.Tensor:
+        """The [rows, columns] view of this matrix in the value of its parameter."""
+        value = parameter if self.expert is None else parameter[self.expert]
+        return value.T if self.transposed else value
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A tensor that stays as it is: a parameter or a buffer of the live model."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    persistent: bool
+
+    @property
+    def bytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The decoder layers: the module list that holds the most parameters."""
+    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    if not lists:
+        raise UserError(
+            f"model {type(model).__name__} has no list of decoder layers: only models whose layers "
+            "stand in a torch.nn.ModuleList can be compressed"
+        )
+    return max(lists, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
+
+
+def find_matrices(model: nn.Module, *, embeddings: bool = True) -> list[Matrix]:
+    """All matrices of the model in the order in which a forward pass meets them.
+
+    With `embeddings` False the embedding and the LM head are left dense, tied or not.
+    """
+    layers = find_layers(model)[0]
+    outer = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    found = [
+        matrix
+        for name, module in model.named_modules()
+        if id(module) not in outer
+        for matrix in _matrices_of(name, module, layers)
+    ]
+    return [*_embedding_and_head(model), *found] if embeddings else found
+
+
+def find_dense(model: nn.Module, matrices: list[Matrix]) -> list[Dense]:
+    """Every tensor of the live model that no matrix covers; a shared one counts once."""
+    taken = {m.parameter for m in matrices} | {f"{m.tied}.weight" for m in matrices if m.tied}
+    saved = set(model.state_dict())
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return [
+        Dense(name, tuple(t.shape), t.dtype, name in saved)
+        for name, t in tensors
+        if name not in taken
+    ]
+
+
+def _layer_of(name: str, layers: str) -> int | None:
+    match = re.match(re.escape(layers) + r"\.(\d+)\.", name)
+    return int(match.group(1)) if match else None
+
+
+def _matrices_of(name: str, module: nn.Module, layers: str) -> Iterator[Matrix]:
+    layer = _layer_of(name, layers)
+    if isinstance(module, nn.Linear):
+        rows, columns = module.weight.shape
+        yield Matrix(name, f"{name}.weight", name, "linear", rows, columns, layer)
+    elif isinstance(module, Conv1D):
+        columns, rows = module.weight.shape
+        yield Matrix(
+            name, f"{name}.weight", name, "conv1d", rows, columns, layer, transposed=True
+        )
+    else:
+        yield from _experts_of(name, module, layer)
+
+
+def _experts_of(name: str, module: nn.Module, layer: int | None) -> Iterator[Matrix]:
+    """Fused experts: 3-D parameters [experts, out, in], or [experts, in, out] where the module
+    says `is_transposed` (the flag transformers' expert kernels read)."""
+    transposed = bool(getattr(module, "is_transposed", False))
+    for key, parameter in module.named_parameters(recurse=False):
+        if parameter.ndim != 3:
+            continue
+        count, a, b = parameter.shape
+        rows, columns = (b, a) if transposed else (a, b)
+        full = f"{name}.{key}"
+        for e in range(count):
+            yield Matrix(
+                f"{full}.{e}", full, name, "expert", rows, columns, layer, e, transposed
+            )
+
+
+def _embedding_and_head(model: nn.Module) -> Iterator[Matrix]:
+    names = {id(module): name for name, module in model.named_modules()}
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head is not None and head.weight is embedding.weight
+    if isinstance(embedding, nn.Embedding):
+        name = names[id(embedding)]
+        rows, columns = embedding.weight.shape
+        shared = names[id(head)] if tied else None
+        yield Matrix(name, f"{name}.weight", name, "embedding", rows, columns, tied=shared)
+    if isinstance(head, nn.Linear) and not tied:
+        name = names[id(head)]
+        rows, columns = head.weight.shape
+        yield Matrix(name, f"{name}.weight", name, "head", rows, columns)
