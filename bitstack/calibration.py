@@ -151,7 +151,25 @@ class Sensitivity:
     """How much the loss feels an error: gradient second moments, means over tokens."""
 
     rows: dict[str, Tensor]  # matrix -> [m], E[g²] of each output row
-    embedding: Tensor | None = None  # [d, d], E[g gᵀ] for a row of the embedding
+    embedding: Tensor  # [d, d], E[g gᵀ] for a row of the embedding, at the tokens that use it
+
+    def of_embedding(
+        self, uses: Tensor, head_moment: Tensor | None, head_rows: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Moment [d, d] and row weights [V] of an embedding whose rows were used `uses` [V] times.
+
+        Row r used as input costs share_r · e G eᵀ; where the head is tied to it, used as output it
+        costs also rows_r · e H eᵀ. The sum is put as one moment and one weight a row, exact when
+        all rows err alike.
+        """
+        gradient = self.embedding
+        share = (uses + 1).to(gradient) / float(uses.sum() + len(uses))
+        if head_moment is None or head_rows is None:
+            return gradient, share
+        head = head_rows.to(gradient)
+        moment = head.sum() * head_moment + gradient
+        felt = head * head_moment.trace() + share * gradient.trace()
+        return moment, felt / moment.trace()
 
 
 def sensitivity(

@@ -121,9 +121,7 @@ def _matrices_of(name: str, module: nn.Module, layers: str) -> Iterator[Matrix]:
         yield Matrix(name, f"{name}.weight", name, "linear", rows, columns, layer)
     elif isinstance(module, Conv1D):
         columns, rows = module.weight.shape
-        yield Matrix(
-            name, f"{name}.weight", name, "conv1d", rows, columns, layer, transposed=True
-        )
+        yield Matrix(name, f"{name}.weight", name, "conv1d", rows, columns, layer, transposed=True)
     else:
         yield from _experts_of(name, module, layer)
 
@@ -139,9 +137,7 @@ def _experts_of(name: str, module: nn.Module, layer: int | None) -> Iterator[Mat
         rows, columns = (b, a) if transposed else (a, b)
         full = f"{name}.{key}"
         for e in range(count):
-            yield Matrix(
-                f"{full}.{e}", full, name, "expert", rows, columns, layer, e, transposed
-            )
+            yield Matrix(f"{full}.{e}", full, name, "expert", rows, columns, layer, e, transposed)
 
 
 def _embedding_and_head(model: nn.Module) -> Iterator[Matrix]:

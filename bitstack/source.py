@@ -39,6 +39,15 @@ def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> nn.Module:
     return model.eval()
 
 
+def tie(model: Any) -> None:
+    """Make every tied parameter the one it is tied to, where both are still parameters."""
+    for target, origin in model.all_tied_weights_keys.items():
+        module, key = _split(model, target)
+        home, name = _split(model, origin)
+        if key in module._parameters and name in home._parameters:
+            module._parameters[key] = home._parameters[name]
+
+
 @dataclass
 class Source:
     """A model folder. `model` is its skeleton; `load` and `release` fill and empty parts of it."""
@@ -76,7 +85,7 @@ class Source:
                     device_map={"": device}, weight_mapping=get_model_conversion_mapping(self.model)
                 ),
             )
-        self._tie()
+        tie(self.model)
         for name in parameters:
             value = self.model.get_parameter(name)
             value.requires_grad_(False)
@@ -88,7 +97,7 @@ class Source:
             module, key = _split(self.model, name)
             empty = torch.empty_like(module._parameters[key], device="meta", dtype=self.dtype)
             module._parameters[key] = nn.Parameter(empty, requires_grad=False)
-        self._tie()
+        tie(self.model)
 
     def check(self, name: str) -> torch.Tensor:
         """The value of a loaded parameter. UserError where it is missing, NaN or infinite."""
@@ -101,11 +110,6 @@ class Source:
                 "weights cannot be compressed: download or export it again"
             )
         return value
-
-    def _tie(self) -> None:
-        for target, origin in self.model.all_tied_weights_keys.items():
-            module, key = _split(self.model, target)
-            module._parameters[key] = self.model.get_parameter(origin)
 
 
 def open_source(path: str | Path) -> Source:
@@ -142,7 +146,11 @@ def _folder(path: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+        return Path(
+            snapshot_download(
+                str(path), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]
+            )
+        )
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(
             f"model {path}: no such folder, and the Hub did not give it: {_line(error)}"

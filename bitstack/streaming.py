@@ -132,7 +132,9 @@ class _Stop(Exception):
 
 
 @contextmanager
-def _replaced(layers: nn.ModuleList, stub: Callable[[int], Callable[..., Output]]) -> Iterator[None]:
+def _replaced(
+    layers: nn.ModuleList, stub: Callable[[int], Callable[..., Output]]
+) -> Iterator[None]:
     """Each layer's `forward` is `stub(index)` within this context."""
     try:
         for index, layer in enumerate(layers):

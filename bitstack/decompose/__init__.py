@@ -1,0 +1,39 @@
+"""One matrix in, its stack out, by the method the recipe names."""
+
+from torch import Tensor
+
+from bitstack.decompose.nested import decompose_codes
+from bitstack.decompose.published import decompose_signs
+from bitstack.decompose.result import Decomposed
+from bitstack.decompose.scaling import fold_scales, scaled_moment
+from bitstack.recipe import Recipe
+
+__all__ = ["Decomposed", "decompose", "fold_scales", "scaled_moment"]
+
+
+def decompose(
+    weight: Tensor, recipe: Recipe, *, moment: Tensor | None = None, rows: Tensor | None = None
+) -> Decomposed:
+    """Decompose `weight` [m, n], on the device it lies on; same recipe and inputs, same bytes.
+
+    `moment` is E[x xᵀ] [n, n] of its inputs and `rows` E[g²] [m] of its outputs, where there was
+    calibration.
+    """
+    if recipe.method == "signs":
+        return decompose_signs(
+            weight,
+            blocks=recipe.blocks,
+            rank=recipe.rank,
+            full=recipe.svd == "full",
+            seed=recipe.seed,
+            moment=moment,
+        )
+    return decompose_codes(
+        weight,
+        blocks=recipe.blocks,
+        damping=recipe.damping,
+        rounds=recipe.rounds,
+        seed=recipe.seed,
+        moment=moment,
+        rows=rows,
+    )

@@ -1,0 +1,6 @@
+"""Modules that run from packed blocks, and their way into a model."""
+
+from bitstack.nn.replace import pack_model, resident_bytes, stacks
+from bitstack.nn.stack import Stack
+
+__all__ = ["Stack", "pack_model", "resident_bytes", "stacks"]

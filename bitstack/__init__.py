@@ -1,0 +1,37 @@
+"""bitstack: compress a causal language model once, load it into any memory budget.
+
+The public API and nothing else. Names are imported when first used, so that the command line
+answers at once.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitstack.compress import compress
+    from bitstack.errors import UserError
+    from bitstack.load import load
+    from bitstack.plan import plan
+
+__all__ = ["UserError", "compress", "load", "plan"]
+
+_HOMES = {"compress": "compress", "load": "load", "plan": "plan", "UserError": "errors"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"bitstack.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'bitstack' has no attribute {name!r}")
+
+
+class _Api(ModuleType):
+    """Keeps `bitstack.load` the function when the module of that name has been imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Api

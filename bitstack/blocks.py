@@ -1,0 +1,76 @@
+"""What the tensors of a stack are: names, shapes, dtypes and bytes of every block and scale set.
+
+A stack in one of two formats. `codes`: level j is the planes 1 to j and scale set j, which is
+swapped when the level changes. `signs`, the published BitStack format: level j is the sum of the
+blocks 1 to j, each a plane of signs and two factors of `rank`. The rest of the code asks here which
+tensors a level needs and never looks inside a block.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from bitstack.kernels.packing import row_bytes
+from bitstack.kernels.reference import scale_length
+
+MAX_PLANES = 8
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name within its stack, dtype and shape of one stored tensor."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class StackSpec:
+    """The shape of a stack: `levels` blocks of a rows x columns matrix; `rank` for signs only."""
+
+    format: Literal["codes", "signs"]
+    rows: int
+    columns: int
+    levels: int
+    rank: int = 0
+
+    def block(self, level: int) -> list[TensorSpec]:
+        """What level `level` adds to level - 1 and every higher level keeps."""
+        plane = TensorSpec(f"plane_{level}", torch.uint8, (self.rows, row_bytes(self.columns)))
+        if self.format == "codes":
+            return [plane]
+        left = TensorSpec(f"left_{level}", torch.float16, (self.rows, self.rank))
+        right = TensorSpec(f"right_{level}", torch.float16, (self.rank, self.columns))
+        return [plane, left, right]
+
+    def scales(self, level: int) -> list[TensorSpec]:
+        """What is resident at exactly this level."""
+        if self.format == "signs":
+            return []
+        length = scale_length(self.rows, self.columns, level)
+        return [TensorSpec(f"scale_{level}", torch.float16, (length,))]
+
+    def stored(self, level: int) -> list[TensorSpec]:
+        """What a container holds for the step to `level`."""
+        return [*self.block(level), *self.scales(level)]
+
+    def resident(self, level: int) -> list[TensorSpec]:
+        """Everything in memory at `level`."""
+        blocks = [spec for j in range(1, level + 1) for spec in self.block(j)]
+        return [*blocks, *self.scales(level)]
+
+    def bytes(self) -> list[int]:
+        """Resident bytes at level 1, 2, … `levels`."""
+        return [sum(t.bytes for t in self.resident(j)) for j in range(1, self.levels + 1)]
+
+    def all(self) -> Iterator[TensorSpec]:
+        """Every stored tensor, level by level."""
+        for level in range(1, self.levels + 1):
+            yield from self.stored(level)

@@ -1,0 +1,173 @@
+"""`bitstack.json`: what a container holds, as a pydantic model, and the arithmetic of its bytes.
+
+Written last, so a folder without it is an unfinished run. Values of tensors are elsewhere.
+"""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bitstack.blocks import StackSpec
+from bitstack.budget import Budgets
+from bitstack.errors import UserError
+from bitstack.matrices import Dense, Matrix
+
+MANIFEST = "bitstack.json"
+FORMAT = 1
+INDEX = "model.safetensors.index.bitstack.json"
+
+
+class StackEntry(BaseModel):
+    """One stack: the matrix it stands for and its shape."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    parameter: str
+    module: str
+    kind: str
+    rows: int
+    columns: int
+    layer: int | None = None
+    expert: int | None = None
+    transposed: bool = False
+    tied: str | None = None
+    format: Literal["codes", "signs"]
+    levels: int
+    rank: int = 0
+    errors: list[float] = []  # relative squared error at each level, under the calibration moment
+
+    @classmethod
+    def of(cls, matrix: Matrix, spec: StackSpec, errors: list[float]) -> "StackEntry":
+        own = {key: getattr(matrix, key) for key in Matrix.__dataclass_fields__}
+        return cls(**own, format=spec.format, levels=spec.levels, rank=spec.rank, errors=errors)
+
+    @cached_property
+    def matrix(self) -> Matrix:
+        return Matrix(**{key: getattr(self, key) for key in Matrix.__dataclass_fields__})
+
+    @cached_property
+    def spec(self) -> StackSpec:
+        return StackSpec(self.format, self.rows, self.columns, self.levels, self.rank)
+
+
+class DenseEntry(BaseModel):
+    """One tensor left dense; `persistent` false: a buffer that the model makes itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    shape: list[int]
+    dtype: str
+    bytes: int
+    persistent: bool
+
+    @classmethod
+    def of(cls, dense: Dense) -> "DenseEntry":
+        return cls(
+            name=dense.name,
+            shape=list(dense.shape),
+            dtype=str(dense.dtype).removeprefix("torch."),
+            bytes=dense.bytes,
+            persistent=dense.persistent,
+        )
+
+
+class ShardEntry(BaseModel):
+    """One safetensors file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """Everything about a container but its tensors.
+
+    `order` lists stack indices: after the floor, where every stack is at level 1, each appearance
+    raises that stack by one level. `original_bytes` are those of the live original model.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ignored_types=(cached_property,))
+
+    format: int = FORMAT
+    base_model: str
+    original_bytes: int
+    dtype: str
+    stacks: list[StackEntry]
+    dense: list[DenseEntry]
+    order: list[int]
+    losses: list[float] = []  # predicted loss increase (nats per token) after each step of order
+    shards: list[ShardEntry]
+    recipe: dict[str, Any]
+    text: dict[str, Any] | None = None
+    versions: dict[str, str]
+
+    @cached_property
+    def weights(self) -> int:
+        """Numbers that are decomposed."""
+        return sum(entry.rows * entry.columns for entry in self.stacks)
+
+    @cached_property
+    def fixed_bytes(self) -> int:
+        """Bytes of everything dense in the live model."""
+        return sum(entry.bytes for entry in self.dense)
+
+    @cached_property
+    def budgets(self) -> Budgets:
+        """Budget to levels, exactly."""
+        return Budgets(
+            stack_bytes=[entry.spec.bytes() for entry in self.stacks],
+            fixed_bytes=self.fixed_bytes,
+            order=self.order,
+            weights=[entry.rows * entry.columns for entry in self.stacks],
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write `bitstack.json`, whole or not at all."""
+        partial = folder / f"{MANIFEST}.partial"
+        partial.write_text(self.model_dump_json(indent=1, exclude_defaults=False))
+        partial.rename(folder / MANIFEST)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `bitstack.json`. UserError for what is missing, unfinished or too new."""
+    if not folder.is_dir():
+        raise UserError(f"container {folder}: no such folder; make one with `compress-model run`")
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: no {MANIFEST}, so it is not a finished bitstack container; run "
+            "`compress-model run MODEL --output DIR` (again)"
+        )
+    try:
+        data = json.loads(path.read_text())
+        newer = isinstance(data, dict) and data.get("format", 0) > FORMAT
+        if newer:
+            raise UserError(
+                f"{path}: format {data['format']} was made by a newer bitstack (this one reads up "
+                f"to {FORMAT}); upgrade bitstack"
+            )
+        manifest = Manifest.model_validate(data)
+    except (json.JSONDecodeError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: damaged ({reason}); compress the model again") from None
+    _check_shards(folder, manifest)
+    return manifest
+
+
+def _check_shards(folder: Path, manifest: Manifest) -> None:
+    for shard in manifest.shards:
+        path = folder / shard.file
+        size = path.stat().st_size if path.is_file() else None
+        if size != shard.bytes:
+            found = "missing" if size is None else f"{size} bytes"
+            raise UserError(
+                f"{path}: {found}, but {MANIFEST} says {shard.bytes} bytes; copy the container "
+                "again or compress the model again"
+            )

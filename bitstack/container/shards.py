@@ -1,0 +1,128 @@
+"""The safetensors files of a container: written in universal order, read tensor by tensor.
+
+The floor (everything dense and level 1 of every stack) comes first, then the blocks as the order
+names them, so any prefix of the shards that holds the floor is a valid smaller model.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bitstack.blocks import StackSpec
+from bitstack.container.manifest import INDEX, ShardEntry
+from bitstack.container.work import Journal, disk_errors
+from bitstack.errors import UserError
+
+SHARDS = 16  # how many a container is cut into, between these sizes
+SMALLEST, LARGEST = 1 << 20, 1 << 30
+
+
+def tensor_order(dense: list[str], stacks: dict[str, StackSpec], order: list[int]) -> Iterator[str]:
+    """Names of all stored tensors, floor first, then in universal order."""
+    yield from dense
+    names = list(stacks)
+    level = dict.fromkeys(names, 1)
+    for name in names:
+        yield from (f"{name}.{t.name}" for t in stacks[name].stored(1))
+    for index in order:
+        name = names[index]
+        level[name] += 1
+        yield from (f"{name}.{t.name}" for t in stacks[name].stored(level[name]))
+
+
+def write_shards(folder: Path, journal: Journal, names: list[str], total: int) -> list[ShardEntry]:
+    """Copy the tensors `names` (about `total` bytes) from the journal into shards, in order.
+
+    At most one shard is in memory. Writes the weight map that transformers reads beside them.
+    """
+    size = min(max(total // SHARDS, SMALLEST), LARGEST)
+    parts: list[Path] = []
+    where: list[list[str]] = []
+    for tensors in _groups(journal, names, size):
+        part = folder / f".part-{len(parts):05d}"
+        with disk_errors(part):
+            save_file(tensors, part, {"format": "pt"})
+        parts.append(part)
+        where.append(list(tensors))
+    entries = []
+    weight_map = {}
+    for i, part in enumerate(parts):
+        file = f"model.bitstack-{i + 1:05d}-of-{len(parts):05d}.safetensors"
+        part.rename(folder / file)
+        weight_map |= dict.fromkeys(where[i], file)
+        entries.append(
+            ShardEntry(
+                file=file, bytes=(folder / file).stat().st_size, sha256=_sha256(folder / file)
+            )
+        )
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX).write_text(json.dumps(index, indent=1))
+    return entries
+
+
+class ShardReader:
+    """Tensors of a finished container by name; a file is opened when first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self._where: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
+        except (OSError, ValueError, KeyError):
+            raise UserError(
+                f"{folder / INDEX}: missing or damaged; copy the container again or compress the "
+                "model again"
+            ) from None
+        self._files: dict[str, safe_open] = {}
+
+    def get(self, name: str) -> Tensor:
+        """One tensor. UserError where the file is gone, damaged or lacks it."""
+        file = self._where.get(name)
+        if file is None:
+            raise UserError(f"{self.folder}: no tensor {name}; compress the model again")
+        try:
+            if file not in self._files:
+                self._files[file] = safe_open(self.folder / file, framework="pt")
+            # A copy: a view would keep the whole file mapped and its pages resident.
+            return self._files[file].get_tensor(name).clone()
+        except (OSError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{self.folder / file}: cannot be read ({reason}); copy the container again"
+            ) from None
+
+    def close(self) -> None:
+        self._files.clear()
+
+
+def _groups(journal: Journal, names: list[str], size: int) -> Iterator[dict[str, Tensor]]:
+    group: dict[str, Tensor] = {}
+    held = 0
+    for name in names:
+        tensor = journal.get(name)
+        if group and held + tensor.nbytes > size:
+            yield group
+            group, held = {}, 0
+        group[name] = tensor
+        held += tensor.nbytes
+    if group:
+        yield group
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path, shards: list[ShardEntry]) -> None:
+    """UserError for the first shard whose SHA-256 is not the manifest's."""
+    for shard in shards:
+        if _sha256(folder / shard.file) != shard.sha256:
+            raise UserError(
+                f"{folder / shard.file}: its SHA-256 is not the one in bitstack.json; copy the "
+                "container again"
+            )

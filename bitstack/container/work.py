@@ -1,0 +1,88 @@
+"""The journal of a run: one file for each finished matrix, so that memory does not grow with depth.
+
+Lies in `.work` inside the output folder until the shards are written from it. Each file appears
+whole or not at all. Journals of another run are told apart by their fingerprint.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bitstack.errors import UserError
+
+FOLDER = ".work"
+
+
+class Journal:
+    """Named groups of tensors, each with a small JSON note, under `folder/.work`."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.path = folder / FOLDER
+        self.fingerprint = fingerprint
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.notes: dict[str, dict[str, Any]] = {}
+        self._where: dict[str, Path] = {}
+        for file in sorted(self.path.glob("*.safetensors")):
+            self._open(file)
+
+    def put(self, key: str, tensors: dict[str, Tensor], note: dict[str, Any]) -> None:
+        """Write one group; an interrupted write leaves nothing."""
+        file = self._file(key)
+        partial = file.with_suffix(".partial")
+        text = json.dumps({"key": key, "fingerprint": self.fingerprint, "note": note})
+        with disk_errors(partial):
+            save_file(
+                {name: t.contiguous() for name, t in tensors.items()}, partial, {"journal": text}
+            )
+        partial.rename(file)
+        self._open(file)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.notes
+
+    def get(self, name: str) -> Tensor:
+        """One tensor by its name in the container."""
+        with safe_open(self._where[name], framework="pt") as opened:
+            return opened.get_tensor(name)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _file(self, key: str) -> Path:
+        return self.path / f"{key}.safetensors"
+
+    def _open(self, file: Path) -> None:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                head = json.loads((opened.metadata() or {})["journal"])
+                names = list(opened.keys())
+        except (SafetensorError, KeyError, ValueError):
+            file.unlink()
+            return
+        if head["fingerprint"] != self.fingerprint:
+            raise UserError(
+                f"{file.parent.parent}: holds an unfinished run with another model, recipe or "
+                "calibration text; finish that one, or delete the folder first"
+            )
+        self.notes[head["key"]] = head["note"]
+        self._where |= dict.fromkeys(names, file)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full or read-only disk into a UserError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"{path.parent}: cannot write ({str(error).splitlines()[0]}); free disk space or choose "
+            "another --output"
+        ) from None

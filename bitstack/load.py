@@ -1,0 +1,135 @@
+"""A container and a budget in, a transformers model that runs from the packed blocks out.
+
+Only the blocks of the chosen prefix are read. Which levels a budget buys is `budget`'s business,
+how the blocks multiply the kernels'.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, GenerationConfig
+
+from bitstack.budget import Budget, parse_budget
+from bitstack.container.manifest import Manifest, read_manifest
+from bitstack.container.shards import ShardReader
+from bitstack.errors import UserError
+from bitstack.nn import pack_model, resident_bytes, stacks
+from bitstack.source import skeleton, tie
+
+
+class Reader(Protocol):
+    """Where tensors come from: a container's shards, or the journal of a run."""
+
+    def get(self, name: str) -> Tensor: ...
+
+
+@dataclass
+class Resident:
+    """What `model.bitstack` is: where a loaded model came from and what it holds."""
+
+    folder: Path
+    manifest: Manifest
+    model: nn.Module
+    levels: list[int]
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of all tensors the live model holds."""
+        return resident_bytes(self.model)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Mean bits per decomposed weight, planes and scales."""
+        return self.manifest.budgets.bits_per_weight(self.levels)
+
+
+def load(
+    path: str | Path,
+    budget: str | int | Budget | None = None,
+    *,
+    level: int | None = None,
+    device: str | torch.device = "cpu",
+) -> Any:
+    """Load a container into `budget` (`800MB`, `50%`, `2.5bpw`, bytes; None: all there is).
+
+    Returns the transformers model of the container's config; `model.bitstack` tells its levels,
+    bytes and bits per weight. With `level` every stack is at that level instead. UserError for a
+    broken container and a budget below the floor.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    levels = choose_levels(manifest, budget, level)
+    reader = ShardReader(folder)
+    model = assemble(folder, manifest, reader, levels, device=device)
+    reader.close()
+    model.bitstack = Resident(folder, manifest, model, levels)
+    return model
+
+
+def choose_levels(
+    manifest: Manifest, budget: str | int | Budget | None, level: int | None = None
+) -> list[int]:
+    """The level of every stack for a budget, or for one level everywhere."""
+    budgets = manifest.budgets
+    if level is not None:
+        if budget is not None:
+            raise UserError("give a budget or a level, not both")
+        return budgets.uniform(level)[0]
+    if budget is None:
+        return budgets.levels(budgets.total_bytes)[0]
+    return budgets.levels(budget_bytes(manifest, budget))[0]
+
+
+def budget_bytes(manifest: Manifest, budget: str | int | Budget) -> int:
+    """A budget in bytes of this container's resident model."""
+    asked = budget if isinstance(budget, Budget) else parse_budget(budget)
+    return asked.to_bytes(
+        original_bytes=manifest.original_bytes,
+        fixed_bytes=manifest.fixed_bytes,
+        weights=manifest.weights,
+    )
+
+
+def assemble(
+    folder: Path,
+    manifest: Manifest,
+    reader: Reader,
+    levels: Sequence[int],
+    *,
+    device: str | torch.device = "cpu",
+) -> Any:
+    """The model of `folder`'s config with every stack at its level and everything dense filled."""
+    config = AutoConfig.from_pretrained(folder)
+    model: Any = skeleton(config, getattr(torch, manifest.dtype))
+    pack_model(model, [e.matrix for e in manifest.stacks], [e.spec for e in manifest.stacks])
+    for entry in manifest.dense:
+        if entry.persistent:
+            _fill(model, entry.name, reader.get(entry.name))
+    tie(model)
+    model.to(device)
+    found = stacks(model)
+    for stack, level in zip(manifest.stacks, levels, strict=True):
+        set_level(found[stack.name], stack.name, level, reader, device)
+    if model.can_generate() and (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.eval()
+
+
+def set_level(
+    stack: Any, name: str, level: int, reader: Reader, device: str | torch.device
+) -> None:
+    """Move one stack of a model to `level` with tensors from `reader`."""
+    stack.set_level(level, lambda part: reader.get(f"{name}.{part}"), device)
+
+
+def _fill(model: nn.Module, name: str, value: Tensor) -> None:
+    parent, _, key = name.rpartition(".")
+    module = model.get_submodule(parent)
+    if key in module._parameters:
+        module._parameters[key] = nn.Parameter(value, requires_grad=False)
+    else:
+        module._buffers[key] = value

@@ -1,0 +1,57 @@
+"""The loss of a stacked model that is still being made, layer by layer from the journal.
+
+The original's weights of a layer are overwritten by what its stacks give at the asked levels, so
+one layer lies in memory at a time. Finished containers are measured by `metrics.perplexity`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from bitstack.container.manifest import StackEntry
+from bitstack.container.work import Journal
+from bitstack.nn import Stack
+from bitstack.streaming import LayerRunner
+
+
+@dataclass
+class LayerMeasure:
+    """Calling it with the level of every stack gives nats per token over the runner's windows."""
+
+    runner: LayerRunner
+    journal: Journal
+    stacks: Sequence[StackEntry]
+    dense: Sequence[str]  # dense parameters the journal holds
+
+    @torch.no_grad()
+    def __call__(self, levels: list[int]) -> float:
+        runner = self.runner
+        with runner.outer():
+            self._fill(None, levels)
+            hidden = runner.embed()
+            for index in range(len(runner)):
+                with runner.layer(index):
+                    self._fill(index, levels)
+                    hidden = [runner.step(index, h) for h in hidden]
+            total = sum(self._loss(b, h) for b, h in enumerate(hidden))
+        return total / sum(ids[:, 1:].numel() for ids in runner.windows)
+
+    def _loss(self, batch: int, hidden: torch.Tensor) -> float:
+        logits = self.runner.logits(batch, hidden)[:, :-1].flatten(0, 1).float()
+        labels = self.runner.windows[batch][:, 1:].flatten().to(logits.device)
+        return float(F.cross_entropy(logits, labels, reduction="sum"))
+
+    def _fill(self, layer: int | None, levels: list[int]) -> None:
+        """Overwrite the loaded weights of one layer, or of the parts outside all layers."""
+        model, device = self.runner.source.model, self.runner.device
+        inside = self.runner.outside if layer is None else self.runner.inside[layer]
+        for name in set(inside) & set(self.dense):
+            model.get_parameter(name).copy_(self.journal.get(name))
+        for entry, level in zip(self.stacks, levels, strict=True):
+            if entry.layer == layer:
+                stack = Stack(entry.spec)
+                stack.set_level(level, lambda part, e=entry: self.journal.get(f"{e.name}.{part}"))
+                target = entry.matrix.of(model.get_parameter(entry.parameter))
+                target.copy_(stack.to(device).dequantize())

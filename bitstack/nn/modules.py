@@ -1,0 +1,92 @@
+"""Modules that stand where a model's own stood and run from packed blocks.
+
+Each is a `Stack` under the name of the module or parameter it replaces, so that tensors keep the
+model's names. `weight` unpacks the whole matrix, for code that asks for it; no forward here does.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bitstack.blocks import StackSpec
+from bitstack.nn.stack import Stack
+
+
+class PackedLinear(Stack):
+    """In place of a Linear or a GPT-2 Conv1D; `bias` is taken over from it."""
+
+    def __init__(self, spec: StackSpec, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
+        super().__init__(spec)
+        self.in_features, self.out_features = spec.columns, spec.rows
+        self.bias, self.dtype = bias, dtype
+
+    @property
+    def weight(self) -> Tensor:
+        return self.dequantize().to(self.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x, self.bias)
+
+
+class PackedEmbedding(Stack):
+    """In place of an Embedding of any subclass, whose own forward is kept.
+
+    The original forward is called with only the rows it needs and with ids renumbered to them, so
+    that whatever a subclass adds (Gemma's scale) still happens.
+    """
+
+    def __init__(self, spec: StackSpec, original: nn.Embedding, dtype: torch.dtype) -> None:
+        super().__init__(spec)
+        self.num_embeddings, self.embedding_dim = spec.rows, spec.columns
+        self.padding_idx, self.dtype = original.padding_idx, dtype
+        self.plain = type(original) is nn.Embedding
+        self.original = None if self.plain else original
+
+    @property
+    def weight(self) -> Tensor:
+        return self.dequantize().to(self.dtype)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if self.original is None:
+            return self.gather(ids).to(self.dtype)
+        used, compact = ids.unique(return_inverse=True)
+        rows = self.gather(used).to(self.dtype)
+        return functional_call(self.original, {"weight": rows}, (compact,))
+
+
+class TiedHead(nn.Module):
+    """An LM head that multiplies with the blocks of the embedding it is tied to."""
+
+    def __init__(self, embedding: PackedEmbedding, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self._embedding = (embedding,)  # in a tuple, or its blocks would be registered twice
+        self.in_features, self.out_features = embedding.spec.columns, embedding.spec.rows
+        self.bias = bias
+
+    @property
+    def weight(self) -> Tensor:
+        return self._embedding[0].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._embedding[0].product(x, self.bias)
+
+
+class PackedExperts(nn.ModuleList):
+    """In place of a fused 3-D expert parameter: indexing with one expert unpacks that one.
+
+    The experts' own eager forward indexes its parameter expert by expert, whatever it is called.
+    """
+
+    def __init__(self, stacks: list[Stack], transposed: bool, dtype: torch.dtype) -> None:
+        super().__init__(stacks)
+        self.transposed, self.dtype = transposed, dtype
+
+    def __getitem__(self, index: int | Tensor) -> Tensor:  # type: ignore[override]
+        stack = self._modules[str(int(index))]
+        assert isinstance(stack, Stack)
+        value = stack.dequantize().to(self.dtype)
+        return value.T if self.transposed else value
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.buffers()).device

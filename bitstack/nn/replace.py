@@ -1,0 +1,72 @@
+"""Puts packed modules in the place of a model's own, and finds them again.
+
+Works on a skeleton: nothing is read here, every stack starts at level 0.
+"""
+
+import torch
+from torch import nn
+
+from bitstack.blocks import StackSpec
+from bitstack.matrices import Matrix
+from bitstack.nn.modules import PackedEmbedding, PackedExperts, PackedLinear, TiedHead
+from bitstack.nn.stack import Stack
+
+
+def pack_model(model: nn.Module, matrices: list[Matrix], specs: list[StackSpec]) -> None:
+    """Replace the modules of `matrices` in `model` by empty stacks of `specs`."""
+    experts: dict[str, list[tuple[Matrix, StackSpec]]] = {}
+    for matrix, spec in zip(matrices, specs, strict=True):
+        if matrix.kind == "expert":
+            experts.setdefault(matrix.parameter, []).append((matrix, spec))
+        elif matrix.kind == "embedding":
+            _pack_embedding(model, matrix, spec)
+        else:
+            old = model.get_submodule(matrix.module)
+            dtype = old.weight.dtype
+            assert not isinstance(dtype, nn.Module)
+            _set(model, matrix.module, PackedLinear(spec, getattr(old, "bias", None), dtype))  # type: ignore[arg-type]
+    for parameter, members in experts.items():
+        _pack_experts(model, parameter, members)
+
+
+def stacks(model: nn.Module) -> dict[str, Stack]:
+    """Every stack of a packed model by the name of its matrix."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, Stack)}
+
+
+def resident_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers the live model holds, shared ones once."""
+    tensors = {id(t): t for t in (*model.parameters(), *model.buffers()) if not t.is_meta}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _pack_embedding(model: nn.Module, matrix: Matrix, spec: StackSpec) -> None:
+    old = model.get_submodule(matrix.module)
+    assert isinstance(old, nn.Embedding)
+    packed = PackedEmbedding(spec, old, old.weight.dtype)
+    if matrix.tied:
+        head = model.get_submodule(matrix.tied)
+        _set(model, matrix.tied, TiedHead(packed, getattr(head, "bias", None)))
+    if packed.original is not None:
+        # Its rows come from the stack at every call; a place for them stays, and holds nothing.
+        del packed.original._parameters["weight"]
+        packed.original.register_buffer("weight", torch.empty(0), persistent=False)
+    _set(model, matrix.module, packed)
+
+
+def _pack_experts(
+    model: nn.Module, parameter: str, members: list[tuple[Matrix, StackSpec]]
+) -> None:
+    name, _, key = parameter.rpartition(".")
+    module = model.get_submodule(name)
+    dtype = getattr(module, key).dtype
+    transposed = members[0][0].transposed
+    del module._parameters[key]
+    setattr(module, key, PackedExperts([Stack(spec) for _, spec in members], transposed, dtype))
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")  # the forward that takes one expert at a time
+
+
+def _set(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, key = name.rpartition(".")
+    setattr(model.get_submodule(parent), key, module)

@@ -1,0 +1,99 @@
+"""Which block buys the most loss per byte: one list over all stacks.
+
+Two ways: predicted loss (curvature from the calibration, corrected by a few measurements), cut to
+the lower convex hull of every stack; or the published sort by measured perplexity. How a loss is
+measured is the caller's: `measure(levels)` gives nats per token.
+"""
+
+import heapq
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from tqdm import tqdm
+
+Measure = Callable[[list[int]], float]
+_PROBED = 2  # the level at which a role's share of the loss is measured
+_TRUST = 8.0  # a correction is at most this factor
+
+
+def predicted_order(sizes: Sequence[Sequence[int]], losses: Sequence[Sequence[float]]) -> list[int]:
+    """Stack indices, steepest loss per byte first.
+
+    `sizes` and `losses` are bytes and predicted loss of every stack at level 1, 2, …. A level
+    above its stack's lower convex hull is never a place to stop: its block shares the slope of
+    the step to the next level on the hull.
+    """
+    heap: list[tuple[float, int, int]] = []
+    slopes = [_hull_slopes(s, e) for s, e in zip(sizes, losses, strict=True)]
+    for index, own in enumerate(slopes):
+        if own:
+            heap.append((-own[0], index, 0))
+    heapq.heapify(heap)
+    order = []
+    while heap:
+        _, index, step = heapq.heappop(heap)
+        order.append(index)
+        if step + 1 < len(slopes[index]):
+            heapq.heappush(heap, (-slopes[index][step + 1], index, step + 1))
+    return order
+
+
+def corrected(
+    losses: list[list[float]], roles: list[str], measure: Measure, *, show: bool = False
+) -> list[list[float]]:
+    """`losses` with each role (the same matrix of all layers) scaled to what was measured.
+
+    One measurement a role: its stacks at level 2, all others at their top.
+    """
+    tops = [len(own) for own in losses]
+    base = measure(tops)
+    factors: dict[str, float] = {}
+    for role in tqdm(sorted(set(roles)), desc="order", disable=None if show else True):
+        members = [i for i, r in enumerate(roles) if r == role]
+        levels = [min(_PROBED, top) if i in members else top for i, top in enumerate(tops)]
+        predicted = sum(losses[i][levels[i] - 1] - losses[i][-1] for i in members)
+        rise = measure(levels) - base
+        factor = rise / predicted if predicted > 0 and rise > 0 else 1.0
+        factors[role] = min(max(factor, 1 / _TRUST), _TRUST)
+    return [[loss * factors[role] for loss in own] for own, role in zip(losses, roles, strict=True)]
+
+
+def perplexity_order(tops: Sequence[int], measure: Measure, *, show: bool = False) -> list[int]:
+    """The published sort (arXiv 2410.23918, "average"): bytes are ignored.
+
+    For every level b: all stacks at b, one raised to b + 1, measured; ascending; levels
+    concatenated. One measurement for every block above the first.
+    """
+    order: list[int] = []
+    total = sum(top - 1 for top in tops)
+    with tqdm(total=total, desc="order", disable=None if show else True) as bar:
+        for level in range(1, max(tops)):
+            found = []
+            for index, top in enumerate(tops):
+                if top > level:
+                    levels = [min(level, t) for t in tops]
+                    levels[index] += 1
+                    found.append((measure(levels), index))
+                    bar.update()
+            order += [index for _, index in sorted(found)]
+    return order
+
+
+def _hull_slopes(sizes: Sequence[int], losses: Sequence[float]) -> list[float]:
+    """Loss saved per byte by each block above the first, on the lower convex hull: falling."""
+    best = [min(losses[: i + 1]) for i in range(len(losses))]
+    hull = [0]
+    for point in range(1, len(best)):
+        while len(hull) > 1 and _slope(sizes, best, hull[-1], point) >= _slope(
+            sizes, best, hull[-2], hull[-1]
+        ):
+            hull.pop()
+        hull.append(point)
+    slopes: list[float] = []
+    for a, b in pairwise(hull):
+        slopes += [_slope(sizes, best, a, b)] * (b - a)
+    return slopes
+
+
+def _slope(sizes: Sequence[int], losses: Sequence[float], a: int, b: int) -> float:
+    return (losses[a] - losses[b]) / (sizes[b] - sizes[a])

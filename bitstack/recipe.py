@@ -1,0 +1,108 @@
+"""How a model is compressed: the YAML schema, as a pydantic model.
+
+The command line's options are made from these fields, so a field added here is an option there.
+Recipes by name are the files of `bitstack.recipes`. Nothing is executed here.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bitstack.errors import UserError
+
+
+class Recipe(BaseModel):
+    """Every field has a default: an empty file is a valid recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field("default", description="What the recipe is called in the container.")
+    method: Literal["codes", "signs"] = Field(
+        "codes", description="codes: nested tables; signs: the published BitStack block."
+    )
+    blocks: int = Field(8, ge=1, le=32, description="Blocks in every stack (codes: at most 8).")
+    embeddings: Literal["decompose", "dense"] = Field(
+        "decompose", description="Whether embedding and LM head are decomposed too."
+    )
+    calibration: str = Field(
+        "none",
+        description="Text file, folder, FILE.jsonl, hf:DATASET[:CONFIG][:COLUMN], or none.",
+    )
+    samples: int = Field(128, ge=1, description="Calibration windows.")
+    length: int = Field(
+        2048, ge=2, description="Tokens of a window (at most what the model can read)."
+    )
+    damping: list[float] = Field(
+        [0.3, 0.1, 0.03, 0.01],
+        min_length=1,
+        description="Identity added to the second moment at level 1, 2, …; the last repeats.",
+    )
+    rounds: int = Field(2, ge=1, le=20, description="Rounds of choosing bits and refitting scales.")
+    rank: int = Field(16, ge=1, description="signs: singular vectors of every block.")
+    scaling: bool = Field(True, description="signs: scale columns by calibration norms.")
+    svd: Literal["truncated", "full"] = Field("truncated", description="signs: which SVD.")
+    order: Literal["loss", "perplexity"] = Field(
+        "loss", description="loss: predicted loss per byte; perplexity: the published sort."
+    )
+    order_samples: int = Field(
+        16,
+        ge=1,
+        description="Windows each perplexity that corrects or makes the order is measured on.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of everything random.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to decompose.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if self.method == "codes" and self.blocks > 8:
+            raise ValueError(f"blocks: {self.blocks} is too many for method codes; at most 8")
+        if any(value < 0 for value in self.damping):
+            raise ValueError(f"damping: {self.damping} holds a negative number; at least 0")
+        return self
+
+
+def load_recipe(source: str | Path | None = None, **overrides: Any) -> Recipe:
+    """A recipe by name or file, with fields overridden: flag before file before default.
+
+    UserError lists all that is wrong with it at once, with what is allowed.
+    """
+    source = source or "default"
+    fields = _read(source) | {k: v for k, v in overrides.items() if v is not None}
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        problems = "; ".join(_problem(one) for one in error.errors())
+        raise UserError(f"recipe {source}: {problems}") from None
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    from bitstack import recipes
+
+    path = Path(source)
+    if not path.suffix and str(source) in recipes.names():
+        path = recipes.named(str(source))
+    if not path.is_file():
+        raise UserError(
+            f"recipe {source}: no such name or file; names: {', '.join(recipes.names())}"
+        )
+    try:
+        data = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"recipe {path}: a mapping of fields is expected, not {data!r}")
+    return {"name": path.stem} | data
+
+
+def _problem(error: Any) -> str:
+    """One fault of a recipe in words: field, value, what is allowed."""
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, Recipe.model_fields, n=1)
+        hint = f", did you mean {near[0]}?" if near else ""
+        return f"no field {name}{hint} (fields: {', '.join(Recipe.model_fields)})"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{name}: {error['input']!r}: {message}" if name else message
