@@ -42,7 +42,12 @@ TEXT = (
     "of the town read about boats that their grandfathers had owned."
 )
 
-SPECIAL = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+SPECIAL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
 SIZES: dict[str, Any] = {
     **SPECIAL,
     "hidden_size": 32,
