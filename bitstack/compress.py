@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bitstack import order as ordering
@@ -19,6 +18,7 @@ from bitstack.budget import format_bytes
 from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest, StackEntry
 from bitstack.container.shards import tensor_order, write_shards
 from bitstack.container.work import FOLDER, Journal
+from bitstack.device import pick_device
 from bitstack.errors import UserError
 from bitstack.fingerprint import fingerprint
 from bitstack.matrices import Dense, Matrix, find_dense, find_matrices
@@ -61,7 +61,7 @@ def compress(
     _check_output(folder, _stored_bytes(matrices, dense, resolved))
     made_from = fingerprint(source.path, resolved, text[0].sha256 if text else None)
     journal = Journal(folder, made_from)
-    runner = LayerRunner(source, _batches(text[1]) if text else [], _device(resolved))
+    runner = LayerRunner(source, _batches(text[1]) if text else [], pick_device(resolved.device))
     Stacker(runner, matrices, dense, resolved, journal, progress).run()
     _write(source, resolved, folder, text, journal, matrices, dense, progress)
     return folder
@@ -93,13 +93,6 @@ def _read_text(source: Source, recipe: Recipe) -> tuple[Tokens, Tensor] | None:
 
 def _batches(rows: Tensor) -> list[Tensor]:
     return list(rows.split(max(1, _BATCH_TOKENS // rows.shape[1])))
-
-
-def _device(recipe: Recipe) -> str:
-    there = torch.cuda.is_available()
-    if recipe.device == "cuda" and not there:
-        raise UserError("device cuda: no CUDA device was found; use --device cpu or auto")
-    return "cuda" if there and recipe.device != "cpu" else "cpu"
 
 
 def _spec(matrix: Matrix, recipe: Recipe) -> StackSpec:
@@ -149,7 +142,9 @@ def _write(
     stored = [d.name for d in dense if d.persistent]
     measure = None
     if text:
-        runner = LayerRunner(source, _batches(text[1][: recipe.order_samples]), _device(recipe))
+        runner = LayerRunner(
+            source, _batches(text[1][: recipe.order_samples]), pick_device(recipe.device)
+        )
         measure = LayerMeasure(runner, journal, stacks, stored)
     order = _order(recipe, stacks, [n["losses"] for n in notes], measure, progress)
     names = list(tensor_order(stored, {e.name: e.spec for e in stacks}, order))

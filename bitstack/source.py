@@ -67,11 +67,7 @@ class Source:
 
     def tokenizer(self) -> Any:
         """The folder's tokenizer."""
-        try:
-            return AutoTokenizer.from_pretrained(self.path)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{self.path}: no usable tokenizer: {reason}") from None
+        return load_tokenizer(self.path)
 
     def load(self, parameters: list[str], *, device: str = "cpu") -> None:
         """Fill the named parameters of `model` with fp32 values."""
@@ -134,6 +130,14 @@ def open_source(path: str | Path) -> Source:
     source.keys = _keys_by_parameter(model, files)
     _complete(source)
     return source
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder or container. UserError where there is none to use."""
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: no usable tokenizer: {_line(error)}") from None
 
 
 def _folder(path: str | Path) -> Path:
