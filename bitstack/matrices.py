@@ -82,7 +82,7 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def find_matrices(model: nn.Module, *, embeddings: bool = True) -> list[Matrix]:
-    """All matrices of the model in the order in which a forward pass meets them.
+    """All matrices of the model: embedding and LM head, then the others as its modules name them.
 
     With `embeddings` False the embedding and the LM head are left dense, tied or not.
     """
@@ -128,8 +128,14 @@ def _matrices_of(name: str, module: nn.Module, layers: str) -> Iterator[Matrix]:
 
 def _experts_of(name: str, module: nn.Module, layer: int | None) -> Iterator[Matrix]:
     """Fused experts: 3-D parameters [experts, out, in], or [experts, in, out] where the module
-    says `is_transposed` (the flag transformers' expert kernels read)."""
-    transposed = bool(getattr(module, "is_transposed", False))
+    says `is_transposed`, the flag that transformers' expert kernels read.
+
+    Modules without the flag keep their 3-D parameters dense: a convolution has one too, and
+    experts multiplied all at once (Llama 4) cannot be unpacked one by one.
+    """
+    if not hasattr(module, "is_transposed"):
+        return
+    transposed = bool(module.is_transposed)
     for key, parameter in module.named_parameters(recurse=False):
         if parameter.ndim != 3:
             continue

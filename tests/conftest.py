@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,33 @@ def pico_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return pico.save(name, path, seed=seed, dtype=dtype)
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Calibration text, about 1,000 pico tokens."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(pico.TEXT * 3)
+    return path
+
+
+@pytest.fixture(scope="session")
+def stacked(
+    pico_model: Callable[..., Path], text_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """`stacked(name, dtype=torch.float32, **recipe fields)`: a container, to be read only.
+
+    Calibrated on a few short windows unless the fields say otherwise.
+    """
+    from bitstack import compress
+
+    @cache
+    def container(name: str, dtype: torch.dtype = torch.float32, **fields: Any) -> Path:
+        few = {"calibration": str(text_file), "samples": 4, "length": 32, "order_samples": 1}
+        path = tmp_path_factory.mktemp("stacked") / name
+        return compress(pico_model(name, dtype=dtype), path, **few | fields)
+
+    return container
 
 
 @pytest.fixture(scope="session")
