@@ -1,0 +1,65 @@
+"""Documents as evaluators see them: token ids, passages of a fixed number of bytes, a start token.
+
+Reading files is `bitstack.text`'s business.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from bitstack.errors import UserError
+
+ENCODED_AT_ONCE = 256
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, documents: Iterable[str], *, special: bool = True
+) -> list[list[int]]:
+    """Token ids of each document, with the tokenizer's own special tokens unless `special` is
+    False. Never truncated."""
+    texts = list(documents)
+    found: list[list[int]] = []
+    for first in range(0, len(texts), ENCODED_AT_ONCE):
+        some = texts[first : first + ENCODED_AT_ONCE]
+        # Long texts are wanted, so the tokenizer's warning about them is not.
+        coded: Any = tokenizer(some, add_special_tokens=special, verbose=False)
+        found += coded["input_ids"]
+    return found
+
+
+def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that stands before a text: BOS, or EOS where there is none (as GPT-2 has it).
+
+    Raises UserError if the tokenizer has neither: the first token of a text would have no context.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if isinstance(token, int):
+            return token
+    raise UserError(
+        "tokenizer has neither a BOS nor an EOS token: the first token of a text cannot be scored; "
+        "set bos_token in tokenizer_config.json"
+    )
+
+
+def unknown_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[Iterable[int]]) -> int:
+    """How often text was lost to the tokenizer's unknown token."""
+    unknown = tokenizer.unk_token_id
+    return 0 if unknown is None else sum(token == unknown for one in ids for token in one)
+
+
+def passages(text: str, max_bytes: int) -> Iterator[str]:
+    """`text` in pieces of at most `max_bytes` UTF-8 bytes, cut between characters.
+
+    Raises UserError if `max_bytes` is below 4, the longest character.
+    """
+    if max_bytes < 4:
+        raise UserError(f"passage of {max_bytes} bytes: at least 4 are needed for one character")
+    data = text.encode()
+    start = 0
+    while start < len(data):
+        end = min(start + max_bytes, len(data))
+        while end < len(data) and data[end] & 0xC0 == 0x80:  # inside a character
+            end -= 1
+        yield data[start:end].decode()
+        start = end

@@ -1,0 +1,138 @@
+"""Negative log-likelihoods of many texts under a causal language model, one sum for each text.
+
+The one loop behind information capacity, conditional loss and minimal pairs. Texts of like length
+share a batch and are padded on the right, which no causal model can see. Tokenising, and what the
+sums mean, is left to the callers; perplexity over one long text is `perplexity`'s business.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from bitstack.errors import UserError
+
+BATCH_TOKENS = 4096  # tokens of one forward pass, padding included
+SOFTMAX_ELEMENTS = 2**22  # logits turned to fp32 at a time: 16 MiB, about a cache
+
+
+@dataclass(frozen=True)
+class SequenceLosses:
+    """For each text, in the order given: nats (fp64 [n]) over its scored tokens (int64 [n])."""
+
+    nats: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+
+
+def sequence_losses(
+    model: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    *,
+    prompts: Sequence[int] | None = None,
+    vocabulary: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = False,
+) -> SequenceLosses:
+    """Sum of -ln p over the tokens of each sequence after its prompt.
+
+    `prompts` gives how many leading tokens are context only, at least 1 (the default), since the
+    first token has none. `vocabulary` cuts the logits to its length before the softmax (fp32).
+    A sequence with nothing to score has 0 tokens and 0 nats. Raises UserError if a sequence is
+    longer than the model's positions.
+    """
+    prompts = [1] * len(sequences) if prompts is None else prompts
+    assert all(p >= 1 for p in prompts), "the first token cannot be scored"
+    _check_lengths(model, sequences)
+    nats = np.zeros(len(sequences))
+    scored = np.array([max(0, len(s) - p) for s, p in zip(sequences, prompts, strict=True)])
+    was_training = model.training
+    model.eval()
+    try:
+        batches = list(_batches(sequences, scored, batch_tokens))
+        for batch in tqdm(batches, desc="scoring", disable=None if progress else True):
+            ids, mask = _padded([sequences[i] for i in batch], [prompts[i] for i in batch])
+            losses = token_losses(model, ids, mask, vocabulary)
+            owner = torch.arange(len(batch))[:, None].expand_as(mask)[mask]
+            sums = torch.zeros(len(batch), dtype=torch.float64)
+            nats[batch] = sums.index_add_(0, owner, losses.double().cpu()).numpy()
+    finally:
+        model.train(was_training)
+    return SequenceLosses(nats, scored.astype(np.int64))
+
+
+@torch.inference_mode()
+def token_losses(
+    model: nn.Module, ids: Tensor, mask: Tensor, vocabulary: int | None = None
+) -> Tensor:
+    """-ln p of the tokens of `ids` [b, t] that `mask` (bool [b, t - 1], on ids[:, 1:]) marks.
+
+    fp32 [mask.sum()], row by row.
+    """
+    logits = forward(model, ids)[:, :-1, :vocabulary]
+    mask, targets = mask.to(logits.device), ids[:, 1:].to(logits.device)
+    whole = bool(mask.all())
+    rows = logits.flatten(0, 1) if whole else logits[mask]
+    wanted = targets.flatten() if whole else targets[mask]
+    step = max(1, SOFTMAX_ELEMENTS // rows.shape[-1])
+    parts = zip(rows.split(step), wanted.split(step), strict=True)
+    return torch.cat([F.cross_entropy(x.float(), y, reduction="none") for x, y in parts])
+
+
+def forward(model: nn.Module, ids: Tensor) -> Tensor:
+    """Logits [b, t, vocabulary] of `ids` on the model's device, without a cache."""
+    device = next(chain(model.parameters(), model.buffers()), ids).device
+    options = {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
+    logits: Tensor = model(input_ids=ids.to(device), **options).logits
+    return logits
+
+
+def positions(model: nn.Module) -> int | None:
+    """The most tokens the model takes, None if its config does not say."""
+    config = getattr(model, "config", None)
+    if config is None:
+        return None
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
+def _check_lengths(model: nn.Module, sequences: Sequence[Sequence[int]]) -> None:
+    longest, limit = max(map(len, sequences), default=0), positions(model)
+    if limit is not None and longest > limit:
+        raise UserError(
+            f"text of {longest} tokens is longer than the {limit} positions of the model; "
+            "give a smaller maximum length"
+        )
+
+
+def _batches(
+    sequences: Sequence[Sequence[int]], scored: NDArray, batch_tokens: int
+) -> list[list[int]]:
+    """Indices of the texts to score, longest first, of at most `batch_tokens` padded tokens."""
+    wanted = [index for index in range(len(sequences)) if scored[index]]
+    order = sorted(wanted, key=lambda index: -len(sequences[index]))
+    batches: list[list[int]] = []
+    for index in order:
+        longest = len(sequences[batches[-1][0]]) if batches else 0
+        if batches and longest * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _padded(sequences: list[Sequence[int]], prompts: list[int]) -> tuple[Tensor, Tensor]:
+    """Ids int64 [b, t], padded with 0 on the right, and which of ids[:, 1:] are scored."""
+    length = max(map(len, sequences))
+    ids = torch.zeros(len(sequences), length, dtype=torch.int64)
+    for row, sequence in zip(ids, sequences, strict=True):
+        row[: len(sequence)] = torch.tensor(sequence)
+    position = torch.arange(1, length)
+    ends = torch.tensor([len(s) for s in sequences])[:, None]
+    return ids, (position >= torch.tensor(prompts)[:, None]) & (position < ends)

@@ -1,0 +1,46 @@
+import pico
+import pytest
+from bitstack.metrics.documents import encode, passages, start_token, unknown_tokens
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from bitstack.errors import UserError
+
+
+@given(st.text(max_size=80), st.integers(4, 20))
+def test_passages_are_the_text_in_short_pieces(text: str, size: int) -> None:
+    pieces = list(passages(text, size))
+    assert "".join(pieces) == text
+    assert all(0 < len(piece.encode()) <= size for piece in pieces)
+    assert all(len(a.encode()) > size - 4 for a in pieces[:-1])
+
+
+def test_a_passage_holds_any_character() -> None:
+    with pytest.raises(UserError, match="at least 4"):
+        list(passages("text", 3))
+
+
+@given(st.lists(st.text(max_size=30), max_size=5))
+def test_encoding_many_is_encoding_each(texts: list[str]) -> None:
+    tokenizer = pico.tokenizer()
+    assert encode(tokenizer, texts) == [tokenizer(text)["input_ids"] for text in texts]
+
+
+def words(**special: str) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(WordLevel({"<unk>": 0, "a": 1, "<e>": 2}, unk_token="<unk>"))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **special)
+
+
+def test_the_start_token_is_bos_then_eos() -> None:
+    assert start_token(pico.tokenizer()) == 0
+    assert start_token(words(eos_token="<e>")) == 2
+    with pytest.raises(UserError, match="neither a BOS nor an EOS"):
+        start_token(words())
+
+
+def test_unknown_tokens_are_counted() -> None:
+    assert unknown_tokens(words(), [[0, 1], [0]]) == 2
+    assert unknown_tokens(pico.tokenizer(), [[0, 1]]) == 0
