@@ -1,0 +1,72 @@
+// What the variants of the CPU kernel share: plain structs, and the table of functions each fills.
+//
+// A variant (portable, AVX2, three of AVX-512) is one source file compiled for one instruction set;
+// which of them runs is decided in library.cpp. Nothing here or there knows of torch.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace bitstack {
+
+constexpr int kMaxPlanes = 8;
+constexpr int kMaxEntries = 256;  // of a table: 2^kMaxPlanes
+constexpr int64_t kGroup = 32;    // columns that share one activation scale in the fast product
+constexpr int kLowFrom = 3;       // planes from which the fast product's table has 16 bits
+
+enum Dtype : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+
+// One level of a coded matrix. Plane p: [rows, row_bytes], bit i of byte k is column 8k + i.
+struct Matrix {
+  const uint8_t* plane[kMaxPlanes];
+  int planes;
+  int64_t rows, columns, row_bytes;
+  const uint16_t* u;          // fp16 [rows]
+  const uint16_t* v;          // fp16 [columns]
+  float table[kMaxEntries];   // [2^planes]
+};
+
+// The table in 8 or 16 bits: T[i] = zero + step * (high[i] + low[i] / 256).
+struct ByteTable {
+  uint8_t high[kMaxEntries], low[kMaxEntries];
+  float step, zero;
+};
+
+// Columns are taken a chunk at a time: as many as one vector of `width` bytes holds bits. The bit
+// transposition of a chunk delivers column 8k + b as byte k of vector b, so activations are laid
+// out in that order once a call, zero past the last column. Each is scale * (256 * high + low).
+struct ByteActivations {
+  int64_t batch, chunks;
+  int8_t* value;  // [batch][chunk][8 b][high, low][width k]
+  float* scale;   // [batch][chunk][width / 4]: one for 32 neighbouring columns
+  float* sum;     // [batch]: the sum over all columns, which the table's zero point needs
+};
+
+// The same in fp32: column 32k + b is word k of vector b, [batch][chunk][32 b][width / 4 k].
+struct FloatActivations {
+  int64_t batch, chunks;
+  float* value;
+};
+
+struct Kernel {
+  const char* name;
+  int width;  // bytes of a vector; a chunk is 8 * width columns
+  // v * x of one token, laid out for `fast` and for `exact`. A variant without an 8-bit dot product
+  // has null for `quantize` and `fast`: pairs of 16-bit products are no faster than `exact`.
+  void (*quantize)(const Matrix&, const float* x, int64_t token, const ByteActivations&);
+  void (*spread)(const Matrix&, const float* x, int64_t token, const FloatActivations&);
+  // sums[(row - begin) * batch + token] = sum over columns of T[code] * v * x, without u.
+  void (*fast)(const Matrix&, const ByteTable&, const ByteActivations&, int64_t begin, int64_t end,
+               float* sums);
+  void (*exact)(const Matrix&, const FloatActivations&, int64_t begin, int64_t end, float* sums);
+  // out[i - begin][columns] = u * T[code] * v of the matrix row ids[i], or of row i without ids.
+  // `v` is in fp32.
+  void (*unpack)(const Matrix&, const float* v, const int64_t* ids, int64_t begin, int64_t end,
+                 void* out, Dtype);
+};
+
+extern const Kernel kPortable;
+#if defined(__x86_64__)
+extern const Kernel kAvx2, kAvx512, kAvx512Vnni, kAvx512Vbmi;
+#endif
+
+}  // namespace bitstack

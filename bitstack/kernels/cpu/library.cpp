@@ -1,0 +1,272 @@
+// The C interface of the CPU kernels: which variants this machine runs, and calls with raw pointers.
+//
+// Arguments are checked by the caller.
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "convert.h"
+#include "kernel.h"
+#include "pool.h"
+
+#if defined(_WIN32)
+#define BITSTACK_API extern "C" __declspec(dllexport)
+#else
+#define BITSTACK_API extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace bitstack {
+namespace {
+
+constexpr int64_t kTile = 32;        // rows a thread takes at a time
+constexpr int64_t kSerial = 1 << 15; // bytes of planes below which waking a thread costs more
+
+struct Variant {
+  const Kernel* kernel;
+  bool runs;
+};
+
+std::vector<Variant> find_variants() {
+  std::vector<Variant> all;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+  all.push_back({&kAvx512Vbmi, vnni && __builtin_cpu_supports("avx512vbmi")});
+  all.push_back({&kAvx512Vnni, vnni});
+  all.push_back({&kAvx512, avx512});
+  all.push_back({&kAvx2, avx2});
+#endif
+  all.push_back({&kPortable, true});
+  return all;
+}
+
+// Best first.
+const std::vector<Variant>& variants() {
+  static const std::vector<Variant> all = find_variants();
+  return all;
+}
+
+// A buffer that keeps its size between calls of one thread, aligned for the widest vector.
+class Scratch {
+ public:
+  ~Scratch() { free(memory_); }
+  char* get(size_t bytes) {
+    if (bytes > size_) {
+      free(memory_);
+      size_ = (bytes + 4095) / 4096 * 4096;
+      memory_ = static_cast<char*>(aligned_alloc(4096, size_));
+      if (!memory_) abort();
+    }
+    return memory_;
+  }
+
+ private:
+  char* memory_ = nullptr;
+  size_t size_ = 0;
+};
+
+int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+float load_number(const void* from, int64_t at, int32_t dtype) {
+  if (dtype == kFloat32) return static_cast<const float*>(from)[at];
+  const uint16_t half = static_cast<const uint16_t*>(from)[at];
+  return dtype == kFloat16 ? half_to_float(half) : bfloat_to_float(half);
+}
+
+void store_number(float value, void* to, int64_t at, int32_t dtype) {
+  if (dtype == kFloat32) static_cast<float*>(to)[at] = value;
+  else static_cast<uint16_t*>(to)[at] =
+           dtype == kFloat16 ? float_to_half(value) : float_to_bfloat(value);
+}
+
+Matrix make_matrix(const void* const* planes, int32_t count, const uint16_t* scale, int64_t rows,
+                   int64_t columns) {
+  Matrix m{};
+  for (int p = 0; p < count; ++p) m.plane[p] = static_cast<const uint8_t*>(planes[p]);
+  m.planes = count;
+  m.rows = rows;
+  m.columns = columns;
+  m.row_bytes = (columns + 7) / 8;
+  m.u = scale;
+  m.v = scale + rows;
+  for (int i = 0; i < 1 << count; ++i) m.table[i] = half_to_float(scale[rows + columns + i]);
+  return m;
+}
+
+// How far entries are from whole numbers, squared and summed, when the range takes `steps` steps.
+float rounding_error(const float* table, int count, float low, float range, int steps) {
+  float error = 0.0f;
+  for (int i = 0; i < count; ++i) {
+    const float at = (table[i] - low) / range * float(steps), rest = at - __builtin_rintf(at);
+    error += rest * rest;
+  }
+  return error / (float(steps) * float(steps));
+}
+
+// Without low bytes the number of steps is the one under 256 that suits the two inner entries.
+ByteTable make_bytes(const Matrix& m) {
+  const int count = 1 << m.planes;
+  float low = m.table[0], high = m.table[0];
+  for (int i = 1; i < count; ++i) {
+    low = m.table[i] < low ? m.table[i] : low;
+    high = m.table[i] > high ? m.table[i] : high;
+  }
+  const float range = high > low ? high - low : 1.0f;
+  int steps = 255;
+  for (int s = 254; m.planes < kLowFrom && s >= 128; --s)
+    if (rounding_error(m.table, count, low, range, s) <
+        rounding_error(m.table, count, low, range, steps))
+      steps = s;
+  ByteTable bytes{};
+  bytes.step = range / float(steps);
+  bytes.zero = low;
+  for (int i = 0; i < count; ++i) {
+    const float at = (m.table[i] - low) / range * float(steps);
+    const int fine = int(__builtin_rintf(at * 256.0f));
+    const int whole = m.planes < kLowFrom ? int(__builtin_rintf(at)) : fine / 256;
+    bytes.high[i] = uint8_t(whole);
+    bytes.low[i] = m.planes < kLowFrom ? uint8_t(0) : uint8_t(fine % 256);
+  }
+  return bytes;
+}
+
+struct Linear {
+  const Kernel* kernel;
+  const Matrix* matrix;
+  bool fast;
+  ByteTable bytes;
+  ByteActivations a8;
+  FloatActivations a32;
+  int64_t batch;
+  const void* x;
+  void* out;
+  int32_t dtype;
+  const void* bias;
+  int32_t bias_dtype;
+};
+
+float* own_floats(int64_t count) {
+  static thread_local Scratch own;
+  return reinterpret_cast<float*>(own.get(size_t(count) * 4));
+}
+
+void prepare(const Linear& call, int64_t token) {
+  const Matrix& m = *call.matrix;
+  float* row = own_floats(m.columns);
+  for (int64_t i = 0; i < m.columns; ++i)
+    row[i] = load_number(call.x, token * m.columns + i, call.dtype);
+  if (call.fast) call.kernel->quantize(m, row, token, call.a8);
+  else call.kernel->spread(m, row, token, call.a32);
+}
+
+void tile(const Linear& call, int64_t begin, int64_t end) {
+  const Matrix& m = *call.matrix;
+  float* sums = own_floats((end - begin) * call.batch);
+  if (call.fast) call.kernel->fast(m, call.bytes, call.a8, begin, end, sums);
+  else call.kernel->exact(m, call.a32, begin, end, sums);
+  for (int64_t row = begin; row < end; ++row) {
+    const float u = half_to_float(m.u[row]);
+    const float bias = call.bias ? load_number(call.bias, row, call.bias_dtype) : 0.0f;
+    for (int64_t t = 0; t < call.batch; ++t) {
+      float sum = sums[(row - begin) * call.batch + t];
+      if (call.fast) sum = call.bytes.step * sum + call.bytes.zero * call.a8.sum[t];
+      store_number(u * sum + bias, call.out, t * m.rows + row, call.dtype);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bitstack
+
+using namespace bitstack;
+
+// Name of variant `index`, best first; null past the last. `runs`: whether this machine can run it.
+// `fast`: whether it has a fast product of its own.
+BITSTACK_API const char* bitstack_variant(int32_t index, int32_t* runs, int32_t* fast) {
+  if (index < 0 || index >= int32_t(variants().size())) return nullptr;
+  const Variant& variant = variants()[size_t(index)];
+  *runs = variant.runs;
+  *fast = variant.kernel->fast != nullptr;
+  return variant.kernel->name;
+}
+
+// out [batch, rows] = x [batch, columns] times the transposed matrix, plus bias [rows].
+BITSTACK_API void bitstack_linear(int32_t variant, int32_t fast, const void* const* planes,
+                                  int32_t count, const uint16_t* scale, int64_t rows,
+                                  int64_t columns, const void* x, int64_t batch, int32_t dtype,
+                                  const void* bias, int32_t bias_dtype, void* out,
+                                  int32_t threads) {
+  static thread_local Scratch shared;
+  const Kernel& kernel = *variants()[size_t(variant)].kernel;
+  const Matrix m = make_matrix(planes, count, scale, rows, columns);
+  Linear call{};
+  call.kernel = &kernel;
+  call.matrix = &m;
+  call.fast = fast && kernel.fast;
+  call.batch = batch;
+  call.x = x;
+  call.out = out;
+  call.dtype = dtype;
+  call.bias = bias;
+  call.bias_dtype = bias_dtype;
+  const int64_t chunk = 8 * kernel.width, chunks = (columns + chunk - 1) / chunk;
+  const int64_t values = aligned(batch * chunks * chunk * (call.fast ? 2 : 4));
+  const int64_t scales = aligned(batch * chunks * kernel.width);
+  char* memory = shared.get(size_t(values + scales + batch * 4));
+  if (call.fast) {
+    call.bytes = make_bytes(m);
+    call.a8 = {batch, chunks, reinterpret_cast<int8_t*>(memory),
+               reinterpret_cast<float*>(memory + values),
+               reinterpret_cast<float*>(memory + values + scales)};
+  } else {
+    call.a32 = {batch, chunks, reinterpret_cast<float*>(memory)};
+  }
+  if (m.row_bytes * rows * count * batch < kSerial) threads = 1;
+  parallel_for(batch, threads, [&](int64_t token) { prepare(call, token); });
+  parallel_for((rows + kTile - 1) / kTile, threads, [&](int64_t i) {
+    tile(call, i * kTile, (i + 1) * kTile < rows ? (i + 1) * kTile : rows);
+  });
+}
+
+// out [end - begin, columns] = the matrix rows ids[begin .. end), or rows begin .. end without ids.
+// Returns 0, or 1 where an id is not a row.
+BITSTACK_API int32_t bitstack_unpack(int32_t variant, const void* const* planes, int32_t count,
+                                     const uint16_t* scale, int64_t rows, int64_t columns,
+                                     const int64_t* ids, int64_t begin, int64_t end, void* out,
+                                     int32_t dtype, int32_t threads) {
+  for (int64_t i = begin; ids && i < end; ++i)
+    if (ids[i] < 0 || ids[i] >= rows) return 1;
+  static thread_local Scratch shared;
+  const Kernel& kernel = *variants()[size_t(variant)].kernel;
+  const Matrix m = make_matrix(planes, count, scale, rows, columns);
+  float* v = reinterpret_cast<float*>(shared.get(size_t(columns) * 4));
+  for (int64_t i = 0; i < columns; ++i) v[i] = half_to_float(m.v[i]);
+  const int64_t size = columns * (dtype == kFloat32 ? 4 : 2);
+  if ((end - begin) * columns < kSerial) threads = 1;
+  parallel_for((end - begin + kTile - 1) / kTile, threads, [&](int64_t i) {
+    const int64_t first = begin + i * kTile, last = first + kTile < end ? first + kTile : end;
+    kernel.unpack(m, v, ids, first, last, static_cast<char*>(out) + i * kTile * size, Dtype(dtype));
+  });
+  return 0;
+}
+
+// Reads `bytes` with all threads: the bandwidth that a product is compared with.
+BITSTACK_API uint64_t bitstack_read(const uint64_t* from, int64_t bytes, int32_t threads) {
+  constexpr int64_t kBlock = 1 << 15;  // words
+  std::vector<uint64_t> totals(size_t(bytes / 8 / kBlock));
+  parallel_for(int64_t(totals.size()), threads, [&](int64_t block) {
+    uint64_t mixed[8] = {};
+    const uint64_t* words = from + block * kBlock;
+    for (int64_t i = 0; i < kBlock; i += 8) {
+      __builtin_prefetch(words + i + 128);
+      for (int j = 0; j < 8; ++j) mixed[j] ^= words[i + j];
+    }
+    for (int j = 0; j < 8; ++j) totals[size_t(block)] ^= mixed[j];
+  });
+  uint64_t total = 0;
+  for (uint64_t part : totals) total ^= part;
+  return total;
+}

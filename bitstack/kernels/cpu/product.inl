@@ -1,0 +1,137 @@
+// The two products, written once over a variant's operations `O`. Included after its target is set.
+//
+// fast   8-bit dot products. A 32-bit lane gathers the four bytes k = 4l .. 4l + 3 of all eight
+//        vectors b: 32 neighbouring columns, so one conversion and one multiply-add a chunk apply
+//        all its scales. Activations are of 16 bits, 256 * high + low, and so is the table from 3 planes on
+//        (fewer entries can be put on 8-bit numbers almost exactly); low * low is left out.
+// exact  fp32 activations, fp32 table, fp32 sums.
+//
+// Rows are taken one after the other: each plane is then one stream of bytes in rising order.
+
+namespace bitstack {
+namespace {
+
+constexpr int kAhead = 1024;  // bytes of a plane asked for ahead: more than one row's latency
+
+template <class O, int planes>
+struct FastTables {
+  typename O::template Bytes<planes> high, low;
+  explicit FastTables(const ByteTable& bytes) : high(bytes.high), low(bytes.low) {}
+};
+
+template <class O, int planes>
+inline void load(const Matrix& m, int64_t row, int64_t chunk, typename O::V* bits) {
+  const int64_t at = chunk * O::width, left = m.row_bytes - at;
+  for (int p = 0; p < planes; ++p) {
+    const uint8_t* from = m.plane[p] + row * m.row_bytes + at;
+    __builtin_prefetch(from + kAhead);
+    bits[p] = left >= O::width ? O::load(from) : O::load_part(from, int(left));
+  }
+}
+
+template <class O, int planes, int batch>
+inline void fast_row(const Matrix& m, const FastTables<O, planes>& table, const ByteActivations& a,
+                     int64_t row, int64_t token, float* sums) {
+  constexpr int F = field_width(planes);
+  typename O::Floats total[batch];
+  for (int t = 0; t < batch; ++t) total[t] = O::zero_floats();
+  for (int64_t chunk = 0; chunk < a.chunks; ++chunk) {
+    typename O::V bits[kMaxPlanes], codes[F], sum[batch], rest[batch];
+    load<O, planes>(m, row, chunk, bits);
+    Transpose<O>::template codes<planes>(bits, codes);
+    for (int t = 0; t < batch; ++t) sum[t] = rest[t] = O::zero();
+#pragma GCC unroll 8
+    for (int b = 0; b < 8; ++b) {
+      const typename O::V high = table.high.look_up(codes[b % F], b / F);
+      for (int t = 0; t < batch; ++t) {
+        const int8_t* x = a.value + ((token + t) * a.chunks + chunk) * 16 * O::width;
+        sum[t] = O::dot(sum[t], high, O::load(x + 2 * b * O::width));
+        rest[t] = O::dot(rest[t], high, O::load(x + (2 * b + 1) * O::width));
+      }
+      if constexpr (planes >= kLowFrom) {
+        const typename O::V low = table.low.look_up(codes[b % F], b / F);
+        for (int t = 0; t < batch; ++t) {
+          const int8_t* x = a.value + ((token + t) * a.chunks + chunk) * 16 * O::width;
+          rest[t] = O::dot(rest[t], low, O::load(x + 2 * b * O::width));
+        }
+      }
+    }
+    for (int t = 0; t < batch; ++t) {
+      const int64_t at = (token + t) * a.chunks + chunk;
+      total[t] = O::scaled_add(sum[t], rest[t], a.scale + at * (O::width / 4), total[t]);
+    }
+  }
+  for (int t = 0; t < batch; ++t) sums[t] = O::reduce(total[t]);
+}
+
+template <class O, int planes, int batch>
+inline void exact_row(const Matrix& m, const typename O::template Words<planes>& table,
+                      const FloatActivations& a, int64_t row, int64_t token, float* sums) {
+  constexpr int F = field_width(planes), chains = batch == 1 ? 4 : 1;
+  typename O::Floats total[batch][chains];
+  for (int t = 0; t < batch; ++t)
+    for (int i = 0; i < chains; ++i) total[t][i] = O::zero_floats();
+  for (int64_t chunk = 0; chunk < a.chunks; ++chunk) {
+    typename O::V bits[kMaxPlanes], codes[F];
+    load<O, planes>(m, row, chunk, bits);
+    Transpose<O>::template codes<planes>(bits, codes);
+#pragma GCC unroll 32
+    for (int b = 0; b < 32; ++b) {
+      const typename O::Floats value = table.look_up(codes[b % F], b / F);
+      for (int t = 0; t < batch; ++t) {
+        const float* x = a.value + (((token + t) * a.chunks + chunk) * 32 + b) * (O::width / 4);
+        total[t][b % chains] = O::multiply_add(value, x, total[t][b % chains]);
+      }
+    }
+  }
+  for (int t = 0; t < batch; ++t) {
+    for (int i = 1; i < chains; ++i) total[t][0] = O::add(total[t][0], total[t][i]);
+    sums[t] = O::reduce(total[t][0]);
+  }
+}
+
+// Tokens four at a time, so that a code is looked up once for four of them.
+template <class O, int planes>
+void fast_rows(const Matrix& m, const ByteTable& bytes, const ByteActivations& a, int64_t begin,
+               int64_t end, float* sums) {
+  const FastTables<O, planes> table(bytes);
+  for (int64_t row = begin; row < end; ++row, sums += a.batch) {
+    int64_t t = 0;
+    for (; t + 4 <= a.batch; t += 4) fast_row<O, planes, 4>(m, table, a, row, t, sums + t);
+    for (; t < a.batch; ++t) fast_row<O, planes, 1>(m, table, a, row, t, sums + t);
+  }
+}
+
+template <class O, int planes>
+void exact_rows(const Matrix& m, const FloatActivations& a, int64_t begin, int64_t end,
+                float* sums) {
+  const typename O::template Words<planes> table(m.table);
+  for (int64_t row = begin; row < end; ++row, sums += a.batch) {
+    int64_t t = 0;
+    for (; t + 4 <= a.batch; t += 4) exact_row<O, planes, 4>(m, table, a, row, t, sums + t);
+    for (; t < a.batch; ++t) exact_row<O, planes, 1>(m, table, a, row, t, sums + t);
+  }
+}
+
+template <class O>
+void fast(const Matrix& m, const ByteTable& table, const ByteActivations& a, int64_t begin,
+          int64_t end, float* sums) {
+  using Rows = void (*)(const Matrix&, const ByteTable&, const ByteActivations&, int64_t, int64_t,
+                        float*);
+  static constexpr Rows rows[kMaxPlanes] = {fast_rows<O, 1>, fast_rows<O, 2>, fast_rows<O, 3>,
+                                            fast_rows<O, 4>, fast_rows<O, 5>, fast_rows<O, 6>,
+                                            fast_rows<O, 7>, fast_rows<O, 8>};
+  rows[m.planes - 1](m, table, a, begin, end, sums);
+}
+
+template <class O>
+void exact(const Matrix& m, const FloatActivations& a, int64_t begin, int64_t end, float* sums) {
+  using Rows = void (*)(const Matrix&, const FloatActivations&, int64_t, int64_t, float*);
+  static constexpr Rows rows[kMaxPlanes] = {exact_rows<O, 1>, exact_rows<O, 2>, exact_rows<O, 3>,
+                                            exact_rows<O, 4>, exact_rows<O, 5>, exact_rows<O, 6>,
+                                            exact_rows<O, 7>, exact_rows<O, 8>};
+  rows[m.planes - 1](m, a, begin, end, sums);
+}
+
+}  // namespace
+}  // namespace bitstack

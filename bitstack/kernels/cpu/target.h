@@ -1,0 +1,15 @@
+// BITSTACK_TARGET("avx2,fma") ... BITSTACK_TARGET_END: compile what lies between for that target.
+// Standard headers must be included before: their inline functions would otherwise be compiled
+// for it too, and the linker might keep that copy for machines that lack it.
+#pragma once
+
+#define BITSTACK_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define BITSTACK_TARGET(isa) \
+  BITSTACK_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define BITSTACK_TARGET_END _Pragma("clang attribute pop")
+#else
+#define BITSTACK_TARGET(isa) \
+  _Pragma("GCC push_options") BITSTACK_PRAGMA(GCC target(isa))
+#define BITSTACK_TARGET_END _Pragma("GCC pop_options")
+#endif

@@ -1,0 +1,100 @@
+"""Which kernel runs: chosen at run time from what this machine has, with the reason.
+
+CPU: the best compiled variant, or the torch reference. CUDA: Triton, or the reference. The
+environment variable BITSTACK_KERNEL forces a CPU variant (a name of `native.variants()`, or
+"reference"). Two accuracies: "fast" takes 8-bit dot products of 16-bit activations and tables
+where the machine has them (relative error about 1e-4), "exact" is fp32 throughout.
+"""
+
+import os
+from functools import cache
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+
+from bitstack.errors import UserError
+from bitstack.kernels import native
+
+ACCURACIES = ("fast", "exact")
+_state = {"accuracy": "fast"}
+
+
+class Choice(NamedTuple):
+    """The kernel that runs, and why this one."""
+
+    name: str
+    reason: str
+
+
+def set_accuracy(accuracy: str) -> str:
+    """Set "fast" or "exact" for all coded products of the process; returns the one before.
+
+    Raises UserError for another word.
+    """
+    if accuracy not in ACCURACIES:
+        allowed = " or ".join(ACCURACIES)
+        raise UserError(f"accuracy: {accuracy!r} is not known, it is {allowed}: pass one of them")
+    before, _state["accuracy"] = _state["accuracy"], accuracy
+    return before
+
+
+def get_accuracy() -> str:
+    """The accuracy that `set_accuracy` set last; "fast" at first."""
+    return _state["accuracy"]
+
+
+def which(device: torch.device | str = "cpu") -> Choice:
+    """Name and reason of the kernel for tensors on `device`.
+
+    Raises UserError where BITSTACK_KERNEL names a kernel this machine cannot run.
+    """
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return _cpu(os.environ.get("BITSTACK_KERNEL", ""))[0]
+    if kind == "cuda":
+        return _cuda()
+    return Choice("reference", f"slow: there is no kernel for {kind}, plain torch runs")
+
+
+def cpu_variant() -> native.Variant | None:
+    """The compiled variant for CPU tensors, None for the reference."""
+    return _cpu(os.environ.get("BITSTACK_KERNEL", ""))[1]
+
+
+@cache
+def _cpu(forced: str) -> tuple[Choice, native.Variant | None]:
+    if forced:
+        return _forced(forced)
+    able = [variant for variant in native.variants() if variant.runs]
+    if not able:
+        reason = "slow: the C++ kernels were not built (install a C++17 compiler and reinstall)"
+        return Choice("reference", reason), None
+    return Choice(able[0].name, _why(able[0])), able[0]
+
+
+def _why(variant: native.Variant) -> str:
+    if variant.name == "portable":
+        return "slow: this processor has no vector instructions that a kernel was written for"
+    better = [other.name for other in native.variants() if other.index < variant.index]
+    lacks = f"; the processor lacks what {', '.join(better)} need" if better else ""
+    return f"the best compiled kernel for this processor{lacks}"
+
+
+def _forced(name: str) -> tuple[Choice, native.Variant | None]:
+    reason = "set by BITSTACK_KERNEL"
+    if name == "reference":
+        return Choice(name, reason), None
+    for variant in native.variants():
+        if variant.name == name and variant.runs:
+            return Choice(name, reason), variant
+    able = [variant.name for variant in native.variants() if variant.runs]
+    allowed = ", ".join([*able, "reference"])
+    raise UserError(f"BITSTACK_KERNEL: {name!r} cannot run here: set one of {allowed}, or unset it")
+
+
+@cache
+def _cuda() -> Choice:
+    if find_spec("triton") is None:
+        return Choice("reference", "slow: Triton is not installed, plain torch runs on the GPU")
+    return Choice("triton", "Triton is installed and the tensors are on a CUDA device")

@@ -1,0 +1,153 @@
+"""The compiled CPU kernels: found beside this file, called with raw pointers.
+
+Knows which variants the machine runs and how to call one. Which is chosen, autograd and other
+devices are the business of `dispatch` and `ops`; arguments are taken as checked.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_NONE = 0  # a null pointer
+
+_pointer, _int32, _int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+_flag = ctypes.POINTER(ctypes.c_int32)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One compiled kernel: `fast` says whether it has 8-bit products, `runs` whether we can."""
+
+    index: int
+    name: str
+    runs: bool
+    fast: bool
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    for path in sorted(Path(__file__).parent.glob("_cpu*")):
+        if path.suffix in (".so", ".pyd", ".dylib"):
+            try:
+                library = ctypes.CDLL(str(path))
+            except OSError:  # built for another system
+                continue
+            return _declare(library)
+    return None
+
+
+def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    matrix: list[Any] = [_int32, _pointer, _int64, _int64]
+    library.bitstack_variant.argtypes = [_int32, _flag, _flag]
+    library.bitstack_variant.restype = ctypes.c_char_p
+    library.bitstack_linear.argtypes = [_int32, _int32, _pointer, *matrix, _pointer, _int64]
+    library.bitstack_linear.argtypes += [_int32, _pointer, _int32, _pointer, _int32]
+    library.bitstack_linear.restype = None
+    library.bitstack_unpack.argtypes = [_int32, _pointer, *matrix, _pointer, _int64, _int64]
+    library.bitstack_unpack.argtypes += [_pointer, _int32, _int32]
+    library.bitstack_read.argtypes = [_pointer, _int64, _int32]
+    library.bitstack_read.restype = ctypes.c_uint64
+    return library
+
+
+@cache
+def variants() -> tuple[Variant, ...]:
+    """All compiled variants, best first; empty where the library was not built."""
+    library = _library()
+    found: list[Variant] = []
+    while library is not None:
+        runs, fast = ctypes.c_int32(), ctypes.c_int32()
+        name = library.bitstack_variant(len(found), ctypes.byref(runs), ctypes.byref(fast))
+        if name is None:
+            break
+        found.append(Variant(len(found), name.decode(), bool(runs.value), bool(fast.value)))
+    return tuple(found)
+
+
+def supports(dtype: torch.dtype) -> bool:
+    """Whether activations of this dtype are read directly."""
+    return dtype in _DTYPES
+
+
+def _pointers(planes: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (_pointer * len(planes))(*[plane.data_ptr() for plane in planes])
+
+
+def linear(
+    variant: Variant,
+    fast: bool,
+    x: Tensor,
+    planes: list[Tensor],
+    scale: Tensor,
+    rows: int,
+    bias: Tensor | None,
+) -> Tensor:
+    """`x` [..., n], contiguous, times the transposed matrix, plus `bias` [rows]: [..., rows]."""
+    library = _library()
+    assert library is not None
+    columns = x.shape[-1]
+    out = x.new_empty((*x.shape[:-1], rows))
+    library.bitstack_linear(
+        variant.index,
+        fast,
+        _pointers(planes),
+        len(planes),
+        scale.data_ptr(),
+        rows,
+        columns,
+        x.data_ptr(),
+        x.numel() // columns,
+        _DTYPES[x.dtype],
+        _NONE if bias is None else bias.data_ptr(),
+        0 if bias is None else _DTYPES[bias.dtype],
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def unpack(
+    variant: Variant,
+    planes: list[Tensor],
+    scale: Tensor,
+    rows: int,
+    out: Tensor,
+    *,
+    begin: int = 0,
+    ids: Tensor | None = None,
+) -> None:
+    """Rows `ids` (int64), or rows from `begin` on, into `out` [count, n], fp32, bf16 or fp16.
+
+    Raises IndexError where an id is not a row.
+    """
+    library = _library()
+    assert library is not None
+    outside = library.bitstack_unpack(
+        variant.index,
+        _pointers(planes),
+        len(planes),
+        scale.data_ptr(),
+        rows,
+        out.shape[1],
+        _NONE if ids is None else ids.data_ptr(),
+        begin,
+        begin + out.shape[0],
+        out.data_ptr(),
+        _DTYPES[out.dtype],
+        torch.get_num_threads(),
+    )
+    if outside:
+        raise IndexError(f"a row id is outside 0 .. {rows - 1}")
+
+
+def read(memory: Tensor) -> None:
+    """Read all bytes of `memory` once with torch's threads: for measuring bandwidth."""
+    library = _library()
+    assert library is not None
+    library.bitstack_read(memory.data_ptr(), memory.nbytes, torch.get_num_threads())

@@ -1,0 +1,225 @@
+"""The coded product as torch operators: torch.compile, fake tensors and autograd see one node.
+
+`coded_linear`, `coded_rows` and `dequantize` are what the rest of the package calls. In eager CPU
+inference they call the kernel directly, since an operator's dispatch costs as much as a small
+product. Weights are constants: gradients flow to `x` and to `bias`. A scale set that wants
+gradients itself is taken through the reference, which torch differentiates.
+"""
+
+from functools import cache
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from bitstack.errors import UserError
+from bitstack.kernels import dispatch, native, reference
+
+_MATMUL_FROM = 16  # tokens from which a panel of unpacked rows and torch's matmul are faster
+_PANEL = 1 << 22  # weights of a panel: 8 MiB of bf16, which stays in the last-level cache
+
+
+def coded_linear(
+    x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None = None
+) -> Tensor:
+    """`x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m] in the dtype of `x`.
+
+    Planes are uint8 [m, ceil(n/8)], `scale` is fp16 [m + n + 2^j] (see `reference`). Raises
+    UserError for an `x` that is not of floating point, or not where the planes are.
+    """
+    _check(x, planes)
+    if torch.is_grad_enabled() and scale.requires_grad:
+        return reference.coded_linear(x, planes, scale, rows, bias)
+    wants_grad = x.requires_grad or (bias is not None and bias.requires_grad)
+    if _plain(x) and not (wants_grad and torch.is_grad_enabled()):
+        return _linear(x, planes, scale, rows, bias)
+    return torch.ops.bitstack.coded_linear(x, planes, scale, rows, bias)
+
+
+def coded_rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    """Rows `ids` (int64, any shape) of the matrix: fp32 [*ids.shape, columns].
+
+    Only those rows' bytes are read. Raises IndexError where an id is not a row.
+    """
+    if torch.is_grad_enabled() and scale.requires_grad:
+        return reference.coded_rows(ids, planes, scale, rows, columns)
+    if _plain(ids):
+        return _rows(ids, planes, scale, rows, columns)
+    return torch.ops.bitstack.coded_rows(ids, planes, scale, rows, columns)
+
+
+def dequantize(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    """The matrix, fp32 [rows, columns]: equal bit for bit to the reference's."""
+    if torch.is_grad_enabled() and scale.requires_grad:
+        return reference.dequantize(planes, scale, rows, columns)
+    if _plain(scale):
+        return _dequantize(planes, scale, rows, columns)
+    return torch.ops.bitstack.dequantize(planes, scale, rows, columns)
+
+
+def _check(x: Tensor, planes: list[Tensor]) -> None:
+    if not x.is_floating_point():
+        raise UserError(f"activations: dtype {x.dtype} is not supported: use float32 or bfloat16")
+    if x.device != planes[0].device:
+        raise UserError(
+            f"activations: on {x.device}, packed weights on {planes[0].device}: move one of them"
+        )
+
+
+def _plain(tensor: Tensor) -> bool:
+    """A real tensor in eager mode, whose memory may be read."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and not is_in_torch_dispatch_mode()
+    )
+
+
+@cache
+def _triton() -> ModuleType | None:
+    if dispatch.which("cuda").name != "triton":
+        return None
+    from bitstack.kernels import triton_kernels
+
+    return triton_kernels
+
+
+def _linear(
+    x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None
+) -> Tensor:
+    variant = dispatch.cpu_variant() if x.device.type == "cpu" else None
+    if variant is not None and native.supports(x.dtype):
+        if x.numel() >= _MATMUL_FROM * x.shape[-1]:
+            return _matmul(variant, x, planes, scale, rows, bias)
+        fast = dispatch.get_accuracy() == "fast"
+        return native.linear(variant, fast, x.contiguous(), planes, scale, rows, bias)
+    if x.is_cuda and (triton := _triton()) is not None:
+        return triton.coded_linear(x, planes, scale, rows, bias)
+    return reference.coded_linear(x, planes, scale, rows, bias)
+
+
+def _panels(rows: int, columns: int) -> list[tuple[int, int]]:
+    step = max(64, _PANEL // columns // 64 * 64)
+    return [(begin, min(begin + step, rows)) for begin in range(0, rows, step)]
+
+
+def _matmul(
+    variant: native.Variant,
+    x: Tensor,
+    planes: list[Tensor],
+    scale: Tensor,
+    rows: int,
+    bias: Tensor | None,
+) -> Tensor:
+    """Panels of rows unpacked into one buffer, each given to torch's matrix product."""
+    columns = x.shape[-1]
+    panels, flat = _panels(rows, columns), x.reshape(-1, columns)
+    buffer = x.new_empty(panels[0][1], columns)
+    out = x.new_empty(flat.shape[0], rows)
+    for begin, end in panels:
+        weight = buffer[: end - begin]
+        native.unpack(variant, planes, scale, rows, weight, begin=begin)
+        part = None if bias is None else bias[begin:end].to(x.dtype)
+        out[:, begin:end] = F.linear(flat, weight, part)
+    return out.view(*x.shape[:-1], rows)
+
+
+def _rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    variant = dispatch.cpu_variant() if ids.device.type == "cpu" else None
+    if variant is None:
+        return reference.coded_rows(ids, planes, scale, rows, columns)
+    flat = ids.reshape(-1).to(torch.int64).contiguous()
+    out = torch.empty(flat.shape[0], columns)
+    native.unpack(variant, planes, scale, rows, out, ids=flat)
+    return out.view(*ids.shape, columns)
+
+
+def _dequantize(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    variant = dispatch.cpu_variant() if scale.device.type == "cpu" else None
+    if variant is None:
+        return reference.dequantize(planes, scale, rows, columns)
+    out = torch.empty(rows, columns)
+    native.unpack(variant, planes, scale, rows, out)
+    return out
+
+
+def _input_gradient(
+    grad: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int
+) -> Tensor:
+    """`grad` [..., m] times the matrix: [..., n], a panel of rows at a time."""
+    flat = grad.reshape(-1, rows)
+    total = torch.zeros(flat.shape[0], columns, dtype=torch.float32, device=grad.device)
+    u, shared = scale[:rows], scale[rows:]
+    for begin, end in _panels(rows, columns):
+        part = [plane[begin:end] for plane in planes]
+        weight = _dequantize(part, torch.cat([u[begin:end], shared]), end - begin, columns)
+        total += (flat[:, begin:end] @ weight.to(grad.dtype)).float()
+    return total.to(grad.dtype).view(*grad.shape[:-1], columns)
+
+
+@torch.library.custom_op("bitstack::coded_linear", mutates_args=())
+def _linear_op(
+    x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None
+) -> Tensor:
+    return _linear(x, planes, scale, rows, bias)
+
+
+@_linear_op.register_fake
+def _(x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], rows)
+
+
+@torch.library.custom_op("bitstack::coded_linear_input_gradient", mutates_args=())
+def _gradient_op(
+    grad: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int
+) -> Tensor:
+    return _input_gradient(grad, planes, scale, rows, columns)
+
+
+@_gradient_op.register_fake
+def _(grad: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    return grad.new_empty(*grad.shape[:-1], columns)
+
+
+def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    x, planes, scale, rows, bias = inputs
+    ctx.save_for_backward(scale, *planes)
+    ctx.rows, ctx.columns = rows, x.shape[-1]  # type: ignore[attr-defined]
+    ctx.bias_dtype = None if bias is None else bias.dtype  # type: ignore[attr-defined]
+
+
+def _backward(ctx, grad: Tensor) -> tuple:  # type: ignore[no-untyped-def]
+    scale, *planes = ctx.saved_tensors
+    grad_x = grad_bias = None
+    if ctx.needs_input_grad[0]:
+        grad_x = torch.ops.bitstack.coded_linear_input_gradient(
+            grad.contiguous(), planes, scale, ctx.rows, ctx.columns
+        )
+    if ctx.bias_dtype is not None and ctx.needs_input_grad[4]:
+        grad_bias = grad.reshape(-1, ctx.rows).sum(0).to(ctx.bias_dtype)
+    return grad_x, [None] * len(planes), None, None, grad_bias
+
+
+_linear_op.register_autograd(_backward, setup_context=_setup)
+
+
+@torch.library.custom_op("bitstack::coded_rows", mutates_args=())
+def _rows_op(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    return _rows(ids, planes, scale, rows, columns)
+
+
+@_rows_op.register_fake
+def _(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    return scale.new_empty(*ids.shape, columns, dtype=torch.float32)
+
+
+@torch.library.custom_op("bitstack::dequantize", mutates_args=())
+def _dequantize_op(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    return _dequantize(planes, scale, rows, columns)
+
+
+@_dequantize_op.register_fake
+def _(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    return scale.new_empty(rows, columns, dtype=torch.float32)
