@@ -1,0 +1,73 @@
+"""The options of `compress-model run`, made from the fields of `Recipe`.
+
+A field added there is an option here by itself. Values go to pydantic as they were written, so that
+everything wrong with a recipe is said at once; only shape (flag, list) is settled here.
+"""
+
+import types
+from inspect import Parameter
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+from bitstack.recipe import Recipe, load_recipe
+
+_PLACEHOLDERS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
+
+
+def recipe_options() -> list[Parameter]:
+    """One keyword-only parameter for every field, None where the option is not given."""
+    defaults = load_recipe()
+    return [_option(name, getattr(defaults, name)) for name in Recipe.model_fields]
+
+
+def recipe_fields(given: dict[str, Any]) -> dict[str, Any]:
+    """The recipe fields among the values of a command line, as `load_recipe` takes them."""
+    fields = {name: given[name] for name in Recipe.model_fields if given.get(name) is not None}
+    return {name: _parts(name, value) for name, value in fields.items()}
+
+
+def _option(name: str, default: Any) -> Parameter:
+    field = Recipe.model_fields[name]
+    kind = _plain(field.annotation)
+    flag = f"--{name.replace('_', '-')}"
+    text = f"{field.description or ''} [default: {_shown(default)}]".strip()
+    if kind is bool:
+        option = typer.Option(f"{flag}/--no-{flag[2:]}", help=text, show_default=False)
+        return Parameter(
+            name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[bool | None, option]
+        )
+    option = typer.Option(flag, metavar=_metavar(kind), help=text, show_default=False)
+    return Parameter(
+        name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+    )
+
+
+def _plain(annotation: Any) -> Any:
+    """The type of a field without `| None`."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        rest = [part for part in get_args(annotation) if part is not type(None)]
+        return _plain(rest[0]) if len(rest) == 1 else annotation
+    return annotation
+
+
+def _metavar(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"[{'|'.join(str(value) for value in get_args(kind))}]"
+    if get_origin(kind) is list:
+        (item,) = get_args(kind)
+        return f"{_metavar(item)},…"
+    return _PLACEHOLDERS.get(kind, "TEXT")
+
+
+def _parts(name: str, value: Any) -> Any:
+    """The parts of a comma-separated list."""
+    if get_origin(_plain(Recipe.model_fields[name].annotation)) is not list:
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ",".join(str(part) for part in value) if isinstance(value, list) else str(value)

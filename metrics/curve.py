@@ -1,0 +1,79 @@
+"""A plot of quality over memory: what every budget of a model costs and gives.
+
+Draws what was measured and computes nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One measured model."""
+
+    resident_bytes: int
+    bits_per_byte: float
+    label: str = ""
+
+
+def plot_memory_quality(
+    curves: Mapping[str, Sequence[CurvePoint]],
+    original: CurvePoint,
+    folder: Path,
+    *,
+    title: str,
+    caption: str,
+    name: str = "memory-quality",
+) -> list[Path]:
+    """Write `name`.png and `name`.svg into `folder` and return their paths.
+
+    One line a curve, its points in order of bytes; the original is a point and a dashed line.
+    `caption` says how the points were measured.
+    """
+    figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
+    axes = figure.add_subplot()
+    for label, points in curves.items():
+        _draw(axes, label, sorted(points, key=lambda point: point.resident_bytes))
+    _draw_original(axes, original)
+    axes.set_title(title, loc="left", fontsize=11, pad=12)
+    axes.set_xlabel("resident memory of the whole model (MiB)")
+    axes.set_ylabel("bits per byte on held-out text (lower is better)")
+    axes.set_xlim(left=0, right=1.08 * original.resident_bytes / MIB)
+    axes.yaxis.set_major_locator(MaxNLocator(7))
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper right")
+    figure.supxlabel(caption, fontsize=7.5, color="0.35")
+    # Fixed ids and no date: the same points give the same file.
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+        figure.savefig(paths[0])
+        figure.savefig(paths[1], metadata={"Date": None})
+    return paths
+
+
+def _draw(axes: Axes, label: str, points: Sequence[CurvePoint]) -> None:
+    x = [point.resident_bytes / MIB for point in points]
+    y = [point.bits_per_byte for point in points]
+    axes.plot(x, y, marker="o", markersize=5, linewidth=1.6, label=label)
+    for point, left, bottom in zip(points, x, y, strict=True):
+        if point.label:
+            axes.annotate(
+                point.label, (left, bottom), xytext=(7, 6), textcoords="offset points", fontsize=8.5
+            )
+
+
+def _draw_original(axes: Axes, original: CurvePoint) -> None:
+    axes.axhline(original.bits_per_byte, color="0.45", linewidth=0.9, linestyle="--", zorder=1)
+    axes.plot(
+        original.resident_bytes / MIB, original.bits_per_byte, marker="s", markersize=6,
+        color="0.25", linestyle="none", label=original.label or "original",
+    )  # fmt: skip
