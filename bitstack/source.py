@@ -5,7 +5,6 @@ experts), for the asked modules only, so that one decoder layer at a time lies i
 done with the weights is not known here.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,27 +13,47 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    convert_and_load_state_dict_in_model,
-    rename_source_key,
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
 )
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
+from bitstack.checkpoint import (
+    OTHER_MODEL,
+    Header,
+    check_checkpoint,
+    keys_by_tensor,
+    mismatch,
+    one_line,
+    read_headers,
+    stored_dtype,
+)
 from bitstack.errors import UserError
 
 
-def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> nn.Module:
-    """The model of `config` with its parameters on the meta device and its buffers real."""
+def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of `config` with its parameters on the meta device and its buffers real, in the
+    dtypes that `from_pretrained` would give them."""
     with init_empty_weights(include_buffers=False), no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    kept = model._get_dtype_plan(dtype)  # routers and their like, in fp32 whatever the dtype
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        for pattern, wide in kept.items():
+            if pattern in name:
+                tensor.data = tensor.data.to(wide)
+    with torch.no_grad():
+        model.initialize_weights()  # buffers that a constructor makes in `dtype` alone
     model.tie_weights()
     return model.eval()
 
@@ -55,9 +74,13 @@ class Source:
     path: Path
     config: PretrainedConfig
     dtype: torch.dtype
-    model: nn.Module
-    files: dict[str, Path]  # checkpoint key -> file
-    keys: dict[str, list[str]] = field(default_factory=dict)  # parameter -> checkpoint keys
+    model: PreTrainedModel
+    headers: dict[str, Header]  # checkpoint key -> what is stored there
+    keys: dict[str, list[str]]  # tensor -> checkpoint keys
+    _dtypes: dict[str, torch.dtype] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._dtypes = {name: p.dtype for name, p in self.model.named_parameters()}
 
     @property
     def bytes(self) -> int:
@@ -70,28 +93,39 @@ class Source:
         return load_tokenizer(self.path)
 
     def load(self, parameters: list[str], *, device: str = "cpu") -> None:
-        """Fill the named parameters of `model` with fp32 values."""
-        wanted = [key for name in parameters for key in self.keys.get(name, ())]
-        with _silent(), _opened({self.files[key] for key in wanted}) as files:
-            state = {key: files[self.files[key]].get_slice(key) for key in wanted}
-            convert_and_load_state_dict_in_model(
-                self.model,
-                state,
-                LoadStateDictConfig(
-                    device_map={"": device}, weight_mapping=get_model_conversion_mapping(self.model)
-                ),
-            )
+        """Fill the named parameters of `model` with fp32 values. UserError where the files hold
+        tensors that do not make them."""
+        self._convert(parameters, device)
         tie(self.model)
         for name in parameters:
             value = self.model.get_parameter(name)
             value.requires_grad_(False)
             value.data = value.data.float()
 
+    def _convert(self, names: list[str], device: str = "cpu") -> None:
+        """Read the named tensors, renamed and fused by transformers' own rules."""
+        wanted = [key for name in names for key in self.keys.get(name, ())]
+        mapping: Any = get_model_conversion_mapping(self.model)
+        with _silent():
+            paths = {self.headers[key].file for key in wanted}
+            files = {path: safe_open(path, framework="pt") for path in paths}
+            state = {key: files[self.headers[key].file].get_slice(key) for key in wanted}
+            options = LoadStateDictConfig(device_map={"": device}, weight_mapping=mapping)
+            info, _ = convert_and_load_state_dict_in_model(self.model, state, options)
+        for name, found, needed in sorted(info.mismatched_keys):
+            raise mismatch(self.path, name, found, needed)
+        for name in info.conversion_errors:
+            raise UserError(
+                f"{self.path}: weights for {name} cannot be made of the stored ones: {OTHER_MODEL}"
+            )
+
     def release(self, parameters: list[str]) -> None:
         """Put the named parameters back on the meta device."""
         for name in parameters:
             module, key = _split(self.model, name)
-            empty = torch.empty_like(module._parameters[key], device="meta", dtype=self.dtype)
+            empty = torch.empty_like(
+                self.model.get_parameter(name), device="meta", dtype=self._dtypes[name]
+            )
             module._parameters[key] = nn.Parameter(empty, requires_grad=False)
         tie(self.model)
 
@@ -113,22 +147,25 @@ def open_source(path: str | Path) -> Source:
     folder = _folder(path)
     try:
         config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: config.json cannot be read: {_line(error)}") from None
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise UserError(f"{folder}: config.json cannot be read: {one_line(error)}") from None
     if getattr(config, "quantization_config", None):
         raise UserError(
             f"{folder}: the model is already quantised (quantization_config in config.json); give "
             "the original 16- or 32-bit model"
         )
-    files = _checkpoint_files(folder)
-    dtype = config.dtype or _stored_dtype(files)
+    headers = read_headers(folder)
+    dtype = config.dtype or stored_dtype(headers)
     try:
         model = skeleton(config, dtype)
-    except ValueError as error:
-        raise UserError(f"{folder}: not a causal language model: {_line(error)}") from None
-    source = Source(folder, config, dtype, model, files)
-    source.keys = _keys_by_parameter(model, files)
-    _complete(source)
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder}: config.json gives no causal language model: {one_line(error)}"
+        ) from None
+    keys = keys_by_tensor(model, headers)
+    check_checkpoint(folder, model, headers, keys)
+    source = Source(folder, config, dtype, model, headers, keys)
+    source._convert([n for n, _ in model.named_buffers() if n in keys])
     return source
 
 
@@ -137,7 +174,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: no usable tokenizer: {_line(error)}") from None
+        raise UserError(f"{folder}: no usable tokenizer: {one_line(error)}") from None
 
 
 def _folder(path: str | Path) -> Path:
@@ -157,69 +194,8 @@ def _folder(path: str | Path) -> Path:
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(
-            f"model {path}: no such folder, and the Hub did not give it: {_line(error)}"
+            f"model {path}: no such folder, and the Hub did not give it: {one_line(error)}"
         ) from None
-
-
-def _checkpoint_files(folder: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for file in sorted(folder.glob("model*.safetensors")):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                files |= dict.fromkeys(opened.keys(), file)
-        except Exception as error:  # safetensors raises its own undocumented error type
-            raise UserError(f"{file}: cannot be read as safetensors: {_line(error)}") from None
-    if not files:
-        raise UserError(
-            f"{folder}: no model*.safetensors file; save the model with save_pretrained first"
-        )
-    return files
-
-
-def _keys_by_parameter(model: nn.Module, files: dict[str, Path]) -> dict[str, list[str]]:
-    """Which checkpoint keys make which parameter, after transformers' renaming and fusing."""
-    mapping = get_model_conversion_mapping(model)
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    state = model.state_dict()
-    keys = defaultdict(list)
-    for key in files:
-        name, pattern = rename_source_key(
-            key, renamings, converters, model.base_model_prefix, state
-        )
-        for target in _targets(name, pattern, converters):
-            keys[target].append(key)
-    return dict(keys)
-
-
-def _targets(name: str, pattern: str | None, converters: list[WeightConverter]) -> list[str]:
-    """A converter names its first target; the others (a split) follow from its patterns."""
-    if pattern is None:
-        return [name]
-    converter = next(c for c in converters if pattern in c.source_patterns)
-    first = converter.target_patterns[0]
-    return [name.replace(first, target) for target in converter.target_patterns]
-
-
-def _complete(source: Source) -> None:
-    tied = set(source.model.all_tied_weights_keys)
-    for name, parameter in source.model.named_parameters():
-        if name not in source.keys and name not in tied:
-            raise UserError(
-                f"{source.path}: weights for {name} {tuple(parameter.shape)} are missing: the "
-                "folder is incomplete or its config.json is another model's"
-            )
-
-
-def _stored_dtype(files: dict[str, Path]) -> torch.dtype:
-    key, file = next(iter(files.items()))
-    with safe_open(file, framework="pt") as opened:
-        return opened.get_tensor(key).dtype
-
-
-@contextmanager
-def _opened(paths: set[Path]) -> Iterator[dict[Path, Any]]:
-    yield {path: safe_open(path, framework="pt") for path in paths}
 
 
 @contextmanager
@@ -237,7 +213,3 @@ def _silent() -> Iterator[None]:
 def _split(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     module, _, key = name.rpartition(".")
     return model.get_submodule(module), key
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,153 @@
+"""The tensors of a model folder's files, and whether they are those of a given model.
+
+Reads headers only: names, dtypes and shapes, before and after transformers' own renaming and
+fusing. Values are `source`'s business.
+"""
+
+import re
+import textwrap
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.pytorch_utils import Conv1D
+
+from bitstack.errors import UserError
+
+_FLOATS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+OTHER_MODEL = "the folder is incomplete or its config.json is another model's"
+
+
+@dataclass(frozen=True)
+class Header:
+    """Where one stored tensor is, and what; `dtype` as safetensors spells it."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_headers(folder: Path) -> dict[str, Header]:
+    """All tensors of the folder's `model*.safetensors`. UserError where there are none."""
+    headers: dict[str, Header] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for key in opened.keys():  # noqa: SIM118 - not a mapping
+                    part = opened.get_slice(key)
+                    headers[key] = Header(file, part.get_dtype(), tuple(part.get_shape()))
+        except Exception as error:  # safetensors raises its own undocumented error type
+            raise UserError(f"{file}: cannot be read as safetensors: {one_line(error)}") from None
+    if not headers:
+        raise UserError(
+            f"{folder}: no model*.safetensors file; save the model with save_pretrained first"
+        )
+    return headers
+
+
+def stored_dtype(headers: dict[str, Header]) -> torch.dtype:
+    """The dtype of the first floating tensor, for a config that names none."""
+    found = (_FLOATS[h.dtype] for h in headers.values() if h.dtype in _FLOATS)
+    return next(found, torch.float32)
+
+
+def keys_by_tensor(model: PreTrainedModel, headers: dict[str, Header]) -> dict[str, list[str]]:
+    """Which stored tensors make which tensor of the model, after renaming and fusing."""
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    state = model.state_dict()
+    keys = defaultdict(list)
+    for key in headers:
+        name, pattern = rename_source_key(
+            key, renamings, converters, model.base_model_prefix, state
+        )
+        for target in _targets(name, pattern, converters):
+            keys[target].append(key)
+    return dict(keys)
+
+
+def check_checkpoint(
+    folder: Path, model: PreTrainedModel, headers: dict[str, Header], keys: dict[str, list[str]]
+) -> None:
+    """Every parameter has its tensors, and every tensor a place, a float dtype and its shape.
+
+    UserError names the first that has not. Shapes of fused tensors are seen when they are fused.
+    """
+    for name, parameter in model.named_parameters():
+        if name not in keys and name not in model.all_tied_weights_keys:
+            raise UserError(
+                f"{folder}: weights for {name} {tuple(parameter.shape)} are missing: {OTHER_MODEL}"
+            )
+    state = model.state_dict()
+    for name, parts in keys.items():
+        if name not in state:
+            _check_leftover(folder, model, name)
+            continue
+        header = headers[parts[0]]
+        if state[name].is_floating_point() and header.dtype not in _FLOATS:
+            raise UserError(
+                f"{folder}: weights for {name} are stored as {header.dtype}; allowed: "
+                f"{', '.join(_FLOATS)}: give the original 16- or 32-bit model"
+            )
+        if parts == [name] and header.shape != state[name].shape:
+            raise mismatch(folder, name, header.shape, state[name].shape)
+
+
+def mismatch(folder: Path, name: str, found: tuple[int, ...], needed: tuple[int, ...]) -> UserError:
+    """The error for stored weights of another shape than the model's."""
+    return UserError(
+        f"{folder}: weights for {name} are {tuple(found)} in the files, but config.json makes them "
+        f"{tuple(needed)}: it is another model's"
+    )
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line; transformers' lists of all models are cut."""
+    kind = type(error).__name__
+    text = f"{kind}: {error}" if isinstance(error, KeyError) else str(error) or kind
+    return textwrap.shorten(text, 300, placeholder=" …")
+
+
+def _targets(name: str, pattern: str | None, converters: list[WeightConverter]) -> list[str]:
+    """A converter names its first target; the others (a split) follow from its patterns."""
+    if pattern is None:
+        return [name]
+    converter = next(c for c in converters if pattern in c.source_patterns)
+    first = converter.target_patterns[0]
+    return [name.replace(first, target) for target in converter.target_patterns]
+
+
+def _check_leftover(folder: Path, model: PreTrainedModel, name: str) -> None:
+    """A tensor without a place is refused where it belongs to a matrix (a bias that config.json
+    denies, an adapter) or to a layer too many; others, as old buffers, mean nothing."""
+    ignored = model._keys_to_ignore_on_load_unexpected or ()
+    if any(re.search(pattern, name) for pattern in ignored):
+        return
+    if isinstance(_innermost(model, name), nn.Linear | Conv1D | nn.Embedding | nn.ModuleList):
+        raise UserError(
+            f"{folder}: the files hold {name}, which the model of config.json has no place for: "
+            "config.json is another model's, or the weights are of a layout not known here"
+        )
+
+
+def _innermost(model: nn.Module, name: str) -> nn.Module:
+    """The innermost module that the dotted `name` lies in."""
+    module = model
+    for part in name.split("."):
+        inner = module._modules.get(part)
+        if inner is None:
+            break
+        module = inner
+    return module
