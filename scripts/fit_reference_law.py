@@ -1,0 +1,117 @@
+"""A density law from a series of reference models: measure their loss and score, fit, write.
+
+Loss is the mean over windows of held-out text, score the share of minimal pairs won (BLiMP). Takes
+any list of models, local or on the Hub. A model measured once is kept in the work file.
+
+    python scripts/fit_reference_law.py --output recipes/density-law-classics.json
+"""
+
+import argparse
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bitstack.metrics import density_file, density_fit
+from bitstack.metrics.bootstrap import mean_interval
+from bitstack.metrics.conditional_loss import minimal_pairs
+from bitstack.metrics.density_law import Reference
+from bitstack.metrics.sequence_loss import sequence_losses
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from bitstack import text
+from bitstack.errors import UserError
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+SERIES = ["series/s1", "series/s2", "series/s3", "series/s4", "classics-5m"]
+CHANCE = 0.5  # of a minimal pair
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    models = [str(SHARED / "models" / name) for name in SERIES]
+    parser.add_argument("--models", nargs="+", default=models, help="folders or names on the Hub")
+    parser.add_argument("--tokens", type=int, nargs="+", help="training tokens; else train.json")
+    parser.add_argument("--text", default=str(SHARED / "text/classics/valid.txt.gz"))
+    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--windows", type=int, default=1024, help="held-out windows")
+    parser.add_argument("--pairs", type=Path, default=SHARED / "benchmarks/blimp.tar.gz")
+    parser.add_argument("--items", type=int, default=1000, help="pairs of every paradigm")
+    work = Path(tempfile.gettempdir()) / "bitstack-reference-law.jsonl"
+    parser.add_argument("--work", type=Path, default=work, help="measured models, one a line")
+    parser.add_argument("--output", type=Path, default=Path("density-law.json"))
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace, name: str, tokens: int) -> dict:
+    """One model's row: parameters, tokens, loss and score, each with its interval."""
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype="float32").eval()
+    ids = text.token_ids(options.text, tokenizer).ids
+    windows = text.windows(ids, options.window, count=options.windows, seed=0).tolist()
+    losses = sequence_losses(model, windows, progress=True)
+    means = losses.nats / losses.tokens
+    paradigms, pairs = zip(*read_pairs(options.pairs, options.items), strict=True)
+    score = minimal_pairs(model, tokenizer, pairs, paradigms)
+    loss_interval, body = mean_interval(means), model.num_parameters(exclude_embeddings=True)
+    return key(options, name) | {
+        "parameters": model.num_parameters(), "body_parameters": body, "tokens": tokens,
+        "loss": means.mean(), "loss_interval": loss_interval and vars(loss_interval),
+        "score": score.accuracy, "score_error": score.standard_error,
+        "paradigms": {k: round(v, 3) for k, v in score.paradigms.items()},
+    }  # fmt: skip
+
+
+def key(options: argparse.Namespace, name: str) -> dict:
+    path = Path(name)
+    return {
+        "name": "/".join(path.parts[-2:]) if path.parent.name == "series" else path.name,
+        "window": options.window, "windows": options.windows, "items": options.items,
+    }  # fmt: skip
+
+
+def read_pairs(archive: Path, items: int) -> Iterator[tuple[str, tuple[str, str]]]:
+    """(paradigm, (acceptable, unacceptable)) of the first `items` lines of every file."""
+    with tarfile.open(archive) as files:
+        for member in sorted(files.getmembers(), key=lambda m: m.name):
+            if member.name.endswith(".jsonl"):
+                lines = files.extractfile(member).read().decode().splitlines()  # type: ignore[union-attr]
+                for row in map(json.loads, lines[:items]):
+                    yield Path(member.name).stem, (row["sentence_good"], row["sentence_bad"])
+
+
+def trained_tokens(options: argparse.Namespace) -> list[int]:
+    """Training tokens of every model, given or from the train.json beside it."""
+    if options.tokens:
+        if len(options.tokens) != len(options.models):
+            raise UserError(f"--tokens: {len(options.tokens)} given, {len(options.models)} models")
+        return list(options.tokens)
+    files = [Path(model) / "train.json" for model in options.models]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise UserError(f"no {missing[0]}; give the training tokens of every model with --tokens")
+    return [json.loads(file.read_text())["tokens"] for file in files]
+
+
+def main() -> None:
+    options = arguments()
+    lines = options.work.read_text().splitlines() if options.work.exists() else []
+    rows = [json.loads(line) for line in lines]
+    chosen = []
+    for name, tokens in zip(options.models, trained_tokens(options), strict=True):
+        row = next((r for r in rows if key(options, name).items() <= r.items()), None)
+        if row is None:
+            row = measure(options, name, tokens)
+            with options.work.open("a") as file:
+                file.write(json.dumps(row) + os.linesep)
+        chosen.append(row)
+    points = [Reference.from_row(row, row["name"]) for row in chosen]
+    largest = max(point.tokens for point in points)
+    law = density_fit.fit_law(points, reference_tokens=largest, floor=CHANCE, ceiling=1.0)
+    density_file.save_law(law, options.output, measured=chosen)
+
+
+if __name__ == "__main__":
+    main()
