@@ -1,0 +1,171 @@
+"""Which teacher makes the best student? Prune several to one size, distil, compare.
+
+The experiment of arXiv 2311.07052 at a small scale: every teacher is cut to the student's size by
+mask-gradient importance (heads, neurons, width), then taught by the teacher it was cut from, on the
+same tokens. Sizes count parameters without embeddings, since a small model is mostly vocabulary.
+Every finished run is one line of the work file; a run found there is not done again.
+
+    python scripts/pilot_capacity_gap.py --output recipes/capacity-gap-pilot.json
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from bitstack.metrics.distillation import distil
+from bitstack.metrics.gap_pilot import summarise, table
+from bitstack.metrics.structured_pruning import (
+    Importance,
+    Shape,
+    body_parameters,
+    measure_importance,
+    prune,
+    student_shape,
+)
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from bitstack import text
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+TEACHERS = [*(f"series/s{i}" for i in range(1, 5)), "classics-5m"]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    folders = [SHARED / "models" / name for name in TEACHERS]
+    parser.add_argument("--teachers", type=Path, nargs="+", default=folders)
+    parser.add_argument("--train", default=str(SHARED / "text/classics/train.txt.gz"))
+    parser.add_argument("--valid", default=str(SHARED / "text/classics/valid.txt.gz"))
+    sizes = [100_000, 200_000, 400_000, 800_000]
+    parser.add_argument("--students", type=int, nargs="+", default=sizes, help="body parameters")
+    parser.add_argument("--tokens", type=int, default=450_000, help="training tokens of one run")
+    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--passages", type=int, default=256, help="held-out windows")
+    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=55, help="CPU minutes, then stop")
+    work = Path(tempfile.gettempdir()) / "bitstack-capacity-gap-pilot.jsonl"
+    parser.add_argument("--work", type=Path, default=work, help="finished runs, one a line")
+    parser.add_argument("--output", type=Path, default=Path("capacity-gap-pilot.json"))
+    return parser.parse_args()
+
+
+class Bench:
+    """Teachers and texts, each loaded once; `run` is one experiment."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.teachers = {self.name(path): load(path) for path in options.teachers}
+        tokenizer = AutoTokenizer.from_pretrained(options.teachers[0])
+        train = text.token_ids(options.train, tokenizer).ids
+        self.blocks = train[: len(train) // options.window * options.window].view(
+            -1, options.window
+        )
+        valid = text.token_ids(options.valid, tokenizer).ids
+        self.valid = text.windows(valid, options.window, count=options.passages, seed=0)
+        self.importance: dict[str, Importance] = {}
+
+    def name(self, path: Path) -> str:
+        return "/".join(path.parts[-2:]) if path.parent.name == "series" else path.name
+
+    def pairs(self) -> Iterator[tuple[int, int, str]]:
+        """(seed, student size, teacher), all of one seed before the next."""
+        for seed in range(self.options.seeds):
+            for size in self.options.students:
+                for name, teacher in self.teachers.items():
+                    if body_parameters(teacher) >= size:
+                        yield seed, size, name
+
+    def run(self, seed: int, size: int, name: str) -> dict:
+        start, teacher = time.process_time(), self.teachers[name]
+        shape = student_shape(teacher, size)
+        student = prune(teacher, self.importance_of(name), shape)
+        before = losses(student, self.valid).mean().item()
+        answers = load(Path(teacher.name_or_path), torch.bfloat16)
+        distil(
+            student,
+            answers,
+            self.sample(seed),
+            learning_rate=self.options.learning_rate,
+            autocast=True,
+            seed=seed,
+        )
+        result = [round(loss, 4) for loss in losses(student, self.valid).tolist()]
+        seconds = round(time.process_time() - start, 1)
+        return self.key(seed, size, name) | self.sizes(teacher, student, shape) | {
+            "pruned_loss": round(before, 4), "losses": result, "cpu_seconds": seconds
+        }  # fmt: skip
+
+    def sample(self, seed: int) -> Tensor:
+        """The training blocks of a seed, the same for every teacher and student."""
+        order = torch.randperm(len(self.blocks), generator=torch.Generator().manual_seed(seed))
+        return self.blocks[order[: self.options.tokens // self.options.window]]
+
+    def importance_of(self, name: str) -> Importance:
+        if name not in self.importance:
+            texts = self.blocks[:: len(self.blocks) // 64]
+            self.importance[name] = measure_importance(self.teachers[name], texts)
+        return self.importance[name]
+
+    def key(self, seed: int, size: int, name: str) -> dict:
+        options = self.options
+        return {
+            "seed": seed, "student": size, "teacher": name, "tokens": options.tokens,
+            "window": options.window, "learning_rate": options.learning_rate,
+            "passages": options.passages,
+        }  # fmt: skip
+
+    def sizes(self, teacher: PreTrainedModel, student: PreTrainedModel, shape: Shape) -> dict:
+        return {
+            "teacher_parameters": body_parameters(teacher),
+            "student_parameters": body_parameters(student),
+            "student_total": student.num_parameters(),
+            "shape": vars(shape),
+        }
+
+
+def load(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+
+
+@torch.no_grad()
+def losses(model: PreTrainedModel, passages: Tensor) -> Tensor:
+    """Mean loss of each passage, nats per token: [count]."""
+    each = []
+    for ids in passages.split(16):
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        nll = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), ids[:, 1:], reduction="none"
+        )
+        each.append(nll.mean(1))
+    return torch.cat(each)
+
+
+def main() -> None:
+    options = arguments()
+    bench = Bench(options)
+    lines = options.work.read_text().splitlines() if options.work.exists() else []
+    done = [json.loads(line) for line in lines]
+    for seed, size, name in bench.pairs():
+        key = bench.key(seed, size, name)
+        if any(key.items() <= run.items() for run in done):
+            continue
+        if time.process_time() > 60 * options.minutes:
+            break
+        done.append(bench.run(seed, size, name))
+        with options.work.open("a") as file:
+            file.write(json.dumps(done[-1]) + os.linesep)
+    teachers = {n: losses(t, bench.valid).mean().item() for n, t in bench.teachers.items()}
+    summary = summarise(done, teachers)
+    options.output.write_text(json.dumps(summary, indent=1) + "\n")
+    options.output.with_suffix(".md").write_text(table(summary))
+
+
+if __name__ == "__main__":
+    main()
