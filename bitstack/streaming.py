@@ -138,7 +138,7 @@ def _replaced(
     """Each layer's `forward` is `stub(index)` within this context."""
     try:
         for index, layer in enumerate(layers):
-            layer.forward = stub(index)  # type: ignore[method-assign]
+            layer.forward = stub(index)
         yield
     finally:
         for layer in layers:
