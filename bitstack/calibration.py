@@ -61,6 +61,7 @@ class InputObserver:
 
     moments: dict[str, Moments] = field(default_factory=dict)
     _seen: dict[int, tuple[Tensor, Moments]] = field(default_factory=dict)
+    _batch: torch.Size | None = None  # samples, tokens
 
     def saw(self, matrix: Matrix, x: Tensor) -> None:
         # The tensor is kept until the batch ends, or its id could be another one's by then.
@@ -68,11 +69,20 @@ class InputObserver:
             self.moments.setdefault(matrix.name, self._seen[id(x)][1])
             return
         own = self.moments.setdefault(matrix.name, Moments.zero(matrix.columns, x.device))
-        own.add(x)
+        own.add(self._by_sample(x))
         self._seen[id(x)] = (x, own)
 
     def end_batch(self) -> None:
         self._seen.clear()
+        self._batch = None
+
+    def _by_sample(self, x: Tensor) -> Tensor:
+        """`x` [samples, tokens, n] again where the layer has flattened it on the way (OPT)."""
+        if x.ndim == 3:
+            self._batch = x.shape[:2]
+        elif self._batch and len(x) == self._batch.numel():
+            return x.unflatten(0, self._batch)
+        return x
 
     def gave(self, matrix: Matrix, y: Tensor) -> None:
         """Outputs are not observed."""
@@ -240,6 +250,7 @@ def _embedding_gradient(
     the regression of what arrives on the rows themselves.
     """
     weight = runner.source.model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
     total = torch.zeros(weight.shape[1], weight.shape[1], device=weight.device)
     for ids, arrived, gradient in zip(runner.windows, hidden, gradients, strict=True):
         rows = weight[ids.to(weight.device)].flatten(0, 1)

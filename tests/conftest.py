@@ -15,6 +15,9 @@ import pico
 
 SHARED = Path(__file__).parents[2] / "shared"
 
+# Pico matrices gain nothing from threads, and lose much where others use the cores too.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def pico_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
