@@ -4,6 +4,7 @@ No algorithm here. torch, transformers and pydantic are imported inside the comm
 `--help` answers at once; the options of `run` are the fields of the recipe.
 """
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -112,17 +113,11 @@ def run(
     from bitstack.recipe import load_recipe
 
     resolved = load_recipe(recipe, **recipe_fields(options))
-    _silence()
+    _silence(own=quiet)
     from bitstack.compress import compress
     from bitstack.container.manifest import read_manifest
     from bitstack.tables import container_lines
 
-    if resolved.calibration == "none" and not quiet:
-        typer.echo(
-            "warning: no calibration text, so all inputs count alike and more is lost; "
-            "give --calibration SOURCE",
-            err=True,
-        )
     folder = compress(model, output, recipe=resolved, progress=not quiet)
     if not quiet:
         typer.echo("\n".join(container_lines(folder, read_manifest(folder))))
@@ -237,10 +232,15 @@ def generate(
     )  # fmt: skip
 
 
-def _silence() -> None:
-    """Bars and warnings of the libraries below would stand between a command's own lines."""
+def _silence(*, own: bool = False) -> None:
+    """Bars and warnings of the libraries below would stand between a command's own lines.
+
+    With `own`, bitstack's warnings are not shown either.
+    """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+    if own:
+        logging.getLogger("bitstack").setLevel(logging.ERROR)
     from bitstack.opening import silence_transformers
 
     silence_transformers()

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bitstack.container.work import disk_errors
 from bitstack.matrices import find_layers
 from bitstack.source import Source
 
@@ -51,7 +53,7 @@ class LayerRunner:
     @contextmanager
     def outer(self) -> Iterator[None]:
         """The parts outside the layers are loaded within this context."""
-        self.source.load(self.outside, device=self.device)
+        self._load(self.outside)
         try:
             yield
         finally:
@@ -60,11 +62,16 @@ class LayerRunner:
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
         """Decoder layer `index` is loaded within this context."""
-        self.source.load(self.inside[index], device=self.device)
+        self._load(self.inside[index])
         try:
             yield self.layers[index]
         finally:
             self.source.release(self.inside[index])
+
+    def _load(self, names: list[str]) -> None:
+        self.source.load(names, device=self.device)
+        for name in names:
+            self.source.check(name)  # before anything is computed from a broken weight
 
     def embed(self) -> list[Tensor]:
         """The hidden states that enter layer 0, one [b, length, width] tensor a batch."""
@@ -151,13 +158,16 @@ class Spill:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors(folder / "spill"):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, key: str, tensors: list[Tensor]) -> None:
-        torch.save(tensors, self.folder / key)
+        path = self.folder / key
+        with disk_errors(path):
+            save_file({str(i): t.detach().contiguous() for i, t in enumerate(tensors)}, path)
 
     def take(self, key: str) -> list[Tensor]:
         path = self.folder / key
-        tensors = torch.load(path, weights_only=True)
+        tensors = load_file(path)
         path.unlink()
-        return tensors
+        return [tensors[str(i)] for i in range(len(tensors))]

@@ -26,7 +26,8 @@ class Journal:
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.path = folder / FOLDER
         self.fingerprint = fingerprint
-        self.path.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         self.notes: dict[str, dict[str, Any]] = {}
         self._where: dict[str, Path] = {}
         for file in sorted(self.path.glob("*.safetensors")):
@@ -81,8 +82,9 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink()
         raise UserError(
-            f"{path.parent}: cannot write ({str(error).splitlines()[0]}); free disk space or choose "
-            "another --output"
+            f"{path.parent}: cannot write ({str(error).splitlines()[0]}); free disk space or "
+            "choose another --output"
         ) from None
