@@ -16,9 +16,9 @@ class PackedLinear(Stack):
     """In place of a Linear or a GPT-2 Conv1D; `bias` is taken over from it."""
 
     def __init__(self, spec: StackSpec, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
-        super().__init__(spec)
+        super().__init__(spec, dtype)
         self.in_features, self.out_features = spec.columns, spec.rows
-        self.bias, self.dtype = bias, dtype
+        self.bias = bias
 
     @property
     def weight(self) -> Tensor:
@@ -36,9 +36,9 @@ class PackedEmbedding(Stack):
     """
 
     def __init__(self, spec: StackSpec, original: nn.Embedding, dtype: torch.dtype) -> None:
-        super().__init__(spec)
+        super().__init__(spec, dtype)
         self.num_embeddings, self.embedding_dim = spec.rows, spec.columns
-        self.padding_idx, self.dtype = original.padding_idx, dtype
+        self.padding_idx = original.padding_idx
         self.plain = type(original) is nn.Embedding
         self.original = None if self.plain else original
 
@@ -77,14 +77,14 @@ class PackedExperts(nn.ModuleList):
     The experts' own eager forward indexes its parameter expert by expert, whatever it is called.
     """
 
-    def __init__(self, stacks: list[Stack], transposed: bool, dtype: torch.dtype) -> None:
+    def __init__(self, stacks: list[Stack], transposed: bool) -> None:
         super().__init__(stacks)
-        self.transposed, self.dtype = transposed, dtype
+        self.transposed = transposed
 
     def __getitem__(self, index: int | Tensor) -> Tensor:  # type: ignore[override]
         stack = self._modules[str(int(index))]
         assert isinstance(stack, Stack)
-        value = stack.dequantize().to(self.dtype)
+        value = stack.dequantize().to(stack.dtype)
         return value.T if self.transposed else value
 
     @property

@@ -5,6 +5,7 @@ Works on a skeleton: nothing is read here, every stack starts at level 0.
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from bitstack.blocks import StackSpec
 from bitstack.matrices import Matrix
@@ -62,8 +63,8 @@ def _pack_experts(
     dtype = getattr(module, key).dtype
     transposed = members[0][0].transposed
     del module._parameters[key]
-    setattr(module, key, PackedExperts([Stack(spec) for _, spec in members], transposed, dtype))
-    if hasattr(model, "set_experts_implementation"):
+    setattr(module, key, PackedExperts([Stack(spec, dtype) for _, spec in members], transposed))
+    if isinstance(model, PreTrainedModel):
         model.set_experts_implementation("eager")  # the forward that takes one expert at a time
 
 

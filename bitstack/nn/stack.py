@@ -1,10 +1,11 @@
-"""The loaded blocks of one matrix as a module: buffers only, so stored dtypes survive any cast.
+"""The loaded blocks of one matrix as a module: buffers only, whose stored dtypes survive any cast.
 
 A stack knows its level and multiplies with it; where its tensors come from is `load`'s business,
 and how the product is computed the kernels'.
 """
 
 from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,14 @@ Read = Callable[[str], Tensor]  # name within the stack -> tensor
 
 
 class Stack(nn.Module):
-    """A rows x columns matrix at one level. `level` 0 holds nothing and cannot be used."""
+    """A rows x columns matrix at one level. `level` 0 holds nothing and cannot be used.
 
-    def __init__(self, spec: StackSpec) -> None:
+    `dtype` is that of the matrix it stands for, and follows the casts of the model.
+    """
+
+    def __init__(self, spec: StackSpec, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.spec, self.level = spec, 0
+        self.spec, self.level, self.dtype = spec, 0, dtype
 
     def set_level(self, level: int, read: Read, device: torch.device | str = "cpu") -> None:
         """Go to `level`: read the tensors it lacks, drop those it does not need.
@@ -34,6 +38,26 @@ class Stack(nn.Module):
         for name in set(self._buffers) - needed:
             del self._buffers[name]
         self.level = level
+
+    def empty(self) -> None:
+        """Give up every tensor; the stack is at level 0 again."""
+        self._buffers.clear()
+        self.level = 0
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.buffers())).device
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move with the model, but keep blocks and scales as they are stored when it is cast."""
+        stored: dict[str, Any] = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, tensor in stored.items():
+            moved = self._buffers[name]
+            if moved is not None and moved.dtype != tensor.dtype:
+                self._buffers[name] = tensor.to(moved.device)
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return self
 
     def dequantize(self) -> Tensor:
         """The matrix, fp32 [rows, columns]."""
