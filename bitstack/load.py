@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 
 from bitstack.budget import Budget, parse_budget
-from bitstack.container.manifest import Manifest, read_manifest
+from bitstack.container.manifest import DenseEntry, Manifest, StackEntry, read_manifest
 from bitstack.container.shards import ShardReader
 from bitstack.errors import UserError
 from bitstack.nn import pack_model, resident_bytes, stacks
@@ -64,7 +64,12 @@ def load(
     manifest = read_manifest(folder)
     levels = choose_levels(manifest, budget, level)
     reader = ShardReader(folder)
-    model = assemble(folder, manifest, reader, levels, device=device)
+    reader.require(manifest.tensors(levels), manifest.shards)
+    config = AutoConfig.from_pretrained(folder)
+    dtype = getattr(torch, manifest.dtype)
+    model = assemble(config, dtype, manifest.stacks, manifest.dense, reader, levels, device=device)
+    if model.can_generate() and (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     reader.close()
     model.bitstack = Resident(folder, manifest, model, levels)
     return model
@@ -95,27 +100,26 @@ def budget_bytes(manifest: Manifest, budget: str | int | Budget) -> int:
 
 
 def assemble(
-    folder: Path,
-    manifest: Manifest,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    entries: Sequence[StackEntry],
+    dense: Sequence[DenseEntry],
     reader: Reader,
     levels: Sequence[int],
     *,
     device: str | torch.device = "cpu",
 ) -> Any:
-    """The model of `folder`'s config with every stack at its level and everything dense filled."""
-    config = AutoConfig.from_pretrained(folder)
-    model: Any = skeleton(config, getattr(torch, manifest.dtype))
-    pack_model(model, [e.matrix for e in manifest.stacks], [e.spec for e in manifest.stacks])
-    for entry in manifest.dense:
+    """The model of `config` with every stack at its level and everything dense filled."""
+    model: Any = skeleton(config, dtype)
+    pack_model(model, [e.matrix for e in entries], [e.spec for e in entries])
+    for entry in dense:
         if entry.persistent:
             _fill(model, entry.name, reader.get(entry.name))
     tie(model)
     model.to(device)
     found = stacks(model)
-    for stack, level in zip(manifest.stacks, levels, strict=True):
+    for stack, level in zip(entries, levels, strict=True):
         set_level(found[stack.name], stack.name, level, reader, device)
-    if model.can_generate() and (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()
 
 

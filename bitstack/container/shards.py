@@ -6,7 +6,7 @@ names them, so any prefix of the shards that holds the floor is a valid smaller 
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -50,7 +50,7 @@ def write_shards(folder: Path, journal: Journal, names: list[str], total: int) -
         parts.append(part)
         where.append(list(tensors))
     entries = []
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, part in enumerate(parts):
         file = f"model.bitstack-{i + 1:05d}-of-{len(parts):05d}.safetensors"
         part.rename(folder / file)
@@ -71,28 +71,47 @@ class ShardReader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self._where: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
-        except (OSError, ValueError, KeyError):
+            self._where: dict[str, str] = dict(
+                json.loads((folder / INDEX).read_text())["weight_map"]
+            )
+        except (OSError, ValueError, KeyError, TypeError):
             raise UserError(
                 f"{folder / INDEX}: missing or damaged; copy the container again or compress the "
                 "model again"
             ) from None
-        self._files: dict[str, safe_open] = {}
+        self._files: dict[Path, safe_open] = {}
+
+    def require(self, names: Iterable[str], shards: Sequence[ShardEntry]) -> None:
+        """UserError for the first of `shards` that holds one of `names` and is not whole.
+
+        The shards after the last that is needed may be missing: a prefix is a smaller model.
+        """
+        needed = {self._where.get(name) for name in names}
+        for shard in shards:
+            path = self.folder / shard.file
+            size = path.stat().st_size if path.is_file() else None
+            if shard.file in needed and size != shard.bytes:
+                found = "missing" if size is None else f"{size} bytes"
+                raise UserError(
+                    f"{path}: {found}, but {shard.bytes} bytes are needed for this budget; copy "
+                    "the file again, or give a smaller budget if it was left out on purpose"
+                )
 
     def get(self, name: str) -> Tensor:
         """One tensor. UserError where the file is gone, damaged or lacks it."""
         file = self._where.get(name)
         if file is None:
             raise UserError(f"{self.folder}: no tensor {name}; compress the model again")
+        path = self.folder / file
         try:
-            if file not in self._files:
-                self._files[file] = safe_open(self.folder / file, framework="pt")
+            if path not in self._files:
+                self._files[path] = safe_open(path, framework="pt")
             # A copy: a view would keep the whole file mapped and its pages resident.
-            return self._files[file].get_tensor(name).clone()
+            return self._files[path].get_tensor(name).clone()
         except (OSError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"{self.folder / file}: cannot be read ({reason}); copy the container again"
+                f"{path}: cannot be read ({reason}); copy the container again"
             ) from None
 
     def close(self) -> None:
@@ -119,8 +138,10 @@ def _sha256(path: Path) -> str:
 
 
 def verify(folder: Path, shards: list[ShardEntry]) -> None:
-    """UserError for the first shard whose SHA-256 is not the manifest's."""
+    """UserError for the first shard that is missing or whose SHA-256 is not the manifest's."""
     for shard in shards:
+        if not (folder / shard.file).is_file():
+            raise UserError(f"{folder / shard.file}: missing; copy the container again")
         if _sha256(folder / shard.file) != shard.sha256:
             raise UserError(
                 f"{folder / shard.file}: its SHA-256 is not the one in bitstack.json; copy the "
