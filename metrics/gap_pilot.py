@@ -74,8 +74,7 @@ def _group(tokens: int, size: int, runs: list[Row]) -> Row:
         "tokens": tokens,
         "best": best,
         # Inside only where both ends are worse beyond doubt.
-        "interior": len(rows) > 2
-        and all(one is not None and one["low"] > 0 for one in behind),
+        "interior": len(rows) > 2 and all(one is not None and one["low"] > 0 for one in behind),
         "teachers": rows,
     }
 

@@ -87,7 +87,7 @@ class Bench:
         shape = student_shape(teacher, size)
         student = prune(teacher, self.importance_of(name), shape)
         before = losses(student, self.valid).mean().item()
-        answers = load(Path(teacher.name_or_path), torch.bfloat16)
+        answers = load(Path(str(teacher.name_or_path)), torch.bfloat16)
         distil(
             student,
             answers,

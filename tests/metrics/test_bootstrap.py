@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from bitstack.metrics.bootstrap import bootstrap, mean_interval, percentiles
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitstack.errors import UserError
@@ -26,6 +26,7 @@ def test_documents_are_drawn_whole() -> None:
     assert interval.high - interval.low > 0.4
 
 
+@settings(deadline=None)
 @given(st.lists(FLOATS, min_size=2, max_size=30), st.integers(0, 5))
 def test_an_interval_lies_within_the_values_and_repeats(values: list[float], seed: int) -> None:
     first, again = mean_interval(values, seed=seed), mean_interval(values, seed=seed)

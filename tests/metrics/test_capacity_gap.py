@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pico
 import pytest
@@ -139,3 +140,26 @@ def test_a_model_of_infinities_is_refused(
         broken.get_output_embeddings().weight.fill_(math.nan)
     with pytest.raises(UserError, match="not finite"):
         capacity_gap(models[0], broken, pico.tokenizer(), DOCUMENTS)
+
+
+class Banned(torch.nn.Module):
+    """A model that never says some tokens."""
+
+    def __init__(self, model: PreTrainedModel, tokens: list[int]) -> None:
+        super().__init__()
+        self.model, self.tokens, self.config = model, tokens, model.config
+
+    def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
+        logits = self.model(input_ids).logits.clone()
+        logits[..., self.tokens] = -math.inf
+        return SimpleNamespace(logits=logits)
+
+
+def test_impossible_tokens(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
+    used = set(pico.tokenizer()(pico.TEXT)["input_ids"])
+    never = [token for token in range(pico.VOCABULARY) if token not in used]
+    teacher, student = (Banned(model, never) for model in models)
+    found = capacity_gap(teacher, student, pico.tokenizer(), [pico.TEXT])  # type: ignore[arg-type]
+    assert 0 < found.whole.kl < 20  # both rule them out: no NaN, no difference
+    with pytest.raises(UserError, match="not finite"):  # the teacher expects what cannot be
+        capacity_gap(models[0], student, pico.tokenizer(), [pico.TEXT])  # type: ignore[arg-type]

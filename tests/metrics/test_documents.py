@@ -1,7 +1,7 @@
 import pico
 import pytest
 from bitstack.metrics.documents import encode, passages, start_token, unknown_tokens
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from bitstack.errors import UserError
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80), st.integers(4, 20))
 def test_passages_are_the_text_in_short_pieces(text: str, size: int) -> None:
     pieces = list(passages(text, size))
@@ -23,6 +24,7 @@ def test_a_passage_holds_any_character() -> None:
         list(passages("text", 3))
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=30), max_size=5))
 def test_encoding_many_is_encoding_each(texts: list[str]) -> None:
     tokenizer = pico.tokenizer()

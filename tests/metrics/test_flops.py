@@ -8,7 +8,7 @@ import pytest
 import torch
 from bitstack.metrics.attention_cost import AttentionCost, attention_layers
 from bitstack.metrics.flops import module_bytes, published_flops, token_cost
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -164,6 +164,7 @@ def test_a_published_block_multiplies_once_for_every_rank() -> None:
         assert token_cost(model).linear_flops - before == 2 * 24 * 16 * 5 * level
 
 
+@settings(deadline=None)
 @given(
     window=st.integers(1, 9),
     chunk=st.booleans(),
