@@ -40,6 +40,16 @@ class Recipe(BaseModel):
         min_length=1,
         description="Identity added to the second moment at level 1, 2, …; the last repeats.",
     )
+    together: list[int] = Field(
+        [2, 2], description="codes: planes chosen at once, group by group; then one by one."
+    )
+    sweeps: int = Field(2, ge=0, le=20, description="codes: bit searches a round; 0: no search.")
+    passes: int = Field(
+        4, ge=0, le=100, description="codes: times the whole codes are chosen again for all levels."
+    )
+    preference: list[float] = Field(
+        [1.0], min_length=1, description="codes: weight of level 1, 2, … there; the last repeats."
+    )
     rounds: int = Field(2, ge=1, le=20, description="Rounds of choosing bits and refitting scales.")
     rank: int = Field(16, ge=1, description="signs: singular vectors of every block.")
     scaling: bool = Field(True, description="signs: scale columns by calibration norms.")
@@ -52,6 +62,10 @@ class Recipe(BaseModel):
         ge=1,
         description="Windows each perplexity that corrects or makes the order is measured on.",
     )
+    tune_steps: int = Field(
+        150, ge=0, description="codes: steps of tuning the scales against the original; 0: none."
+    )
+    tune_rate: float = Field(1e-3, gt=0, le=0.1, description="codes: Adam's rate in tuning.")
     seed: int = Field(0, ge=0, description="Seed of everything random.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to decompose.")
 

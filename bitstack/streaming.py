@@ -166,8 +166,10 @@ class Spill:
         with disk_errors(path):
             save_file({str(i): t.detach().contiguous() for i, t in enumerate(tensors)}, path)
 
+    def peek(self, key: str) -> list[Tensor]:
+        return torch.load(self.folder / key, weights_only=True)
+
     def take(self, key: str) -> list[Tensor]:
-        path = self.folder / key
-        tensors = load_file(path)
-        path.unlink()
-        return [tensors[str(i)] for i in range(len(tensors))]
+        tensors = self.peek(key)
+        (self.folder / key).unlink()
+        return tensors

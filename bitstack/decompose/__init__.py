@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from bitstack.decompose.nested import decompose_codes
+from bitstack.decompose.nested import Plan, decompose_codes
 from bitstack.decompose.published import decompose_signs
 from bitstack.decompose.result import Decomposed
 from bitstack.decompose.scaling import fold_scales, scaled_moment
@@ -28,12 +28,14 @@ def decompose(
             seed=recipe.seed,
             moment=moment,
         )
-    return decompose_codes(
-        weight,
+    plan = Plan(
         blocks=recipe.blocks,
-        damping=recipe.damping,
+        together=tuple(recipe.together),
+        damping=tuple(recipe.damping),
         rounds=recipe.rounds,
+        sweeps=recipe.sweeps,
+        passes=recipe.passes,
+        preference=tuple(recipe.preference),
         seed=recipe.seed,
-        moment=moment,
-        rows=rows,
     )
+    return decompose_codes(weight, plan, moment=moment, rows=rows)

@@ -1,8 +1,11 @@
-"""Nested codes: level by level, one more plane, then all scales of the level refitted.
+"""Nested codes: one set of codes whose low planes serve every level, each with its own scales.
 
-Planes of earlier levels never change; every level stores its own u, v and T as fp16 and the next
-one is built on what was stored.
+Planes are added in groups: split, search the group's bits for its last level, refit. When the first
+groups are done their whole codes are chosen again with the errors of all their levels. Every
+level's scales are stored as fp16 and later planes are built on what was stored.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,36 +15,97 @@ from bitstack.decompose.level import Level, first_scales
 from bitstack.decompose.problem import Problem, make_problem
 from bitstack.decompose.refit import refit
 from bitstack.decompose.result import Decomposed
+from bitstack.decompose.search import descend
 from bitstack.decompose.split import split
 from bitstack.kernels import packing
 
 
-def decompose_codes(
-    weight: Tensor,
-    *,
-    blocks: int,
-    damping: list[float],
-    rounds: int = 2,
-    seed: int = 0,
-    moment: Tensor | None = None,
-    rows: Tensor | None = None,
-) -> Decomposed:
-    """Decompose `weight` [m, n] into `blocks` planes under E[x xᵀ] [n, n] and row weights [m].
+@dataclass(frozen=True)
+class Plan:
+    """How the planes are chosen.
 
-    `damping` is what is added to the diagonal of the moment at level 1, 2, …; the last repeats.
+    `together`: planes added at once, group by group; after them one by one. `damping`: added to
+    the mean diagonal of the moment at level 1, 2, …, the last repeats. `rounds` of `sweeps` of
+    bit search and a refit for each group, then `passes` over the whole codes of all groups, with
+    `preference` for each of their levels (relative weight of its relative error).
     """
+
+    blocks: int
+    together: tuple[int, ...] = (2, 2)
+    damping: tuple[float, ...] = (0.3, 0.1, 0.03, 0.01)
+    rounds: int = 2
+    sweeps: int = 2
+    passes: int = 4
+    preference: tuple[float, ...] = (1.0,)
+    seed: int = 0
+
+    def damping_at(self, level: int) -> float:
+        return self.damping[min(level, len(self.damping)) - 1]
+
+    def groups(self) -> list[int]:
+        """Sizes of the groups, the last ones single planes: they add up to `blocks`."""
+        sizes: list[int] = []
+        for size in (*self.together, *[1] * self.blocks):
+            sizes.append(min(size, self.blocks - sum(sizes)))
+        return [size for size in sizes if size]
+
+
+def decompose_codes(
+    weight: Tensor, plan: Plan, *, moment: Tensor | None = None, rows: Tensor | None = None
+) -> Decomposed:
+    """Decompose `weight` [m, n] into planes under E[x xᵀ] [n, n] and row weights [m]."""
     problem = make_problem(weight, moment, rows)
+    u, v = first_scales(problem, seed=plan.seed)
+    code = torch.zeros_like(problem.x, dtype=torch.uint8)
+    levels = [Level(code, u, v, torch.zeros(1, device=u.device), 0)]
+    joint = min(sum(plan.together), plan.blocks)
+    for size in plan.groups():
+        levels += _group(problem, plan, levels[-1], size)
+        if levels[-1].planes == joint and plan.sweeps:
+            levels[1:] = _whole_codes(problem, plan, levels[1:])
+        levels[1:] = [level.stored(problem) for level in levels[1:]]
+    return pack_levels(problem, levels[1:])
+
+
+def _group(problem: Problem, plan: Plan, below: Level, size: int) -> list[Level]:
+    """`size` more levels on `below`; bits searched for the last of them."""
     levels = []
-    u, v = first_scales(problem, seed=seed)
-    level = Level(torch.zeros_like(problem.x, dtype=torch.uint8), u, v, torch.zeros(1), 0)
-    for j in range(blocks):
-        felt = problem.damped(damping[min(j, len(damping) - 1)])
-        level = split(problem, level)
-        for _ in range(rounds):
-            level = refit(problem, level, felt)
-        level = level.stored(problem)
-        levels.append(level)
-    return pack_levels(problem, levels)
+    for _ in range(size):
+        level = split(problem, levels[-1] if levels else below)
+        levels.append(_settled(problem, plan, level))
+    felt = problem.damped(plan.damping_at(levels[-1].planes))
+    for _ in range(plan.rounds if plan.sweeps else 0):
+        for _ in range(plan.sweeps):
+            levels = descend(
+                problem, levels, [felt] * size, [0.0] * (size - 1) + [1.0], below.planes
+            )
+        levels[-1] = refit(problem, levels[-1], felt)
+    return [_settled(problem, plan, level) for level in levels]
+
+
+def _whole_codes(problem: Problem, plan: Plan, levels: list[Level]) -> list[Level]:
+    """All bits chosen again: the sum over levels of preference · error / present error falls."""
+    felt = [problem.damped(plan.damping_at(level.planes)) for level in levels]
+    liked = [plan.preference[min(i, len(plan.preference) - 1)] for i in range(len(levels))]
+    for _ in range(plan.passes):
+        errors = [_error(problem, level) for level in levels]
+        weights = [like / error for like, error in zip(liked, errors, strict=True)]
+        levels = descend(problem, levels, felt, weights)
+        levels = [refit(problem, level, h) for level, h in zip(levels, felt, strict=True)]
+    return levels
+
+
+def _settled(problem: Problem, plan: Plan, level: Level) -> Level:
+    """All scales of the level refitted for the codes it has."""
+    felt = problem.damped(plan.damping_at(level.planes))
+    for _ in range(plan.rounds):
+        level = refit(problem, level, felt)
+    return level
+
+
+def _error(problem: Problem, level: Level) -> float:
+    errors = problem.row_errors(level.values()) * problem.rows
+    return float(errors.sum()) + 1e-12 * float(problem.x.square().sum()) + 1e-30
 
 
 def pack_levels(problem: Problem, levels: list[Level]) -> Decomposed:
