@@ -14,16 +14,23 @@ ENCODED_AT_ONCE = 256
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, documents: Iterable[str], *, special: bool = True
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Iterable[str],
+    *,
+    special: bool = True,
+    max_length: int | None = None,
 ) -> list[list[int]]:
     """Token ids of each document, with the tokenizer's own special tokens unless `special` is
-    False. Never truncated."""
+    False; cut by the tokenizer at `max_length` tokens, special ones included, if it is given."""
+    options: dict[str, Any] = {"add_special_tokens": special, "verbose": False}
+    if max_length is not None:
+        options |= {"truncation": True, "max_length": max_length}
     texts = list(documents)
     found: list[list[int]] = []
     for first in range(0, len(texts), ENCODED_AT_ONCE):
         some = texts[first : first + ENCODED_AT_ONCE]
         # Long texts are wanted, so the tokenizer's warning about them is not.
-        coded: Any = tokenizer(some, add_special_tokens=special, verbose=False)
+        coded: Any = tokenizer(some, **options)
         found += coded["input_ids"]
     return found
 

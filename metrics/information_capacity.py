@@ -3,21 +3,21 @@
 Two variants. `faithful` is the published measure, figure for figure (arXiv 2511.08066 and its
 code): it reads another stretch of text for every tokenizer, and subtracts a hand-set bias. `bytes`
 gives every model the same bytes, has no bias, and divides by a measured cost: FLOPs, bytes moved or
-time, all per byte of text. Both carry a bootstrap interval over documents. Reading files and
-measuring time is left to others.
+time, all per byte of text. Both carry a bootstrap interval over documents. Reading files, measuring
+time and predicting other sizes is left to others.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from bitstack.metrics.bootstrap import LEVEL, Interval, bootstrap
+from bitstack.metrics.bootstrap import Interval, bootstrap
 from bitstack.metrics.documents import encode, passages, start_token, unknown_tokens
 from bitstack.metrics.flops import published_flops, token_cost
 from bitstack.metrics.sequence_loss import positions, sequence_losses
 from numpy.typing import NDArray
-from scipy import stats
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
@@ -53,13 +53,20 @@ class InformationCapacity:
     unknown_tokens: int
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """NLL (bits, per token or byte as its sources) expected of another size of a series."""
-
-    nll: float
-    interval: Interval | None
-    sources: int
+def information_capacity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Iterable[str],
+    *,
+    variant: str = "faithful",
+    **options: Any,
+) -> InformationCapacity:
+    """`faithful` or `by_bytes`, by the name of the variant, "faithful" or "bytes"; `options` are
+    those of that function. Raises UserError for another variant."""
+    if variant not in ("faithful", "bytes"):
+        raise UserError(f"variant {variant!r} is neither 'faithful' nor 'bytes'")
+    measure = faithful if variant == "faithful" else by_bytes
+    return measure(model, tokenizer, documents, **options)
 
 
 def faithful(
@@ -67,19 +74,24 @@ def faithful(
     tokenizer: PreTrainedTokenizerBase,
     documents: Iterable[str],
     *,
-    max_length: int = MAX_LENGTH,
+    max_length: int | None = None,
     bias: float = BIAS,
     seed: int = 0,
 ) -> InformationCapacity:
     """`(TS − NLL + bias) / log2(FLOPs)` per token, as the published code computes it.
 
-    Each document is cut at `max_length` tokens. TS: mean over documents of the bits of
-    decode(ids[1:]) per token, rounded to 2 decimals. NLL: mean over all tokens but the first of
-    each document, logits cut to the tokenizer's length. Documents of fewer than 2 tokens have no
-    TS and are counted as skipped. Raises UserError if none is left, or FLOPs are not defined.
+    Each document is cut at `max_length` tokens (None: 1024, or the model's positions if fewer).
+    TS: mean over documents of the bits of decode(ids[1:]) per token, rounded to 2 decimals. NLL:
+    mean over all tokens but the first of each document, logits cut to the tokenizer's length.
+    Documents of fewer than 2 tokens have no TS and are counted as skipped. Raises UserError if
+    none is left, or FLOPs are not defined.
     """
+    if max_length is None:
+        max_length = min(MAX_LENGTH, positions(model) or MAX_LENGTH)
+    if max_length < 2:
+        raise UserError(f"maximum length is {max_length} tokens; it must be at least 2")
     flops = published_flops(model.config, max_length)
-    cut = [ids[:max_length] for ids in encode(tokenizer, documents)]
+    cut = encode(tokenizer, documents, max_length=max_length)
     used = [ids for ids in cut if len(ids) > 1]
     _require(used, sum(map(len, cut)), "2 tokens in one document")
     losses = sequence_losses(model, used, vocabulary=len(tokenizer), progress=True)
@@ -165,44 +177,6 @@ def by_bytes(
         scored_tokens=int(losses.tokens.sum()),
         unknown_tokens=unknown_tokens(tokenizer, ids),
     )
-
-
-def predict_nll(series: Sequence[InformationCapacity], cost: float) -> Prediction:
-    """NLL of another size of a series, whose information capacity is taken to be constant.
-
-    `NLL = TS + bias − IC·log2(cost)` (arXiv 2511.08066, section 4) with the mean IC of `series`;
-    `cost` in the unit of theirs. The interval is a prediction interval over the sizes (Student's
-    t), or with one size alone the interval of that size. Raises UserError if the measurements
-    differ in variant, bias, text size or denominator, or cost is 1 or less.
-    """
-    if len({_terms(one) for one in series}) != 1:
-        raise UserError(
-            f"series of {len(series)} measurements: at least one is needed, and all must share "
-            "variant, bias, denominator and text size (that is, text and tokenizer)"
-        )
-    if cost <= 1:
-        raise UserError(f"cost is {cost}; it must exceed 1, or its logarithm means nothing")
-    top, scale = series[0].text_size + series[0].bias, math.log2(cost)
-    values = np.array([one.information_capacity for one in series])
-    return Prediction(
-        top - float(values.mean()) * scale, _nll_interval(series, values, top, scale), len(series)
-    )
-
-
-def _nll_interval(
-    series: Sequence[InformationCapacity], values: NDArray[np.float64], top: float, scale: float
-) -> Interval | None:
-    n, own = len(values), series[0].interval
-    if n == 1:
-        return own and Interval(top - own.high * scale, top - own.low * scale, own.level)
-    spread = float(values.std(ddof=1)) * math.sqrt(1 + 1 / n) * scale
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * spread
-    centre = top - float(values.mean()) * scale
-    return Interval(centre - half, centre + half)
-
-
-def _terms(one: InformationCapacity) -> tuple[str, float, str, float]:
-    return one.variant, one.bias, one.denominator, one.text_size
 
 
 def _windows(

@@ -31,6 +31,14 @@ def test_encoding_many_is_encoding_each(texts: list[str]) -> None:
     assert encode(tokenizer, texts) == [tokenizer(text)["input_ids"] for text in texts]
 
 
+@settings(deadline=None)
+@given(st.text(max_size=60), st.integers(1, 20))
+def test_encoding_is_cut_at_the_length(text: str, length: int) -> None:
+    tokenizer = pico.tokenizer()
+    assert encode(tokenizer, [text], max_length=length)[0] == tokenizer(text)["input_ids"][:length]
+    assert encode(tokenizer, [text])[0] == tokenizer(text)["input_ids"]  # no setting is left behind
+
+
 def words(**special: str) -> PreTrainedTokenizerFast:
     backend = Tokenizer(WordLevel({"<unk>": 0, "a": 1, "<e>": 2}, unk_token="<unk>"))
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **special)

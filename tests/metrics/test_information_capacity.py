@@ -9,14 +9,8 @@ import numpy as np
 import pico
 import pytest
 import torch
-from bitstack.metrics.bootstrap import Interval
 from bitstack.metrics.flops import token_cost
-from bitstack.metrics.information_capacity import (
-    InformationCapacity,
-    by_bytes,
-    faithful,
-    predict_nll,
-)
+from bitstack.metrics.information_capacity import by_bytes, faithful, information_capacity
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bitstack.errors import UserError
@@ -34,7 +28,7 @@ def published(model: PreTrainedModel, texts: list[str], length: int, bias: float
     tokenizer, config = pico.tokenizer(), model.config
     sizes, entropies = [], []
     for text in texts:
-        ids = tokenizer.encode(text)[:length]
+        ids = tokenizer.encode(text, truncation=True, max_length=length)
         sizes.append(8 * len(tokenizer.decode(ids[1:]).encode()) / (len(ids) - 1))
         padded = torch.tensor([ids + [0] * (length - len(ids))])
         with torch.no_grad():
@@ -66,6 +60,16 @@ def test_json_has_the_promised_keys(model: PreTrainedModel) -> None:
     data = json.loads(json.dumps(dataclasses.asdict(found), allow_nan=False))
     promised = {"text_size", "nll", "flops_per_token", "information_capacity", "interval"}
     assert promised <= set(data)
+
+
+def test_the_length_fits_the_model(model: PreTrainedModel) -> None:
+    found = faithful(model, pico.tokenizer(), DOCUMENTS)
+    assert found.max_length == pico.POSITIONS
+    assert found == faithful(model, pico.tokenizer(), DOCUMENTS, max_length=pico.POSITIONS)
+    with pytest.raises(UserError, match="longer than the 128 positions"):
+        faithful(model, pico.tokenizer(), DOCUMENTS, max_length=1024)
+    with pytest.raises(UserError, match="maximum length is 1"):
+        faithful(model, pico.tokenizer(), DOCUMENTS, max_length=1)
 
 
 def test_short_documents_are_skipped_and_counted(model: PreTrainedModel) -> None:
@@ -123,41 +127,13 @@ def test_bad_requests(model: PreTrainedModel) -> None:
         by_bytes(model, pico.tokenizer(), [""])
 
 
-def measured(capacity: float, **changes: object) -> InformationCapacity:
-    one = InformationCapacity(
-        variant="faithful",
-        text_size=32.0,
-        nll=3.0,
-        bias=-27.0,
-        denominator="flops",
-        cost=1e9,
-        flops_per_token=1e9,
-        information_capacity=capacity,
-        interval=Interval(capacity - 0.01, capacity + 0.01),
-        max_length=1024,
-        documents=9,
-        skipped_documents=0,
-        scored_tokens=1000,
-        unknown_tokens=0,
-    )
-    return dataclasses.replace(one, **changes)  # type: ignore[arg-type]
-
-
-def test_another_size_of_a_series() -> None:
-    # Llama-3 3B to 8B: IC .1765 read off the published figure; NLL = TS + bias − IC log2 F.
-    one = predict_nll([measured(0.1765)], 1.527e10)
-    assert one.nll == pytest.approx(5 - 0.1765 * math.log2(1.527e10))
-    assert one.interval is not None
-    assert one.interval.high - one.interval.low == pytest.approx(0.02 * math.log2(1.527e10))
-    three = predict_nll([measured(c) for c in (0.1751, 0.1765, 0.1778)], 1.527e10)
-    assert three.interval is not None
-    assert three.interval.low < one.nll < three.interval.high
-    with pytest.raises(UserError, match="must share"):
-        predict_nll([measured(0.2), measured(0.2, bias=-24.0)], 1e9)
-    with pytest.raises(UserError, match="must share"):
-        predict_nll([], 1e9)
-    with pytest.raises(UserError, match="must exceed 1"):
-        predict_nll([measured(0.2)], 1.0)
+def test_variants_by_name(model: PreTrainedModel) -> None:
+    for variant, function in (("faithful", faithful), ("bytes", by_bytes)):
+        found = information_capacity(model, pico.tokenizer(), DOCUMENTS, variant=variant, seed=3)
+        assert found == function(model, pico.tokenizer(), DOCUMENTS, seed=3)
+        assert found.variant == variant
+    with pytest.raises(UserError, match="neither 'faithful' nor 'bytes'"):
+        information_capacity(model, pico.tokenizer(), DOCUMENTS, variant="best")
 
 
 def test_a_trained_model_beats_an_untrained_one(shared: Path) -> None:
