@@ -167,7 +167,8 @@ class Spill:
             save_file({str(i): t.detach().contiguous() for i, t in enumerate(tensors)}, path)
 
     def peek(self, key: str) -> list[Tensor]:
-        return torch.load(self.folder / key, weights_only=True)
+        tensors = load_file(self.folder / key)
+        return [tensors[str(i)] for i in range(len(tensors))]
 
     def take(self, key: str) -> list[Tensor]:
         tensors = self.peek(key)

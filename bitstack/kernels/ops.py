@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from bitstack.errors import UserError
 from bitstack.kernels import dispatch, native, reference
 
-_MATMUL_FROM = 16  # tokens from which a panel of unpacked rows and torch's matmul are faster
-_PANEL = 1 << 22  # weights of a panel: 8 MiB of bf16, which stays in the last-level cache
+_MATMUL_FROM = 20  # tokens from which a panel of unpacked rows and torch's matmul are faster
+_PANEL = 1 << 24  # bytes of a panel: large enough for the matmul, small next to a model
 
 
 def coded_linear(
@@ -100,8 +100,8 @@ def _linear(
     return reference.coded_linear(x, planes, scale, rows, bias)
 
 
-def _panels(rows: int, columns: int) -> list[tuple[int, int]]:
-    step = max(64, _PANEL // columns // 64 * 64)
+def _panels(rows: int, row_bytes: int) -> list[tuple[int, int]]:
+    step = max(64, _PANEL // row_bytes // 64 * 64)
     return [(begin, min(begin + step, rows)) for begin in range(0, rows, step)]
 
 
@@ -115,7 +115,7 @@ def _matmul(
 ) -> Tensor:
     """Panels of rows unpacked into one buffer, each given to torch's matrix product."""
     columns = x.shape[-1]
-    panels, flat = _panels(rows, columns), x.reshape(-1, columns)
+    panels, flat = _panels(rows, columns * x.itemsize), x.reshape(-1, columns)
     buffer = x.new_empty(panels[0][1], columns)
     out = x.new_empty(flat.shape[0], rows)
     for begin, end in panels:
@@ -152,7 +152,7 @@ def _input_gradient(
     flat = grad.reshape(-1, rows)
     total = torch.zeros(flat.shape[0], columns, dtype=torch.float32, device=grad.device)
     u, shared = scale[:rows], scale[rows:]
-    for begin, end in _panels(rows, columns):
+    for begin, end in _panels(rows, 4 * columns):
         part = [plane[begin:end] for plane in planes]
         weight = _dequantize(part, torch.cat([u[begin:end], shared]), end - begin, columns)
         total += (flat[:, begin:end] @ weight.to(grad.dtype)).float()

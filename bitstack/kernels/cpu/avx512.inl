@@ -30,7 +30,7 @@ struct Avx512 {
   }
   template <int mask>  // bits of `a` where the mask is set, of `b` elsewhere
   static inline V select(V a, V b) {
-    return _mm512_ternarylogic_epi32(_mm512_set1_epi8(mask), a, b, 0xCA);
+    return _mm512_ternarylogic_epi32(b, a, _mm512_set1_epi8(mask), 0xD8);
   }
   static inline V zero() { return _mm512_setzero_si512(); }
   static inline Floats zero_floats() { return _mm512_setzero_ps(); }

@@ -27,23 +27,47 @@ inline void scale_chunk(const Matrix& m, const float* x, int64_t chunk, float* o
   for (int64_t i = count; i < 8 * width; ++i) out[i] = 0.0f;
 }
 
+// The nearest whole number, of anything below 2^22.
+inline float nearest(float value) { return (value + 12582912.0f) - 12582912.0f; }
+
 // 32 numbers to 8 bits and 8 bits of remainder; their sum in units of scale / 256 is returned.
-inline int quantize_group(const float* group, float inverse, int8_t* high, int8_t* low) {
-  int sum = 0;
+inline int quantize_group(const float* group, float inverse, uint8_t* high, uint8_t* low) {
+  int32_t whole[kGroup], rest[kGroup], sum = 0;
   for (int i = 0; i < kGroup; ++i) {
-    const float value = group[i] * inverse, rounded = __builtin_rintf(value);
-    const int rest = int(__builtin_rintf((value - rounded) * 254.0f));  // -127 .. 127
-    high[i] = int8_t(int(rounded));
-    low[i] = int8_t(rest);
-    sum += int(rounded) * 256 + rest;
+    const float value = group[i] * inverse, rounded = nearest(value);
+    whole[i] = int32_t(rounded);
+    rest[i] = int32_t(nearest((value - rounded) * 254.0f));  // -127 .. 127
+    sum += whole[i] * 256 + rest[i];
+  }
+  for (int i = 0; i < kGroup; ++i) {
+    high[i] = uint8_t(whole[i]);
+    low[i] = uint8_t(rest[i]);
   }
   return sum;
+}
+
+// One step of an 8 x 8 transposition of bytes: blocks of `size` bytes change places.
+inline void swap_blocks(uint64_t& a, uint64_t& b, int size, uint64_t mask) {
+  const uint64_t moved = ((a >> (8 * size)) ^ b) & mask;
+  b ^= moved;
+  a ^= moved << (8 * size);
+}
+
+// out[b * stride + k] = in[8 k + b] for eight bytes k of eight vectors b.
+inline void transpose_bytes(const uint8_t* in, int8_t* out, int stride) {
+  uint64_t row[8];
+  memcpy(row, in, 64);
+  for (int k = 0; k < 4; ++k) swap_blocks(row[k], row[k + 4], 4, 0x00000000FFFFFFFFull);
+  for (int k = 0; k < 8; k += (k & 1) ? 3 : 1)
+    swap_blocks(row[k], row[k + 2], 2, 0x0000FFFF0000FFFFull);
+  for (int k = 0; k < 8; k += 2) swap_blocks(row[k], row[k + 1], 1, 0x00FF00FF00FF00FFull);
+  for (int b = 0; b < 8; ++b) memcpy(out + b * stride, &row[b], 8);
 }
 
 template <int width>
 void quantize(const Matrix& m, const float* x, int64_t token, const ByteActivations& a) {
   float scaled[8 * width], sum = 0.0f;
-  int8_t high[8 * width], low[8 * width];
+  uint8_t high[8 * width], low[8 * width];
   for (int64_t chunk = 0; chunk < a.chunks; ++chunk) {
     const int64_t at = token * a.chunks + chunk;
     scale_chunk<width>(m, x, chunk, scaled);
@@ -55,11 +79,10 @@ void quantize(const Matrix& m, const float* x, int64_t token, const ByteActivati
       a.scale[at * (width / 4) + g] = scale;
     }
     int8_t* out = a.value + at * 16 * width;
-    for (int b = 0; b < 8; ++b, out += 2 * width)
-      for (int k = 0; k < width; ++k) {
-        out[k] = high[8 * k + b];
-        out[width + k] = low[8 * k + b];
-      }
+    for (int k = 0; k < width; k += 8) {
+      transpose_bytes(high + 8 * k, out + k, 2 * width);
+      transpose_bytes(low + 8 * k, out + width + k, 2 * width);
+    }
   }
   a.sum[token] = sum;
 }
