@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from bitstack.metrics.bootstrap import Interval, bootstrap
-from bitstack.metrics.documents import encode
+from bitstack.metrics.documents import check_tokenizers, encode
 from bitstack.metrics.sequence_loss import forward, positions
 from numpy.typing import NDArray
 from torch import Tensor
@@ -98,22 +98,6 @@ def capacity_gap(
         unit="window" if single else "document",
         window=window,
     )
-
-
-def check_tokenizers(
-    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, texts: Sequence[str]
-) -> None:
-    """UserError unless both tokenizers have one vocabulary and give the same ids for `texts`."""
-    if teacher is student:
-        return
-    a, b = teacher.get_vocab(), student.get_vocab()
-    if a != b:
-        raise UserError(
-            f"tokenizers differ: {len(a)} tokens in the teacher's, {len(b)} in the student's, "
-            f"{len(a.items() & b.items())} in common; a gap is defined for one tokenizer only"
-        )
-    if encode(teacher, texts) != encode(student, texts):
-        raise UserError("tokenizers differ: one vocabulary, but other tokens for the same text")
 
 
 class _Parts:

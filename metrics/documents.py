@@ -1,9 +1,9 @@
-"""Documents as evaluators see them: token ids, passages of a fixed number of bytes, a start token.
+"""Documents as evaluators see them: token ids, passages of so many bytes, a start token.
 
 Reading files is `bitstack.text`'s business.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -70,3 +70,19 @@ def passages(text: str, max_bytes: int) -> Iterator[str]:
             end -= 1
         yield data[start:end].decode()
         start = end
+
+
+def check_tokenizers(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> None:
+    """UserError unless both tokenizers have one vocabulary and give the same ids for `texts`."""
+    if teacher is student:
+        return
+    a, b = teacher.get_vocab(), student.get_vocab()
+    if a != b:
+        raise UserError(
+            f"tokenizers differ: {len(a)} tokens in the teacher's, {len(b)} in the student's, "
+            f"{len(a.items() & b.items())} in common; a gap is defined for one tokenizer only"
+        )
+    if encode(teacher, texts) != encode(student, texts):
+        raise UserError("tokenizers differ: one vocabulary, but other tokens for the same text")

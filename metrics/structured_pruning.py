@@ -1,27 +1,22 @@
 """A smaller model cut out of a larger one: whole heads, feed-forward neurons and hidden units.
 
-What is cut is what the loss would miss least: the mean over texts of |d loss / d mask|, a mask of
-ones standing on every head, neuron and hidden unit (arXiv 2311.07052, section 3). All layers keep
-the same counts, so the result is a plain model of the same class with a smaller config. Layers are
-recognised by their projections (q, k, v, o and gate, up, down). Training the result, and choosing
-which size to cut, is left to the caller.
+What is cut is what the loss would miss least (`importance`). All layers keep the same counts, so
+the result is a plain model of the same class with a smaller config. Training the result, and
+choosing which size to cut, is left to the caller.
 """
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from bitstack.metrics.importance import ATTENTION, FEED_FORWARD, Importance, blocks, head_dim
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bitstack.errors import UserError
-
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -35,39 +30,11 @@ class Shape:
     parameters: int
 
 
-@dataclass(frozen=True)
-class Importance:
-    """Mean |d loss / d mask|: heads [layers, heads], neurons [layers, ffn], hidden [width]."""
-
-    heads: Tensor
-    neurons: Tensor
-    hidden: Tensor
-
-
 def body_parameters(model: nn.Module) -> int:
     """Parameters without the embeddings and the LM head."""
     assert isinstance(model, PreTrainedModel)
     outside = {id(p) for part in _ends(model) for p in part.parameters()}
     return sum(p.numel() for p in model.parameters() if id(p) not in outside)
-
-
-def measure_importance(model: PreTrainedModel, sequences: Iterable[Tensor]) -> Importance:
-    """Mean over `sequences` (int64 [length] each) of |d loss / d mask|; the model is unchanged.
-
-    Raises UserError for a model whose layers are not of the q/k/v/o, gate/up/down kind.
-    """
-    masks = _ones(model)
-    sums = [torch.zeros_like(mask) for mask in masks]
-    count = 0
-    with _masked(model, *masks):
-        for ids in sequences:
-            loss = model(input_ids=ids[None], labels=ids[None], use_cache=False).loss
-            for total, gradient in zip(sums, torch.autograd.grad(loss, masks), strict=True):
-                total += gradient.abs()
-            count += 1
-    if count == 0:
-        raise UserError("sequences: none given; importance needs at least one text")
-    return Importance(*(total / count for total in sums))
 
 
 def student_shape(model: PreTrainedModel, parameters: int) -> Shape:
@@ -92,7 +59,7 @@ def student_shape(model: PreTrainedModel, parameters: int) -> Shape:
 def prune(model: PreTrainedModel, importance: Importance, shape: Shape) -> PreTrainedModel:
     """A new model of `shape`: the most important heads, neurons and hidden units of `model`."""
     config = copy.deepcopy(model.config)
-    config.head_dim = _head_dim(model)
+    config.head_dim = head_dim(model)
     config.hidden_size, config.intermediate_size = shape.hidden, shape.intermediate
     config.num_attention_heads, config.num_key_value_heads = shape.heads, shape.kv_heads
     student: Any = type(model)(config)
@@ -123,62 +90,18 @@ def _layer_rows(
     model: PreTrainedModel, importance: Importance, shape: Shape
 ) -> Iterator[tuple[str, Tensor]]:
     """(module name, kept output rows; kept input columns for o and down) of every projection."""
-    dim, groups = _head_dim(model), model.config.num_key_value_heads
-    for layer, (name, _) in enumerate(_blocks(model, ATTENTION)):
+    dim, groups = head_dim(model), model.config.num_key_value_heads
+    for layer, (name, _) in enumerate(blocks(model, ATTENTION)):
         scores = importance.heads[layer].view(groups, -1)
         kept = _largest(scores.sum(1), shape.kv_heads)
         inner = torch.stack([_largest(scores[g], shape.heads // shape.kv_heads) for g in kept])
         heads = (kept[:, None] * scores.shape[1] + inner).flatten()
         for part, units in zip(ATTENTION, (heads, kept, kept, heads), strict=True):
             yield f"{name}.{part}", (units[:, None] * dim + torch.arange(dim)).flatten()
-    for layer, (name, _) in enumerate(_blocks(model, FEED_FORWARD)):
+    for layer, (name, _) in enumerate(blocks(model, FEED_FORWARD)):
         neurons = _largest(importance.neurons[layer], shape.intermediate)
         for part in FEED_FORWARD:
             yield f"{name}.{part}", neurons
-
-
-@contextmanager
-def _masked(model: PreTrainedModel, heads: Tensor, neurons: Tensor, hidden: Tensor) -> Iterator:
-    """Hooks that multiply what the masks stand on; hidden units where the stream is written to."""
-    dim = _head_dim(model)
-    handles = []
-
-    def inputs(mask: Tensor):  # type: ignore[no-untyped-def]
-        return lambda _, args: (args[0] * mask, *args[1:])
-
-    def outputs(_: nn.Module, __: tuple, result: Tensor) -> Tensor:
-        return result * hidden
-
-    for layer, (_, block) in enumerate(_blocks(model, ATTENTION)):
-        mask = heads[layer].repeat_interleave(dim)
-        handles.append(block.o_proj.register_forward_pre_hook(inputs(mask)))
-        handles.append(block.o_proj.register_forward_hook(outputs))
-    for layer, (_, block) in enumerate(_blocks(model, FEED_FORWARD)):
-        handles.append(block.down_proj.register_forward_pre_hook(inputs(neurons[layer])))
-        handles.append(block.down_proj.register_forward_hook(outputs))
-    handles.append(model.get_input_embeddings().register_forward_hook(outputs))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _ones(model: PreTrainedModel) -> list[Tensor]:
-    config = model.config
-    layers = len(_blocks(model, ATTENTION))
-    shapes = [(layers, config.num_attention_heads), (layers, config.intermediate_size)]
-    return [torch.ones(s, requires_grad=True) for s in (*shapes, (config.hidden_size,))]
-
-
-def _blocks(model: nn.Module, parts: tuple[str, ...]) -> list[tuple[str, Any]]:
-    found = [(n, m) for n, m in model.named_modules() if all(hasattr(m, p) for p in parts)]
-    if not found:
-        raise UserError(
-            f"model {type(model).__name__}: no layer with {', '.join(parts)}; pruning needs a "
-            "decoder of that kind (Llama, Mistral, Qwen)"
-        )
-    return found
 
 
 def _nearest_heads(groups: int, per_group: int, wanted: float) -> tuple[int, int]:
@@ -195,13 +118,8 @@ def _width(whole: int, share: float, heads: int) -> int:
 
 def _fixed_parameters(model: PreTrainedModel, hidden: int, heads: int, kv_heads: int) -> int:
     """Body parameters of the cut model without its feed-forward layers (no biases)."""
-    attention = 2 * hidden * _head_dim(model) * (heads + kv_heads)
+    attention = 2 * hidden * head_dim(model) * (heads + kv_heads)
     return model.config.num_hidden_layers * (attention + 2 * hidden) + hidden
-
-
-def _head_dim(model: PreTrainedModel) -> int:
-    config = model.config
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _largest(scores: Tensor, count: int) -> Tensor:

@@ -19,11 +19,10 @@ from pathlib import Path
 import torch
 from bitstack.metrics.distillation import distil
 from bitstack.metrics.gap_pilot import summarise, table
+from bitstack.metrics.importance import Importance, measure_importance
 from bitstack.metrics.structured_pruning import (
-    Importance,
     Shape,
     body_parameters,
-    measure_importance,
     prune,
     student_shape,
 )

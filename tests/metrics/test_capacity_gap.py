@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pico
 import pytest
 import torch
-from bitstack.metrics.capacity_gap import capacity_gap, check_tokenizers
+from bitstack.metrics.capacity_gap import capacity_gap
+from bitstack.metrics.documents import check_tokenizers
 from transformers import AutoTokenizer, PreTrainedModel
 
 from bitstack.errors import UserError

@@ -5,10 +5,9 @@ from pathlib import Path
 import pico
 import pytest
 import torch
+from bitstack.metrics.importance import Importance, measure_importance
 from bitstack.metrics.structured_pruning import (
-    Importance,
     body_parameters,
-    measure_importance,
     prune,
     student_shape,
 )
