@@ -142,16 +142,20 @@ def _losses(law: DensityLaw, scores: Vector, thetas: Vector) -> Vector:
 
 
 def _interval(law: DensityLaw, losses: Vector | None, rng: np.random.Generator) -> Interval | None:
-    """Quantiles of N̂ over draws; where a draw leaves the range it counts as 0 or infinite."""
+    """Quantiles of N̂ over draws; where a draw leaves the range it counts as 0 or infinite.
+
+    Draws of a law in which size or training does not help are left out; None if they are many.
+    """
     thetas = law.loss.fit.draws(DRAWS, rng)
     if losses is None or thetas is None:
         return None
-    term = law.loss.token_term(law.reference_tokens, thetas)
     with np.errstate(all="ignore"):
         sizes = law.loss.size(losses, law.reference_tokens, thetas)
-    sizes = np.where(losses <= term, np.inf, sizes)
-    sizes = np.where(np.isposinf(losses), 0.0, sizes)
-    low, high = np.sort(sizes)[[int((1 - LEVEL) / 2 * DRAWS), int((1 + LEVEL) / 2 * DRAWS)]]
+        sizes = np.where(losses <= law.loss.token_term(law.reference_tokens, thetas), np.inf, sizes)
+    sizes = np.where(np.isposinf(losses), 0.0, sizes)[(thetas[:, 1] > 0) & (thetas[:, 3] > 0)]
+    if len(sizes) < DRAWS / 2:
+        return None
+    low, high = np.sort(sizes)[[int((1 + sign * LEVEL) / 2 * len(sizes)) for sign in (-1, 1)]]
     return Interval(float(low), float(high)) if np.isfinite([low, high]).all() else None
 
 

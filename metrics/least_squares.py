@@ -35,13 +35,16 @@ class Fit:
     at_bound: list[bool]
 
     def interval(self, gradient: ArrayLike, level: float = LEVEL) -> Interval | None:
-        """Interval of the linear form `gradient` · parameters; None where it is not defined."""
+        """Interval of the linear form `gradient` · parameters; None where it is not defined, and
+        for what was held fixed."""
         direction = np.asarray(gradient, dtype=np.float64)
         if self.covariance is None or np.any(direction[np.array(self.at_bound)] != 0):
             return None
         centre = float(direction @ np.array(self.estimates))
         variance = float(direction @ np.array(self.covariance) @ direction)
-        half = float(stats.t.ppf((1 + level) / 2, self.freedom)) * math.sqrt(max(0.0, variance))
+        if variance <= 0:
+            return None
+        half = float(stats.t.ppf((1 + level) / 2, self.freedom)) * math.sqrt(variance)
         return Interval(centre - half, centre + half, level)
 
     def draws(self, count: int, rng: np.random.Generator) -> Vector | None:

@@ -38,6 +38,7 @@ def test_a_fixed_parameter_stays_and_one_at_its_bound_has_no_interval() -> None:
     fixed = fit(residuals, [np.zeros(2)], np.array([2.5, -9.0]), np.array([2.5, 9.0]))
     assert fixed.estimates[0] == 2.5
     assert fixed.interval([0, 1]) is not None
+    assert fixed.interval([1, 0]) is None
     bound = fit(residuals, [np.zeros(2)], np.array([2.5, -9.0]), HIGH)
     assert bound.at_bound == [True, False]
     assert bound.interval([1, 0]) is None
