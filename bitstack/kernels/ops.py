@@ -7,6 +7,7 @@ gradients itself is taken through the reference, which torch differentiates.
 """
 
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -81,9 +82,7 @@ def _plain(tensor: Tensor) -> bool:
 def _triton() -> ModuleType | None:
     if dispatch.which("cuda").name != "triton":
         return None
-    from bitstack.kernels import triton_kernels
-
-    return triton_kernels
+    return import_module("bitstack.kernels.triton_kernels")
 
 
 def _linear(
@@ -128,6 +127,8 @@ def _matmul(
 
 def _rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
     variant = dispatch.cpu_variant() if ids.device.type == "cpu" else None
+    if ids.is_cuda and (triton := _triton()) is not None:
+        return triton.coded_rows(ids, planes, scale, rows, columns)
     if variant is None:
         return reference.coded_rows(ids, planes, scale, rows, columns)
     flat = ids.reshape(-1).to(torch.int64).contiguous()
@@ -138,6 +139,8 @@ def _rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: 
 
 def _dequantize(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
     variant = dispatch.cpu_variant() if scale.device.type == "cpu" else None
+    if scale.is_cuda and (triton := _triton()) is not None:
+        return triton.dequantize(planes, scale, rows, columns)
     if variant is None:
         return reference.dequantize(planes, scale, rows, columns)
     out = torch.empty(rows, columns)

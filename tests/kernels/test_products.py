@@ -40,7 +40,7 @@ def _run(x: Tensor, matrix: Coded, bias: Tensor | None = None) -> Tensor:
 @pytest.mark.parametrize(("rows", "columns"), _SHAPES)
 def test_product_of_fp32(kernel: str, accuracy: str, rows: int, columns: int, planes: int) -> None:
     matrix = make_coded(rows, columns, planes)
-    fast = 3e-3 if planes == 2 else 3e-4  # an 8-bit table of four entries, or one of 16 bits
+    fast = 5e-3 if 1 < planes < 5 else 3e-4  # a table of 8 bits, or of two entries or 16 bits
     bound = 1e-6 if accuracy == "exact" else fast
     for batch in (1, 3, 8, 17):
         x = torch.randn(batch, columns, generator=torch.Generator().manual_seed(batch))
@@ -89,19 +89,18 @@ def test_any_shape(
 ) -> None:
     matrix = make_coded(rows, columns, planes)
     x = torch.randn(batch, columns, generator=torch.Generator().manual_seed(rows))
-    assert _error(_run(x, matrix), x, matrix) < (1e-6 if accuracy == "exact" else 3e-3)
+    assert _error(_run(x, matrix), x, matrix) < (1e-6 if accuracy == "exact" else 5e-3)
 
 
-def test_outliers_of_one_group_leave_the_others_alone(kernel: str) -> None:
-    matrix = make_coded(64, 512, 3)
-    x = torch.randn(1, 512, generator=torch.Generator().manual_seed(0))
-    x[0, 40] = 1e4
-    quiet = x.clone()
-    quiet[0, 32:64] = 0
-    change = _run(x, matrix) - _run(quiet, matrix)
-    loud = x - quiet
-    expected = loud.double() @ matrix.dense.double().T
-    assert ((change - expected).norm() / expected.norm()) < 1e-3
+def test_an_outlier_leaves_other_groups_alone(kernel: str) -> None:
+    matrix = make_coded(64, 512, 1)
+    quiet = torch.randn(1, 512, generator=torch.Generator().manual_seed(0))
+    quiet[0, 32:64] = 0  # the 32 columns that share a scale with the outlier
+    outlier = torch.zeros(1, 512)
+    outlier[0, 40] = 1e4
+    difference = _run(quiet + outlier, matrix) - _run(outlier, matrix)
+    expected = quiet.double() @ matrix.dense.double().T
+    assert (difference - expected).norm() / expected.norm() < 1e-3
 
 
 def test_zeros_infinity_and_nan(kernel: str) -> None:

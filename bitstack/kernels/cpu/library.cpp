@@ -8,6 +8,7 @@
 #include "convert.h"
 #include "kernel.h"
 #include "pool.h"
+#include "table.h"
 
 #if defined(_WIN32)
 #define BITSTACK_API extern "C" __declspec(dllexport)
@@ -94,53 +95,6 @@ Matrix make_matrix(const void* const* planes, int32_t count, const uint16_t* sca
   m.v = scale + rows;
   for (int i = 0; i < 1 << count; ++i) m.table[i] = half_to_float(scale[rows + columns + i]);
   return m;
-}
-
-// To the nearest whole number, of anything below 2^22: a call-free form that becomes vector code.
-inline float nearest(float value) { return (value + 12582912.0f) - 12582912.0f; }
-
-// How far entries are from whole numbers, squared and summed, when the range takes `steps` steps.
-float rounding_error(const float* table, int count, float low, float range, int steps) {
-  const float scale = float(steps) / range;
-  float error = 0.0f;
-  for (int i = 0; i < count; ++i) {
-    const float at = (table[i] - low) * scale, rest = at - nearest(at);
-    error += rest * rest;
-  }
-  return error / (scale * scale);
-}
-
-// The number of steps, of those that use most of 8 bits, that suits the inner entries best.
-int best_steps(const float* table, int count, float low, float range) {
-  int best = 255;
-  float least = rounding_error(table, count, low, range, best);
-  for (int steps = 254; steps >= 192 && least > 0.0f; --steps) {
-    const float error = rounding_error(table, count, low, range, steps);
-    if (error < least) least = error, best = steps;
-  }
-  return best;
-}
-
-ByteTable make_bytes(const Matrix& m) {
-  const int count = 1 << m.planes;
-  float low = m.table[0], high = m.table[0];
-  for (int i = 1; i < count; ++i) {
-    low = m.table[i] < low ? m.table[i] : low;
-    high = m.table[i] > high ? m.table[i] : high;
-  }
-  const float range = high > low ? high - low : 1.0f;
-  const bool short_table = m.planes < kLowFrom;
-  const int steps = short_table ? best_steps(m.table, count, low, range) : 255;
-  ByteTable bytes{};
-  bytes.step = range / float(steps);
-  bytes.zero = low;
-  for (int i = 0; i < count; ++i) {
-    const float at = (m.table[i] - low) * (float(steps) / range);
-    const int fine = int(nearest(at * 256.0f));
-    bytes.high[i] = uint8_t(short_table ? int(nearest(at)) : fine / 256);
-    bytes.low[i] = uint8_t(short_table ? 0 : fine % 256);
-  }
-  return bytes;
 }
 
 struct Linear {
