@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def load_law(path: str | Path) -> DensityLaw:
     if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
         raise UserError(f"{path}: a broken density law (constants not finite); make it again")
     return law
+
+
+def classics_law() -> DensityLaw:
+    """The law that comes with the project, made by `scripts/fit_reference_law.py`.
+
+    Five models of 0.46M to 5.5M parameters (with embeddings), loss on held-out classics, score on
+    BLiMP. Its constants are poorly known: one degree of freedom, and two numbers of tokens.
+    """
+    with as_file(files("bitstack.recipes") / "density-law-classics.json") as path:
+        return load_law(path)
 
 
 def _interval(interval: Any) -> dict[str, float] | None:

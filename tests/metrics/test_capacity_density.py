@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bitstack.metrics.capacity_density import density, density_of_loss
-from bitstack.metrics.density_file import load_law, read_references, save_law, to_json
+from bitstack.metrics.density_file import classics_law, load_law, read_references, save_law, to_json
 from bitstack.metrics.density_fit import fit_law
 from bitstack.metrics.density_law import DensityLaw, Reference
 from hypothesis import given, settings
@@ -125,6 +125,20 @@ def test_a_law_survives_its_file(tmp_path: Path) -> None:
     assert load_law(path) == made
     constants = to_json(made)["constants"]["LossLaw"]
     assert constants["alpha"]["interval"]["low"] < 0.12 < constants["alpha"]["interval"]["high"]
+
+
+def test_the_law_that_comes_with_the_project() -> None:
+    shipped = classics_law()
+    assert len(shipped.references) == 5
+    for reference in shipped.references:
+        fitted = float(shipped.loss.loss(reference.parameters, reference.tokens))
+        assert fitted == pytest.approx(reference.loss, rel=0.003)
+        assert float(shipped.score.score(reference.loss)) == pytest.approx(
+            reference.score, abs=0.02
+        )
+    largest = max(shipped.references, key=lambda reference: reference.parameters)
+    options = {"loss": largest.loss, "parameters": largest.parameters}
+    assert density_of_loss(shipped, **options).density == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize(
