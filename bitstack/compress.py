@@ -51,11 +51,20 @@ def compress(
     resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, **fields)
     job = open_job(model, output, resolved, progress)
     Stacker(job.runner(), job.matrices, job.dense, resolved, job.journal, progress).run()
+    _keep_buffers(job)
     if job.text and resolved.tune_steps and resolved.method == "codes":
         _tune(job)
     _write(job, _order(job, measured=job.text is not None))
     job.journal.remove()
     return job.folder
+
+
+def _keep_buffers(job: Job) -> None:
+    """Stored buffers (a router's bias) are no parameters of a layer: all of them at once."""
+    buffers = dict(job.source.model.named_buffers())
+    kept = {name: buffers[name] for name in job.stored_dense if name in buffers}
+    if kept:
+        job.journal.put("dense-buffers", kept, {})
 
 
 def _order(job: Job, *, measured: bool) -> list[int]:
@@ -119,7 +128,7 @@ def _write(job: Job, order: list[int]) -> None:
             dense=[DenseEntry.of(d) for d in job.dense],
             order=order,
             shards=shards,
-            recipe=job.recipe.model_dump(),
+            recipe=job.recipe.model_dump() | {"calibration": job.text_name},
             text=job.text_note(),
             versions={name: version(name) for name in ("bitstack", "torch", "transformers")},
         ).write(job.folder)

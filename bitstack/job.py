@@ -70,14 +70,19 @@ class Job:
         """Bytes of all tensors a container holds."""
         return _stored_bytes(self.matrices, self.dense, self.recipe)
 
+    @property
+    def text_name(self) -> str:
+        """What the container calls the text: no path of this machine."""
+        path = Path(self.recipe.calibration)
+        return path.name if path.exists() else self.recipe.calibration
+
     def text_note(self) -> dict[str, Any] | None:
         """What the container says of the text."""
         if self.text is None:
             return None
-        path = Path(self.recipe.calibration)
         samples, length = self.text[1].shape
         return {
-            "source": path.name if path.exists() else self.recipe.calibration,
+            "source": self.text_name,
             "sha256": self.text[0].sha256,
             "samples": samples,
             "length": length,
@@ -119,7 +124,7 @@ def _read_text(source: Source, recipe: Recipe) -> tuple[Tokens, Tensor] | None:
     length = min(recipe.length, readable or recipe.length)
     limit = 4 * length * recipe.samples  # four times what is used: windows spread over it
     tokens = token_ids(recipe.calibration, source.tokenizer(), max_tokens=limit)
-    vocabulary = source.model.get_input_embeddings().num_embeddings
+    vocabulary = int(source.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if int(tokens.ids.max()) >= vocabulary:
         raise UserError(
             f"{source.path}: the tokenizer gives id {int(tokens.ids.max())}, but the model has "

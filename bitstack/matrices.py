@@ -8,6 +8,7 @@ with its bytes, never passed over in silence. Values are not read here.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -87,7 +88,7 @@ def find_matrices(model: nn.Module, *, embeddings: bool = True) -> list[Matrix]:
     With `embeddings` False the embedding and the LM head are left dense, tied or not.
     """
     layers = find_layers(model)[0]
-    outer = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    outer = {id(module) for module in _ends(model)}
     found = [
         matrix
         for name, module in model.named_modules()
@@ -146,9 +147,14 @@ def _experts_of(name: str, module: nn.Module, layer: int | None) -> Iterator[Mat
             yield Matrix(f"{full}.{e}", full, name, "expert", rows, columns, layer, e, transposed)
 
 
+def _ends(model: Any) -> tuple[Any, Any]:
+    """Input embedding and LM head, as every transformers model tells them."""
+    return model.get_input_embeddings(), model.get_output_embeddings()
+
+
 def _embedding_and_head(model: nn.Module) -> Iterator[Matrix]:
     names = {id(module): name for name, module in model.named_modules()}
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding, head = _ends(model)
     tied = head is not None and head.weight is embedding.weight
     if isinstance(embedding, nn.Embedding):
         name = names[id(embedding)]

@@ -6,6 +6,7 @@ one layer lies in memory at a time. Finished containers are measured by `metrics
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,9 @@ class LayerMeasure:
         for entry, level in zip(self.stacks, levels, strict=True):
             if entry.layer == layer:
                 stack = Stack(entry.spec)
-                stack.set_level(level, lambda part, e=entry: self.journal.get(f"{e.name}.{part}"))
+                stack.set_level(level, partial(self._part, entry.name))
                 target = entry.matrix.of(model.get_parameter(entry.parameter))
                 target.copy_(stack.to(device).dequantize())
+
+    def _part(self, name: str, part: str) -> torch.Tensor:
+        return self.journal.get(f"{name}.{part}")

@@ -45,15 +45,16 @@ def stacked(
 ) -> Callable[..., Path]:
     """`stacked(name, dtype=torch.float32, **recipe fields)`: a container, to be read only.
 
-    Calibrated on a few short windows unless the fields say otherwise.
+    Calibrated on a few short windows, without search and tuning, unless the fields say otherwise.
     """
     from bitstack import compress
 
     @cache
     def container(name: str, dtype: torch.dtype = torch.float32, **fields: Any) -> Path:
         few = {"calibration": str(text_file), "samples": 4, "length": 32, "order_samples": 1}
+        quick = {"sweeps": 0, "passes": 0, "tune_steps": 0}
         path = tmp_path_factory.mktemp("stacked") / name
-        return compress(pico_model(name, dtype=dtype), path, **few | fields)
+        return compress(pico_model(name, dtype=dtype), path, **few | quick | fields)
 
     return container
 
