@@ -1,0 +1,111 @@
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitstack import recipes
+from bitstack.errors import UserError
+from bitstack.options import recipe_fields, recipe_options
+from bitstack.recipe import Recipe, load_recipe
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_shipped_recipes_are_valid_and_carry_their_name(name: str) -> None:
+    assert load_recipe(name).name == name
+
+
+def test_paper_is_the_published_setting() -> None:
+    """arXiv 2410.23918: 16 blocks of rank 16, 256 samples of 2048 tokens, embeddings 16-bit."""
+    paper = load_recipe("paper")
+    found = (paper.method, paper.blocks, paper.rank, paper.samples, paper.length, paper.embeddings)
+    assert found == ("signs", 16, 16, 256, 2048, "dense")
+    assert paper.scaling
+    assert paper.order == "perplexity"
+
+
+def test_flag_before_file_before_default(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("blocks: 3\nseed: 5\n")
+    recipe = load_recipe(file, seed=7, rounds=None)
+    assert (recipe.blocks, recipe.seed) == (3, 7)
+    assert recipe.rounds == Recipe.model_fields["rounds"].default
+    assert recipe.name == "mine"
+
+
+def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("rnak: 3\nblocks: many\nmethod: magic\n")
+    with pytest.raises(UserError) as caught:
+        load_recipe(file, seed="-1", damping=["0.1", "much"])
+    message = str(caught.value)
+    for part in (
+        "no field rnak, did you mean rank?", "blocks: 'many'", "'codes' or 'signs'",
+        "seed: '-1'", "greater than or equal to 0", "damping.1: 'much'", str(file),
+    ):  # fmt: skip
+        assert part in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [1", "just words"])
+def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"mapping|not valid YAML"):
+        load_recipe(file)
+
+
+def test_unknown_name_lists_the_names() -> None:
+    with pytest.raises(UserError, match=f"names: {', '.join(recipes.names())}"):
+        load_recipe("papre")
+
+
+def test_too_many_planes_are_refused_for_codes_alone() -> None:
+    assert load_recipe(method="signs", blocks=16).blocks == 16
+    with pytest.raises(UserError, match="at most 8"):
+        load_recipe(method="codes", blocks=9)
+
+
+def test_every_field_is_an_option() -> None:
+    options = {option.name: option for option in recipe_options()}
+    assert list(options) == list(Recipe.model_fields)
+    for name, field in Recipe.model_fields.items():
+        (info,) = options[name].annotation.__metadata__
+        assert options[name].default is None
+        assert field.description
+        assert info.help.startswith(field.description)
+        assert "[default: " in info.help
+        if get_origin(field.annotation) is Literal:
+            assert info.metavar == f"[{'|'.join(get_args(field.annotation))}]"
+        if get_origin(field.annotation) is list:
+            assert info.metavar.endswith(",…")
+        if field.annotation is bool:
+            flag = name.replace("_", "-")
+            assert f"--{flag}/--no-{flag}" in (info.default, *(info.param_decls or ()))
+
+
+def _written(value: object) -> object:
+    """A value as it stands on a command line; flags are booleans there already."""
+    if isinstance(value, bool):
+        return value
+    return ",".join(str(part) for part in value) if isinstance(value, list) else str(value)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "blocks": st.integers(1, 8),
+            "seed": st.integers(0, 2**31),
+            "damping": st.lists(st.floats(0, 10), min_size=1, max_size=5),
+            "scaling": st.booleans(),
+            "svd": st.sampled_from(["truncated", "full"]),
+            "calibration": st.just("book, second edition.txt"),
+        },
+    )
+)
+def test_options_come_back_as_the_values_they_were_written_from(fields: dict) -> None:
+    given = {name: _written(value) for name, value in fields.items()}
+    recipe = load_recipe(**recipe_fields(dict.fromkeys(Recipe.model_fields) | given))
+    assert recipe == load_recipe(**fields)
