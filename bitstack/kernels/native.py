@@ -22,12 +22,13 @@ _flag = ctypes.POINTER(ctypes.c_int32)
 
 @dataclass(frozen=True)
 class Variant:
-    """One compiled kernel: `fast` says whether it has 8-bit products, `runs` whether we can."""
+    """One compiled kernel: whether this machine `runs` it, and what it has of its own."""
 
     index: int
     name: str
     runs: bool
-    fast: bool
+    fast: bool  # 8-bit dot products
+    halves: bool  # unpacking to 16 bits, for matrix products in bf16
 
 
 @cache
@@ -44,13 +45,19 @@ def _library() -> ctypes.CDLL | None:
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     matrix: list[Any] = [_int32, _pointer, _int64, _int64]
-    library.bitstack_variant.argtypes = [_int32, _flag, _flag]
+    library.bitstack_variant.argtypes = [_int32, _flag, _flag, _flag]
     library.bitstack_variant.restype = ctypes.c_char_p
     library.bitstack_linear.argtypes = [_int32, _int32, _pointer, *matrix, _pointer, _int64]
     library.bitstack_linear.argtypes += [_int32, _pointer, _int32, _pointer, _int32]
     library.bitstack_linear.restype = None
     library.bitstack_unpack.argtypes = [_int32, _pointer, *matrix, _pointer, _int64, _int64]
     library.bitstack_unpack.argtypes += [_pointer, _int32, _int32]
+    library.bitstack_unpack_halves.argtypes = [_int32, _pointer, _int32, _pointer, _int64]
+    library.bitstack_unpack_halves.argtypes += [_int64, _int64, _pointer, _int32]
+    library.bitstack_unpack_halves.restype = None
+    library.bitstack_scale_columns.argtypes = [_int32, _pointer, _int64, _int64, _pointer]
+    library.bitstack_scale_columns.argtypes += [_int64, _pointer, _int32]
+    library.bitstack_scale_columns.restype = None
     library.bitstack_read.argtypes = [_pointer, _int64, _int32]
     library.bitstack_read.restype = ctypes.c_uint64
     return library
@@ -62,11 +69,11 @@ def variants() -> tuple[Variant, ...]:
     library = _library()
     found: list[Variant] = []
     while library is not None:
-        runs, fast = ctypes.c_int32(), ctypes.c_int32()
-        name = library.bitstack_variant(len(found), ctypes.byref(runs), ctypes.byref(fast))
+        flags = [ctypes.c_int32() for _ in range(3)]
+        name = library.bitstack_variant(len(found), *[ctypes.byref(flag) for flag in flags])
         if name is None:
             break
-        found.append(Variant(len(found), name.decode(), bool(runs.value), bool(fast.value)))
+        found.append(Variant(len(found), name.decode(), *[bool(flag.value) for flag in flags]))
     return tuple(found)
 
 
@@ -144,6 +151,43 @@ def unpack(
     )
     if outside:
         raise IndexError(f"a row id is outside 0 .. {rows - 1}")
+
+
+def unpack_halves(
+    variant: Variant, planes: list[Tensor], table: Tensor, out: Tensor, *, begin: int = 0
+) -> None:
+    """`table[code]` of the rows from `begin` on into `out` [count, n]: both bf16, or both fp16."""
+    library = _library()
+    assert library is not None
+    library.bitstack_unpack_halves(
+        variant.index,
+        _pointers(planes),
+        len(planes),
+        table.data_ptr(),
+        out.shape[1],
+        begin,
+        begin + out.shape[0],
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+
+
+def scale_columns(variant: Variant, x: Tensor, scale: Tensor, rows: int) -> Tensor:
+    """`x` bf16 [tokens, n], contiguous, times the scale set's v: bf16, rounded once."""
+    library = _library()
+    assert library is not None
+    out = torch.empty_like(x)
+    library.bitstack_scale_columns(
+        variant.index,
+        scale.data_ptr(),
+        rows,
+        x.shape[1],
+        x.data_ptr(),
+        x.shape[0],
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out
 
 
 def read(memory: Tensor) -> None:

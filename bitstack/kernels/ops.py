@@ -11,15 +11,13 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from bitstack.errors import UserError
-from bitstack.kernels import dispatch, native, reference
+from bitstack.kernels import dispatch, matmul, native, reference
 
-_MATMUL_FROM = 20  # tokens from which a panel of unpacked rows and torch's matmul are faster
-_PANEL = 1 << 24  # bytes of a panel: large enough for the matmul, small next to a model
+_MATMUL_FROM = 16  # tokens from which unpacked panels and torch's matrix product are faster
 
 
 def coded_linear(
@@ -91,38 +89,12 @@ def _linear(
     variant = dispatch.cpu_variant() if x.device.type == "cpu" else None
     if variant is not None and native.supports(x.dtype):
         if x.numel() >= _MATMUL_FROM * x.shape[-1]:
-            return _matmul(variant, x, planes, scale, rows, bias)
+            return matmul.linear(variant, x, planes, scale, rows, bias)
         fast = dispatch.get_accuracy() == "fast"
         return native.linear(variant, fast, x.contiguous(), planes, scale, rows, bias)
     if x.is_cuda and (triton := _triton()) is not None:
         return triton.coded_linear(x, planes, scale, rows, bias)
     return reference.coded_linear(x, planes, scale, rows, bias)
-
-
-def _panels(rows: int, row_bytes: int) -> list[tuple[int, int]]:
-    step = max(64, _PANEL // row_bytes // 64 * 64)
-    return [(begin, min(begin + step, rows)) for begin in range(0, rows, step)]
-
-
-def _matmul(
-    variant: native.Variant,
-    x: Tensor,
-    planes: list[Tensor],
-    scale: Tensor,
-    rows: int,
-    bias: Tensor | None,
-) -> Tensor:
-    """Panels of rows unpacked into one buffer, each given to torch's matrix product."""
-    columns = x.shape[-1]
-    panels, flat = _panels(rows, columns * x.itemsize), x.reshape(-1, columns)
-    buffer = x.new_empty(panels[0][1], columns)
-    out = x.new_empty(flat.shape[0], rows)
-    for begin, end in panels:
-        weight = buffer[: end - begin]
-        native.unpack(variant, planes, scale, rows, weight, begin=begin)
-        part = None if bias is None else bias[begin:end].to(x.dtype)
-        out[:, begin:end] = F.linear(flat, weight, part)
-    return out.view(*x.shape[:-1], rows)
 
 
 def _rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
@@ -155,7 +127,7 @@ def _input_gradient(
     flat = grad.reshape(-1, rows)
     total = torch.zeros(flat.shape[0], columns, dtype=torch.float32, device=grad.device)
     u, shared = scale[:rows], scale[rows:]
-    for begin, end in _panels(rows, 4 * columns):
+    for begin, end in matmul.panels(rows, 4 * columns):
         part = [plane[begin:end] for plane in planes]
         weight = _dequantize(part, torch.cat([u[begin:end], shared]), end - begin, columns)
         total += (flat[:, begin:end] @ weight.to(grad.dtype)).float()

@@ -47,7 +47,10 @@ def test_a_processor_without_vectors_is_called_slow(
     monkeypatch: pytest.MonkeyPatch, fresh_choice: None
 ) -> None:
     monkeypatch.delenv("BITSTACK_KERNEL", raising=False)
-    only = (native.Variant(0, "avx2", False, False), native.Variant(1, "portable", True, False))
+    only = (
+        native.Variant(0, "avx2", False, False, False),
+        native.Variant(1, "portable", True, False, False),
+    )
     monkeypatch.setattr(native, "variants", lambda: only)
     assert kernels.which().name == "portable"
     assert "slow" in kernels.which().reason

@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bitstack import kernels
 from bitstack.errors import UserError
-from bitstack.kernels import native, ops, reference
+from bitstack.kernels import matmul, native, reference
 
 from .conftest import make_coded
 
@@ -45,7 +45,7 @@ def test_gradient_of_many_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(40, 50, requires_grad=True)
     whole = kernels.coded_linear(x, matrix.planes, matrix.scale, 200)
     (gradient,) = torch.autograd.grad(whole.square().sum(), x)
-    monkeypatch.setattr(ops, "_PANEL", 1)
+    monkeypatch.setattr(matmul, "_PANEL", 1)
     panels = kernels.coded_linear(x, matrix.planes, matrix.scale, 200)
     torch.testing.assert_close(panels, whole)
     (again,) = torch.autograd.grad(panels.square().sum(), x)

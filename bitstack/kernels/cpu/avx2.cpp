@@ -118,7 +118,8 @@ struct Avx2 {
 #include "unpack.inl"
 
 namespace bitstack {
-extern const Kernel kAvx2 = {"avx2", 32, nullptr, spread<32>, nullptr, exact<Avx2>, unpack<Avx2>};
+extern const Kernel kAvx2 = {"avx2",      32,           nullptr, spread<32>, nullptr,
+                             exact<Avx2>, unpack<Avx2>, nullptr, nullptr};
 }
 BITSTACK_TARGET_END
 #endif

@@ -160,6 +160,45 @@ struct Avx512 {
     }
     return index;
   }
+  // Table entries of 16 bits, of 32 columns in their natural order.
+  template <int planes>
+  struct Halves {
+    static constexpr int count = planes <= 5 ? 1 : 1 << (planes - 5);
+    V table[count];
+
+    explicit Halves(const uint16_t* from) {
+      for (int t = 0; t < count; ++t) {
+        uint16_t entry[32];
+        for (int i = 0; i < 32; ++i) entry[i] = from[(32 * t + i) & ((1 << planes) - 1)];
+        table[t] = load(entry);
+      }
+    }
+    inline V look_up(V codes) const {
+      if constexpr (count == 1) return _mm512_permutexvar_epi16(codes, table[0]);
+      V value[(count + 1) / 2];
+      for (int t = 0; t < count / 2; ++t)
+        value[t] = _mm512_permutex2var_epi16(table[2 * t], codes, table[2 * t + 1]);
+      for (int half = count / 4, bit = planes - 1; half; half /= 2, --bit) {
+        const __mmask32 upper = _mm512_test_epi16_mask(codes, _mm512_set1_epi16(short(1 << bit)));
+        for (int t = 0; t < half; ++t)
+          value[t] = _mm512_mask_mov_epi16(value[t], upper, value[t + half]);
+      }
+      return value[0];
+    }
+  };
+  static constexpr int halves = 32;
+  template <int planes>
+  static inline V half_indices(const uint8_t* const* at, int64_t column) {
+    V index = zero();
+    for (int p = 0; p < planes; ++p) {
+      uint32_t bits;
+      memcpy(&bits, at[p] + column / 8, 4);
+      index = _mm512_mask_add_epi16(index, bits, index, _mm512_set1_epi16(short(1 << p)));
+    }
+    return index;
+  }
+  static inline void store_halves(V value, uint16_t* out) { _mm512_storeu_si512(out, value); }
+
   static inline Floats times(Floats a, const float* b, float c) {
     return _mm512_mul_ps(_mm512_mul_ps(a, _mm512_loadu_ps(b)), _mm512_set1_ps(c));
   }

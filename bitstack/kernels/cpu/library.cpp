@@ -148,12 +148,14 @@ void tile(const Linear& call, int64_t begin, int64_t end) {
 using namespace bitstack;
 
 // Name of variant `index`, best first; null past the last. `runs`: whether this machine can run it.
-// `fast`: whether it has a fast product of its own.
-BITSTACK_API const char* bitstack_variant(int32_t index, int32_t* runs, int32_t* fast) {
+// `fast`, `halves`: whether it has a fast product and an unpacking to 16 bits of its own.
+BITSTACK_API const char* bitstack_variant(int32_t index, int32_t* runs, int32_t* fast,
+                                          int32_t* halves) {
   if (index < 0 || index >= int32_t(variants().size())) return nullptr;
   const Variant& variant = variants()[size_t(index)];
   *runs = variant.runs;
   *fast = variant.kernel->fast != nullptr;
+  *halves = variant.kernel->unpack_halves != nullptr;
   return variant.kernel->name;
 }
 
@@ -215,6 +217,36 @@ BITSTACK_API int32_t bitstack_unpack(int32_t variant, const void* const* planes,
     kernel.unpack(m, v, ids, first, last, static_cast<char*>(out) + i * kTile * size, Dtype(dtype));
   });
   return 0;
+}
+
+// out [end - begin, columns] = entries[code] of the rows begin .. end: 2^count entries of 16 bits.
+BITSTACK_API void bitstack_unpack_halves(int32_t variant, const void* const* planes, int32_t count,
+                                         const uint16_t* entries, int64_t columns, int64_t begin,
+                                         int64_t end, uint16_t* out, int32_t threads) {
+  const Kernel& kernel = *variants()[size_t(variant)].kernel;
+  Matrix m{};
+  for (int p = 0; p < count; ++p) m.plane[p] = static_cast<const uint8_t*>(planes[p]);
+  m.planes = count;
+  m.columns = columns;
+  m.row_bytes = (columns + 7) / 8;
+  if ((end - begin) * columns < kSerial) threads = 1;
+  parallel_for((end - begin + kTile - 1) / kTile, threads, [&](int64_t i) {
+    const int64_t first = begin + i * kTile, last = first + kTile < end ? first + kTile : end;
+    kernel.unpack_halves(m, entries, first, last, out + i * kTile * columns);
+  });
+}
+
+// out [tokens, columns] = v * x in bf16, where bitstack_variant says `halves`.
+BITSTACK_API void bitstack_scale_columns(int32_t variant, const uint16_t* scale, int64_t rows,
+                                         int64_t columns, const uint16_t* x, int64_t tokens,
+                                         uint16_t* out, int32_t threads) {
+  static thread_local Scratch shared;
+  const Kernel& kernel = *variants()[size_t(variant)].kernel;
+  float* v = reinterpret_cast<float*>(shared.get(size_t(columns) * 4));
+  for (int64_t i = 0; i < columns; ++i) v[i] = half_to_float(scale[rows + i]);
+  parallel_for(tokens, threads, [&](int64_t token) {
+    kernel.scale_columns(v, x + token * columns, columns, out + token * columns);
+  });
 }
 
 // Reads `bytes` with all threads: the bandwidth that a product is compared with.

@@ -90,6 +90,6 @@ inline void Word::store(Floats value, void* out, int64_t at, Dtype dtype) {
 }
 }  // namespace
 
-extern const Kernel kPortable = {"portable", 8,           nullptr,     spread<8>,
-                                 nullptr,    exact<Word>, unpack<Word>};
+extern const Kernel kPortable = {"portable",  8,            nullptr, spread<8>, nullptr,
+                                 exact<Word>, unpack<Word>, nullptr, nullptr};
 }  // namespace bitstack

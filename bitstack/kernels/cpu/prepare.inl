@@ -98,5 +98,10 @@ void spread(const Matrix& m, const float* x, int64_t token, const FloatActivatio
   }
 }
 
+// v * x of one token in bf16, for the matrix product of unpacked panels.
+inline void scale_columns(const float* v, const uint16_t* x, int64_t columns, uint16_t* out) {
+  for (int64_t i = 0; i < columns; ++i) out[i] = float_to_bfloat(bfloat_to_float(x[i]) * v[i]);
+}
+
 }  // namespace
 }  // namespace bitstack

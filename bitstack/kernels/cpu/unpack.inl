@@ -13,16 +13,19 @@ inline void store_one(float value, void* out, int64_t at, Dtype dtype) {
   else ((uint16_t*)out)[at] = dtype == kFloat16 ? float_to_half(value) : float_to_bfloat(value);
 }
 
+inline int code_at(const Matrix& m, int64_t row, int64_t column) {
+  int code = 0;
+  for (int p = 0; p < m.planes; ++p)
+    code |= (m.plane[p][row * m.row_bytes + column / 8] >> (column % 8) & 1) << p;
+  return code;
+}
+
 // Columns from `begin` on, one at a time.
 inline void unpack_scalar(const Matrix& m, const float* v, int64_t row, int64_t begin, void* out,
                           Dtype dtype) {
   const float u = half_to_float(m.u[row]);
-  for (int64_t c = begin; c < m.columns; ++c) {
-    int code = 0;
-    for (int p = 0; p < m.planes; ++p)
-      code |= (m.plane[p][row * m.row_bytes + c / 8] >> (c % 8) & 1) << p;
-    store_one(m.table[code] * v[c] * u, out, c, dtype);
-  }
+  for (int64_t c = begin; c < m.columns; ++c)
+    store_one(m.table[code_at(m, row, c)] * v[c] * u, out, c, dtype);
 }
 
 template <class O, int planes>
@@ -54,6 +57,30 @@ void unpack(const Matrix& m, const float* v, const int64_t* ids, int64_t begin, 
                                             unpack_rows<O, 5>, unpack_rows<O, 6>,
                                             unpack_rows<O, 7>, unpack_rows<O, 8>};
   rows[m.planes - 1](m, v, ids, begin, end, out, dtype);
+}
+
+template <class O, int planes>
+void half_rows(const Matrix& m, const uint16_t* entries, int64_t begin, int64_t end,
+               uint16_t* out) {
+  const typename O::template Halves<planes> table(entries);
+  const int64_t whole = m.columns / O::halves * O::halves;
+  for (int64_t row = begin; row < end; ++row, out += m.columns) {
+    const uint8_t* at[kMaxPlanes];
+    for (int p = 0; p < planes; ++p) at[p] = m.plane[p] + row * m.row_bytes;
+    for (int64_t c = 0; c < whole; c += O::halves)
+      O::store_halves(table.look_up(O::template half_indices<planes>(at, c)), out + c);
+    for (int64_t c = whole; c < m.columns; ++c) out[c] = entries[code_at(m, row, c)];
+  }
+}
+
+template <class O>
+void unpack_halves(const Matrix& m, const uint16_t* entries, int64_t begin, int64_t end,
+                   uint16_t* out) {
+  using Rows = void (*)(const Matrix&, const uint16_t*, int64_t, int64_t, uint16_t*);
+  static constexpr Rows rows[kMaxPlanes] = {half_rows<O, 1>, half_rows<O, 2>, half_rows<O, 3>,
+                                            half_rows<O, 4>, half_rows<O, 5>, half_rows<O, 6>,
+                                            half_rows<O, 7>, half_rows<O, 8>};
+  rows[m.planes - 1](m, entries, begin, end, out);
 }
 
 }  // namespace
