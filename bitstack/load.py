@@ -11,14 +11,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, GenerationConfig, PretrainedConfig
+from transformers import GenerationConfig, PretrainedConfig
 
 from bitstack.budget import Budget, parse_budget
 from bitstack.container.manifest import DenseEntry, Manifest, StackEntry, read_manifest
 from bitstack.container.shards import ShardReader
 from bitstack.errors import UserError
 from bitstack.nn import pack_model, resident_bytes, stacks
-from bitstack.source import skeleton, tie
+from bitstack.source import load_config, skeleton, tie
 
 
 class Reader(Protocol):
@@ -65,7 +65,7 @@ def load(
     levels = choose_levels(manifest, budget, level)
     reader = ShardReader(folder)
     reader.require(manifest.tensors(levels), manifest.shards)
-    config = AutoConfig.from_pretrained(folder)
+    config = load_config(folder)
     dtype = getattr(torch, manifest.dtype)
     model = assemble(config, dtype, manifest.stacks, manifest.dense, reader, levels, device=device)
     if model.can_generate() and (folder / "generation_config.json").is_file():

@@ -145,10 +145,7 @@ class Source:
 def open_source(path: str | Path) -> Source:
     """Open a model folder (or Hub name). UserError where it is missing, incomplete or not ours."""
     folder = _folder(path)
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        raise UserError(f"{folder}: config.json cannot be read: {one_line(error)}") from None
+    config = load_config(folder)
     if getattr(config, "quantization_config", None):
         raise UserError(
             f"{folder}: the model is already quantised (quantization_config in config.json); give "
@@ -167,6 +164,14 @@ def open_source(path: str | Path) -> Source:
     source = Source(folder, config, dtype, model, headers, keys)
     source._convert([n for n, _ in model.named_buffers() if n in keys])
     return source
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """The config of a model folder or container. UserError where it cannot be read."""
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise UserError(f"{folder}: config.json cannot be read: {one_line(error)}") from None
 
 
 def load_tokenizer(folder: Path) -> Any:
