@@ -45,7 +45,7 @@ def summarise(runs: Sequence[Row], teachers: dict[str, float]) -> Row:
 
 
 def table(summary: Row) -> str:
-    """The same in Markdown."""
+    """The same in Markdown, with what it says in words."""
     parts = summary["students"]
     names = list(summary["teacher_losses"])
     head = ["student", "tokens", *names, "best", "inside?"]
@@ -57,7 +57,30 @@ def table(summary: Row) -> str:
         rows.append([size, f"{part['tokens']:,}", *(cells.get(n, "") for n in names)])
         rows[-1] += [part["best"], inside]
     lines = [" | ".join(row) for row in [head, ["---"] * len(head), *rows]]
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
+    return "\n".join([*(f"| {line} |" for line in lines), "", verdict(summary)]) + "\n"
+
+
+def verdict(summary: Row) -> str:
+    """Whether an optimum shows between the teachers tried, in one or two sentences."""
+    parts = [part for part in summary["students"] if len(part["teachers"]) > 1]
+    inside = [f"{part['student']:,}" for part in parts if part["interior"]]
+    if inside:
+        return f"An interior optimum shows for {len(inside)} of {len(parts)} rows: students of " + (
+            f"{', '.join(inside)} parameters."
+        )
+    ends = {_end(part) for part in parts}
+    best = f"the {ends.pop()} teacher tried was the best" if len(ends) == 1 else "see the rows"
+    return (
+        f"No interior optimum shows in {len(parts)} rows: {best}. The best teacher may lie beyond "
+        "those tried, and no line is fitted."
+    )
+
+
+def _end(part: Row) -> str:
+    place = [one["teacher"] for one in part["teachers"]].index(part["best"])
+    return (
+        "smallest" if place == 0 else "largest" if place == len(part["teachers"]) - 1 else "inner"
+    )
 
 
 def _group(tokens: int, size: int, runs: list[Row]) -> Row:

@@ -51,6 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=55, help="CPU minutes, then stop")
     work = Path(tempfile.gettempdir()) / "bitstack-capacity-gap-pilot.jsonl"
     parser.add_argument("--work", type=Path, default=work, help="finished runs, one a line")
+    parser.add_argument("--note", default="", help="words to stand below the table")
     parser.add_argument("--output", type=Path, default=Path("capacity-gap-pilot.json"))
     return parser.parse_args()
 
@@ -161,9 +162,9 @@ def main() -> None:
         with options.work.open("a") as file:
             file.write(json.dumps(done[-1]) + os.linesep)
     teachers = {n: losses(t, bench.valid).mean().item() for n, t in bench.teachers.items()}
-    summary = summarise(done, teachers)
+    summary = summarise(done, teachers) | {"note": options.note}
     options.output.write_text(json.dumps(summary, indent=1) + "\n")
-    options.output.with_suffix(".md").write_text(table(summary))
+    options.output.with_suffix(".md").write_text(f"{table(summary)}\n{options.note}\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from bitstack.metrics.gap_pilot import summarise, table
+from bitstack.metrics.gap_pilot import summarise, table, verdict
 
 TEACHERS = {"small": 3.5, "middle": 3.2, "large": 3.0}
 SIZES = {"small": 2_000, "middle": 5_000, "large": 10_000}
@@ -54,10 +54,23 @@ def test_seeds_are_averaged_and_shown() -> None:
     assert middle["seeds"] == pytest.approx([4.0, 4.1], abs=1e-3)
 
 
+def test_the_verdict_says_what_the_rows_say() -> None:
+    inside = [*runs((4.2, 4.0, 4.3)), *runs((3.0, 3.1, 3.3), student=2000)]
+    assert verdict(summarise(inside, TEACHERS)) == (
+        "An interior optimum shows for 1 of 2 rows: students of 1,000 parameters."
+    )
+    smallest = verdict(summarise(runs((4.0, 4.1, 4.2)), TEACHERS))
+    assert (
+        "No interior optimum shows in 1 rows: the smallest teacher tried was the best" in smallest
+    )
+    both = [*runs((4.0, 4.1, 4.2)), *runs((4.2, 4.1, 4.0), student=2000)]
+    assert "see the rows" in verdict(summarise(both, TEACHERS))
+
+
 def test_the_table_has_a_row_for_each_student() -> None:
     both = [*runs((4.2, 4.0, 4.3)), *runs((3.0, 3.1, 3.3), student=2000)[:2]]
     lines = table(summarise(both, TEACHERS)).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 7
     assert lines[2].startswith("| teacher itself |")
     assert "| middle | yes |" in lines[3]
     assert lines[4].startswith("| 2,000 | 1,000 | 3.000")

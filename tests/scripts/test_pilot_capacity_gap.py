@@ -36,7 +36,7 @@ def test_a_table_of_pico_models(
     work, output = tmp_path / "work.jsonl", tmp_path / "pilot.json"
     words = ["--teachers", *(pico_model(name) for name in names), "--train", text, "--valid", text]
     words += ["--students", size, 10**9, "--tokens", 512, "--window", 16, "--passages", 8]
-    words += ["--seeds", 1, "--work", work, "--output", output]
+    words += ["--note", "few words of why", "--seeds", 1, "--work", work, "--output", output]
     monkeypatch.setattr(sys, "argv", ["pilot_capacity_gap.py", *map(str, words)])
     script.main()
     runs = [json.loads(line) for line in work.read_text().splitlines()]
@@ -46,6 +46,7 @@ def test_a_table_of_pico_models(
     found = json.loads(output.read_text())
     assert [len(part["teachers"]) for part in found["students"]] == [2]
     assert found["interior_optimum"] is False
-    assert output.with_suffix(".md").read_text().count("\n") == 4
+    assert "No interior optimum shows in 1 rows" in output.with_suffix(".md").read_text()
+    assert "few words of why" in output.with_suffix(".md").read_text()
     script.main()
     assert len(work.read_text().splitlines()) == 2
