@@ -21,7 +21,10 @@ from typer.testing import CliRunner, Result
 from bitstack.cli import app
 from bitstack.compress import compress
 
-SMALL = ["--blocks", "3", "--samples", "4", "--length", "32", "--order-samples", "2"]
+SMALL = [
+    "--blocks", "3", "--samples", "4", "--length", "32", "--order-samples", "2",
+    "--tune-steps", "5", "--passes", "1",
+]  # fmt: skip
 KEYS = [
     "model", "budget_bytes", "resident_bytes", "original_bytes", "bits_per_weight", "tokens",
     "window", "stride", "nll_per_token", "perplexity", "bits_per_byte",

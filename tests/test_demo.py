@@ -26,7 +26,7 @@ def small(pico_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     return {
         "model": pico_model("llama-untied"), "calibration": text, "held_out": text,
         "max_tokens": TOKENS, "window": WINDOW, "blocks": 5, "samples": 4, "length": 32,
-        "order_samples": 2,
+        "order_samples": 2, "tune_steps": 5, "passes": 1,
     }  # fmt: skip
 
 
