@@ -60,21 +60,24 @@ class Bench:
         count = copies(rows * columns * 2, total)
         self.dense = [torch.randn(rows, columns).bfloat16() for _ in range(count)]
 
-    def packed(self, planes: int) -> tuple[list[list[Tensor]], Tensor]:
+    def packed(self, planes: int) -> tuple[Tensor, list[list[Tensor]], Tensor]:
+        """Memory, the stacks of planes that lie in it, and their scale set."""
         shape = (self.rows, (self.columns + 7) // 8)
         count = copies(planes * shape[0] * shape[1], self.total)
         table = torch.linspace(-1, 1, 2**planes)
         scale = torch.cat([torch.ones(self.rows), torch.ones(self.columns), table]).half()
-        make = lambda: torch.randint(0, 256, shape, dtype=torch.uint8)  # noqa: E731
-        return [[make() for _ in range(planes)] for _ in range(count)], scale
+        memory = torch.randint(0, 256, (count, planes, *shape), dtype=torch.uint8)
+        return memory, [list(stack) for stack in memory], scale
 
     def batch_one(
-        self, variant: native.Variant, accuracy: str, packed: tuple[list[list[Tensor]], Tensor]
+        self,
+        variant: native.Variant,
+        accuracy: str,
+        packed: tuple[Tensor, list[list[Tensor]], Tensor],
     ) -> Line:
-        stacks, scale = packed
+        memory, stacks, scale = packed
         x = torch.randn(1, self.columns).bfloat16()
         fast = accuracy == "fast"
-        flat = [plane for planes in stacks for plane in planes]
 
         def product() -> None:
             for planes in stacks:
@@ -84,11 +87,7 @@ class Bench:
             for weight in self.dense:
                 F.linear(x, weight)
 
-        def read() -> None:
-            for plane in flat:
-                native.read(plane)
-
-        ours, theirs, reading = best_of(self.rounds, product, dense, read)
+        ours, theirs, reading = best_of(self.rounds, product, dense, lambda: native.read(memory))
         speedup = theirs / len(self.dense) / (ours / len(stacks))
         return Line(
             variant.name,
@@ -100,8 +99,8 @@ class Bench:
             reading / ours,
         )
 
-    def tokens(self, batch: int, packed: tuple[list[list[Tensor]], Tensor]) -> Line:
-        stacks, scale = packed
+    def tokens(self, batch: int, packed: tuple[Tensor, list[list[Tensor]], Tensor]) -> Line:
+        _, stacks, scale = packed
         x = torch.randn(batch, self.columns).bfloat16()
         ours, theirs = best_of(
             self.rounds,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitstack.kernels import native, reference
+from bitstack.kernels import native
 
 _PANEL = 1 << 23  # bytes: large enough for an efficient product, within a second-level cache or two
 _scratch = threading.local()
@@ -78,20 +78,13 @@ def _linear_halves(
     rows: int,
     bias: Tensor | None,
 ) -> Tensor:
-    """In bf16, with panels of bare table entries: v goes into `x`, u into the result.
-
-    The table is scaled to a largest entry of 1, so that the two entries of one plane stay exact.
-    """
+    """In bf16, with v taken into `x`: what is unpacked is then a table look-up a weight."""
     columns = x.shape[1]
-    u, _, table = reference.split_scale(scale, rows, columns)
-    largest = table.float().abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    entries = (table.float() / largest).bfloat16()
-    factors = u.float() * largest
     scaled = native.scale_columns(variant, x, scale, rows)
     out = x.new_empty(x.shape[0], rows)
     for begin, end in panels(rows, columns * x.itemsize):
         weight = _buffer(end - begin, columns, x.dtype)
-        native.unpack_halves(variant, planes, entries, weight, begin=begin)
-        part = F.linear(scaled, weight).float().mul_(factors[begin:end])
-        out[:, begin:end] = part if bias is None else part.add_(bias[begin:end])
+        native.unpack_halves(variant, planes, scale, rows, weight, begin=begin)
+        part = None if bias is None else bias[begin:end].to(x.dtype)
+        out[:, begin:end] = F.linear(scaled, weight, part)
     return out

@@ -36,10 +36,9 @@ def _library() -> ctypes.CDLL | None:
     for path in sorted(Path(__file__).parent.glob("_cpu*")):
         if path.suffix in (".so", ".pyd", ".dylib"):
             try:
-                library = ctypes.CDLL(str(path))
-            except OSError:  # built for another system
+                return _declare(ctypes.CDLL(str(path)))
+            except (OSError, AttributeError):  # built for another system, or from other sources
                 continue
-            return _declare(library)
     return None
 
 
@@ -52,8 +51,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.bitstack_linear.restype = None
     library.bitstack_unpack.argtypes = [_int32, _pointer, *matrix, _pointer, _int64, _int64]
     library.bitstack_unpack.argtypes += [_pointer, _int32, _int32]
-    library.bitstack_unpack_halves.argtypes = [_int32, _pointer, _int32, _pointer, _int64]
-    library.bitstack_unpack_halves.argtypes += [_int64, _int64, _pointer, _int32]
+    library.bitstack_unpack_halves.argtypes = [_int32, _pointer, *matrix, _int64, _int64]
+    library.bitstack_unpack_halves.argtypes += [_pointer, _int32]
     library.bitstack_unpack_halves.restype = None
     library.bitstack_scale_columns.argtypes = [_int32, _pointer, _int64, _int64, _pointer]
     library.bitstack_scale_columns.argtypes += [_int64, _pointer, _int32]
@@ -154,16 +153,17 @@ def unpack(
 
 
 def unpack_halves(
-    variant: Variant, planes: list[Tensor], table: Tensor, out: Tensor, *, begin: int = 0
+    variant: Variant, planes: list[Tensor], scale: Tensor, rows: int, out: Tensor, *, begin: int
 ) -> None:
-    """`table[code]` of the rows from `begin` on into `out` [count, n]: both bf16, or both fp16."""
+    """`u * T[code]` of the rows from `begin` on into `out` bf16 [count, n]."""
     library = _library()
     assert library is not None
     library.bitstack_unpack_halves(
         variant.index,
         _pointers(planes),
         len(planes),
-        table.data_ptr(),
+        scale.data_ptr(),
+        rows,
         out.shape[1],
         begin,
         begin + out.shape[0],

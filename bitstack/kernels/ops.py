@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from bitstack.errors import UserError
 from bitstack.kernels import dispatch, matmul, native, reference
 
-_MATMUL_FROM = 16  # tokens from which unpacked panels and torch's matrix product are faster
+_MATMUL_FROM = 24  # tokens from which unpacked panels and torch's matrix product are faster
 
 
 def coded_linear(

@@ -160,7 +160,7 @@ struct Avx512 {
     }
     return index;
   }
-  // Table entries of 16 bits, of 32 columns in their natural order.
+  // Table entries in bf16, of 32 columns in their natural order.
   template <int planes>
   struct Halves {
     static constexpr int count = planes <= 5 ? 1 : 1 << (planes - 5);

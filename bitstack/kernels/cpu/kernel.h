@@ -63,9 +63,8 @@ struct Kernel {
   void (*unpack)(const Matrix&, const float* v, const int64_t* ids, int64_t begin, int64_t end,
                  void* out, Dtype);
   // For a matrix product in bf16; null where vectors bring nothing. The first:
-  // out[i - begin][columns] = entries[code], of 16 bits. The second: v * x of one token.
-  void (*unpack_halves)(const Matrix&, const uint16_t* entries, int64_t begin, int64_t end,
-                        uint16_t* out);
+  // out[i - begin][columns] = u * T[code]. The second: v * x of one token.
+  void (*unpack_halves)(const Matrix&, int64_t begin, int64_t end, uint16_t* out);
   void (*scale_columns)(const float* v, const uint16_t* x, int64_t columns, uint16_t* out);
 };
 

@@ -219,20 +219,18 @@ BITSTACK_API int32_t bitstack_unpack(int32_t variant, const void* const* planes,
   return 0;
 }
 
-// out [end - begin, columns] = entries[code] of the rows begin .. end: 2^count entries of 16 bits.
+// out [end - begin, columns] = u * T[code] in bf16 of the rows begin .. end, where
+// bitstack_variant says `halves`.
 BITSTACK_API void bitstack_unpack_halves(int32_t variant, const void* const* planes, int32_t count,
-                                         const uint16_t* entries, int64_t columns, int64_t begin,
-                                         int64_t end, uint16_t* out, int32_t threads) {
+                                         const uint16_t* scale, int64_t rows, int64_t columns,
+                                         int64_t begin, int64_t end, uint16_t* out,
+                                         int32_t threads) {
   const Kernel& kernel = *variants()[size_t(variant)].kernel;
-  Matrix m{};
-  for (int p = 0; p < count; ++p) m.plane[p] = static_cast<const uint8_t*>(planes[p]);
-  m.planes = count;
-  m.columns = columns;
-  m.row_bytes = (columns + 7) / 8;
+  const Matrix m = make_matrix(planes, count, scale, rows, columns);
   if ((end - begin) * columns < kSerial) threads = 1;
   parallel_for((end - begin + kTile - 1) / kTile, threads, [&](int64_t i) {
     const int64_t first = begin + i * kTile, last = first + kTile < end ? first + kTile : end;
-    kernel.unpack_halves(m, entries, first, last, out + i * kTile * columns);
+    kernel.unpack_halves(m, first, last, out + i * kTile * columns);
   });
 }
 
