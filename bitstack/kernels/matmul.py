@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bitstack.kernels import native
 
-_PANEL = 1 << 23  # bytes: large enough for an efficient product, within a second-level cache or two
+_PANEL = 1 << 24  # bytes: few enough products for their start not to count, small next to a model
 _scratch = threading.local()
 
 
