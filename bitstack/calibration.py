@@ -253,10 +253,10 @@ def _embedding_gradient(
     assert isinstance(weight, Tensor)
     total = torch.zeros(weight.shape[1], weight.shape[1], device=weight.device)
     for ids, arrived, gradient in zip(runner.windows, hidden, gradients, strict=True):
-        rows = weight[ids.to(weight.device)].flatten(0, 1)
-        if arrived.shape[-1] != rows.shape[-1]:  # projected on the way (OPT-350m)
+        rows = weight[ids.to(weight.device)]
+        if arrived.shape != rows.shape:  # projected (OPT-350m) or multiplied (Gemma 3n) on the way
             return torch.eye(weight.shape[1], device=weight.device)
-        scale = (arrived.flatten(0, 1) * rows).sum() / rows.square().sum().clamp_min(1e-12)
+        scale = (arrived * rows).sum() / rows.square().sum().clamp_min(1e-12)
         flat = gradient.flatten(0, 1) * scale
         total.addmm_(flat.T, flat)
     return total

@@ -117,6 +117,8 @@ def _layer_of(name: str, layers: str) -> int | None:
 
 def _matrices_of(name: str, module: nn.Module, layers: str) -> Iterator[Matrix]:
     layer = _layer_of(name, layers)
+    if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward:
+        return  # does something of its own (a router that picks experts): stays dense
     if isinstance(module, nn.Linear):
         rows, columns = module.weight.shape
         yield Matrix(name, f"{name}.weight", name, "linear", rows, columns, layer)

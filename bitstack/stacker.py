@@ -118,7 +118,15 @@ class Stacker:
         self.journal.put(key, tensors, {})
 
     def _rows(self, matrix: Matrix) -> Tensor | None:
-        return self.sensitivity.rows.get(matrix.name) if self.sensitivity else None
+        """E[g²] of a matrix's outputs; an expert that no token reached gets its siblings' mean."""
+        if not self.sensitivity:
+            return None
+        found = self.sensitivity.rows
+        prefix = f"{matrix.parameter}."
+        siblings = [rows for name, rows in found.items() if name.startswith(prefix)]
+        if matrix.kind == "expert" and matrix.name not in found and siblings:
+            return torch.stack(siblings).mean(0)
+        return found.get(matrix.name)
 
     def _check(self, names: list[str]) -> None:
         for name in names:

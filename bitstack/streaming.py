@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bitstack.container.work import disk_errors
+from bitstack.errors import UserError
 from bitstack.matrices import find_layers
 from bitstack.source import Source
 
@@ -37,7 +38,7 @@ class LayerRunner:
     source: Source
     windows: list[Tensor]
     device: str = "cpu"
-    calls: dict[int, list[_Call]] = field(default_factory=dict)  # batch size -> call of each layer
+    calls: dict[torch.Size, list[_Call]] = field(default_factory=dict)  # by shape of hidden state
     as_tuple: bool = False
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class LayerRunner:
 
     def step(self, index: int, hidden: Tensor) -> Tensor:
         """Layer `index` (loaded) on `hidden`."""
-        call = self.calls[len(hidden)][index]
+        call = self.calls[hidden.shape][index]
         output = self.layers[index](hidden, *call.args, **call.kwargs)
         return output[0] if isinstance(output, tuple) else output
 
@@ -124,7 +125,14 @@ class LayerRunner:
         with _replaced(self.layers, stub):
             logits = self._call(ids)
         if last is None:
-            self.calls.setdefault(len(ids), calls)
+            known = self.calls.setdefault(first[0].shape, calls)
+            for one, other in zip(known, calls, strict=True):
+                if not _same(one.args, other.args) or not _same(one.kwargs, other.kwargs):
+                    raise UserError(
+                        f"{self.source.path}: layers of this model read more of the text than "
+                        "their hidden state, so they cannot be run one by one over it; use "
+                        "--calibration none"
+                    )
         return first[0], logits
 
     def _call(self, ids: Tensor) -> Tensor:
@@ -136,6 +144,17 @@ class LayerRunner:
 
 class _Stop(Exception):
     """Ends a forward pass early."""
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Are the arguments of two calls alike? Never, where they could carry a state (a cache)."""
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and torch.equal(a, b)
+    if type(a) is dict:
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if type(a) in (tuple, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return a is b or (isinstance(a, bool | int | float | str) and a == b)
 
 
 @contextmanager

@@ -179,6 +179,13 @@ class Cubes(nn.Module):
             self.is_transposed = is_transposed
 
 
+class Router(nn.Linear):
+    """As Llama 4's: a Linear whose forward gives more than a product."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(x), x
+
+
 class Unheard(nn.Module):
     """A model of no known family, with names of its own."""
 
@@ -192,6 +199,7 @@ class Unheard(nn.Module):
         self.few = nn.ModuleList([nn.Linear(6, 2)])  # a shorter list is not the decoder
         self.speak = nn.Linear(6, 11, bias=False)
         self.plain, self.turned, self.unknown = Cubes(False), Cubes(True), Cubes(None)
+        self.route = Router(6, 3, bias=False)
         self.wave = nn.Conv1d(6, 6, 3, groups=6, bias=False)
         self.odd = nn.Parameter(torch.zeros(2, 2, 2, 2))
         self.register_buffer("seen", torch.zeros(5), persistent=False)
@@ -225,6 +233,7 @@ def test_an_unheard_of_model_is_taken_by_its_structure() -> None:
         "few.0.bias",
         "unknown.cube",
         "wave.weight",
+        "route.weight",
         *(f"rungs.{i}.{part}.bias" for i in range(3) for part in ("twist", "turn")),
     }
 

@@ -7,8 +7,9 @@ import pico
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3nTextConfig
 
+from bitstack.errors import UserError
 from bitstack.source import open_source
 from bitstack.streaming import LayerRunner, Spill
 
@@ -44,12 +45,29 @@ def test_the_two_kinds_of_gemma_3_layers_are_called_each_in_its_way(pico_model: 
     runner = LayerRunner(open_source(pico_model("gemma-3")), windows())
     with torch.no_grad(), runner.outer():
         (hidden, *_) = runner.embed()
-        first, second = runner.calls[2]
+        first, second = runner.calls[hidden.shape]
         with runner.layer(1):
             right = runner.step(1, hidden)
-            runner.calls[2] = [second, first]
+            runner.calls[hidden.shape] = [second, first]
             wrong = runner.step(1, hidden)
     assert (right - wrong).norm() > 0.01 * right.norm()
+
+
+def test_layers_that_read_the_text_themselves_are_refused(tmp_path: Path) -> None:
+    """Gemma 3n gives every layer an embedding of the ids of its own, and keys of earlier layers."""
+    config = Gemma3nTextConfig(
+        **pico.SIZES | {"num_key_value_heads": 2, "head_dim": 12},
+        layer_types=["sliding_attention", "full_attention"],
+        num_kv_shared_layers=0,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=pico.VOCABULARY,
+        altup_num_inputs=2,
+        laurel_rank=4,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    runner = LayerRunner(open_source(tmp_path), windows())
+    with pytest.raises(UserError, match="use --calibration none"), runner.outer():
+        runner.embed()
 
 
 def test_one_layer_is_real_at_a_time(pico_model: Folder) -> None:
