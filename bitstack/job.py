@@ -19,7 +19,7 @@ from bitstack.container.work import FOLDER, Journal
 from bitstack.device import pick_device
 from bitstack.errors import UserError
 from bitstack.fingerprint import fingerprint
-from bitstack.matrices import Dense, Matrix, find_dense, find_matrices
+from bitstack.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
 from bitstack.recipe import Recipe
 from bitstack.source import Source, open_source
 from bitstack.streaming import LayerRunner
@@ -98,7 +98,9 @@ def open_job(model: str | Path, output: str | Path, recipe: Recipe, progress: bo
     dense = find_dense(source.model, matrices)
     if any(m.kind == "expert" for m in matrices):
         source.model.set_experts_implementation("eager")  # one expert's product at a time
-    _check_output(folder, _stored_bytes(matrices, dense, recipe))
+    # The journal, the shards made from it, and what waits for the backward pass.
+    needed = 2 * _stored_bytes(matrices, dense, recipe) + _spilled_bytes(source, recipe, text)
+    _check_output(folder, needed)
     if text is None:
         _log.warning(
             "warning: no calibration text, so all inputs count alike and more is lost; "
@@ -144,6 +146,14 @@ def _stored_bytes(matrices: list[Matrix], dense: list[Dense], recipe: Recipe) ->
     return stored + sum(d.bytes for d in dense)
 
 
+def _spilled_bytes(source: Source, recipe: Recipe, text: tuple[Tokens, Tensor] | None) -> int:
+    """The inputs of all layers at once, fp32: they lie in files until the backward pass."""
+    if text is None or recipe.method != "codes":
+        return 0
+    width = source.config.get_text_config().hidden_size
+    return 4 * width * text[1].numel() * len(find_layers(source.model)[1])
+
+
 def _check_output(folder: Path, needed: int) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}: is a file; name a folder")
@@ -153,8 +163,9 @@ def _check_output(folder: Path, needed: int) -> None:
         raise UserError(f"--output {folder}: is not empty; name a new folder")
     parent = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(parent).free
-    if free < 2 * needed:  # the journal, and the shards made from it
+    if free < needed:
         raise UserError(
-            f"--output {folder}: {format_bytes(2 * needed)} of disk are needed while it runs, but "
-            f"{format_bytes(free)} are free; free some or name a folder on another disk"
+            f"--output {folder}: {format_bytes(needed)} of disk are needed while it runs, but "
+            f"{format_bytes(free)} are free; free some, name a folder on another disk, or take "
+            "fewer --samples"
         )
