@@ -1,0 +1,49 @@
+"""The loss of a model still being made, layer by layer, is that of the whole stacked model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pico
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bitstack.container.manifest import DenseEntry
+from bitstack.job import open_job
+from bitstack.load import assemble
+from bitstack.measure import LayerMeasure
+from bitstack.recipe import load_recipe
+from bitstack.stacker import Stacker
+
+Folder = Callable[..., Path]
+CODES: dict[str, Any] = {"recipe": "default", "blocks": 3, "sweeps": 0, "passes": 0}
+SIGNS: dict[str, Any] = {"recipe": "paper", "blocks": 3, "rank": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [(name, CODES) for name in pico.FAMILIES]
+    + [(name, SIGNS) for name in ("llama-tied", "gemma-2", "gpt-2", "opt", "mixtral")],
+    ids=lambda value: value if isinstance(value, str) else value["recipe"],
+)
+def test_measured_loss(
+    pico_model: Folder, text_file: Path, tmp_path: Path, name: str, fields: dict[str, Any]
+) -> None:
+    few = {"calibration": str(text_file), "samples": 3, "length": 24}
+    recipe = load_recipe(fields["recipe"], **few | {k: fields[k] for k in fields if k != "recipe"})
+    job = open_job(pico_model(name), tmp_path / "out", recipe, False)
+    Stacker(job.runner(), job.matrices, job.dense, recipe, job.journal).run()
+    measure = LayerMeasure(job.runner(tokens=48), job.journal, job.stacks, job.stored_dense)
+    dense = [DenseEntry.of(d) for d in job.dense]
+    assert job.text is not None
+    ids = job.text[1]
+    for shift in range(3):
+        levels = [1 + (i + shift) % 3 for i in range(len(job.stacks))]
+        config = job.source.config
+        model = assemble(config, torch.float32, job.stacks, dense, job.journal, levels)
+        with torch.no_grad():
+            logits = model(ids).logits[:, :-1]
+        expected = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        assert measure(levels) == pytest.approx(float(expected), rel=2e-4)
+    assert all(p.is_meta for p in job.source.model.parameters())
