@@ -120,8 +120,8 @@ class Tuner:
                 for stack, level in zip(self.stacks, self.levels_at(share), strict=True):
                     stack.level = level
                 optimizer.zero_grad(set_to_none=True)
-                self._loss(batch).backward()
-                nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], 1.0)
+                # Its logarithm: each budget's loss counts relative to what it is there.
+                self._loss(batch).log().backward()
                 optimizer.step()
                 schedule.step()
 

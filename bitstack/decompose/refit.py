@@ -51,27 +51,35 @@ def refit_columns(problem: Problem, level: Level, moment: Tensor) -> Level:
 
 
 def refit_table(problem: Problem, level: Level, moment: Tensor) -> Level:
-    """The 2^j table values, by conjugate gradients: one m n² product a step, whatever j is."""
+    """The 2^j table values, by preconditioned conjugate gradients: one m n² product a step.
+
+    The ridge holds values that hardly a weight uses: free, one of them grows until fp16 has no
+    room left for the others.
+    """
     grid = level.v * level.u.unsqueeze(1)
     weighted = grid * problem.rows.unsqueeze(1)
+    size = _by_code(level, grid * weighted * moment.diagonal())
+    ridge = _RIDGE * size.mean().clamp_min(1e-30) * 10
+    size = size + ridge
 
     def felt(table: Tensor) -> Tensor:
         """The normal matrix times `table`."""
-        return _by_code(level, (table[level.code.int()] * grid @ moment) * weighted)
+        return _by_code(level, (table[level.code.int()] * grid @ moment) * weighted) + ridge * table
 
     residual = _by_code(level, ((problem.x - level.values()) @ moment) * weighted)
-    step, direction = torch.zeros_like(residual), residual.clone()
-    size = start = float(residual @ residual)
+    step, better = torch.zeros_like(residual), residual / size
+    direction, gain = better, float(residual @ better)
+    start = gain
     for _ in range(min(_TABLE_STEPS, len(level.table))):
-        if size <= 1e-12 * start or size == 0:
+        if gain <= 1e-12 * start or gain == 0:
             break
         image = felt(direction)
-        length = size / float((direction @ image).clamp_min(1e-30))
-        step += length * direction
-        residual -= length * image
-        new = float(residual @ residual)
-        direction = residual + new / size * direction
-        size = new
+        length = gain / float((direction @ image).clamp_min(1e-30))
+        step = step + length * direction
+        residual = residual - length * image
+        better = residual / size
+        new = float(residual @ better)
+        direction, gain = better + new / gain * direction, new
     return replace(level, table=level.table + step)
 
 

@@ -9,13 +9,14 @@ Floors for one pass over an m x n matrix and J levels: 2 J m n² operations in t
 about 6 J K m n in the choices among K candidates; everything else is a few passes over m n numbers.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from bitstack.decompose.level import Level
 from bitstack.decompose.problem import Problem
+from bitstack.kernels import native
 
 _PANEL = 64
 
@@ -31,53 +32,76 @@ def descend(
 
     The levels share their low planes: all codes are those of the last level, masked. `felt` is the
     damped moment of each level. Candidates are the codes that agree with the present one in the
-    first `choose_from` planes. No level sum ever gets worse.
+    first `choose_from` planes. The weighted sum never gets worse.
     """
-    code = levels[-1].code.clone()
-    choices = 2 ** (levels[-1].planes - choose_from)
-    kept = 2**choose_from - 1
-    step = torch.arange(choices, device=code.device) << choose_from
-    products = [(problem.x - level.values()) @ h for level, h in zip(levels, felt, strict=True)]
-    columns = code.shape[1]
-    for start in range(0, columns, _PANEL):
-        stop = min(start + _PANEL, columns)
-        _panel(levels, felt, weights, products, code, start, stop, step, kept)
-    return [replace(level, code=code & (2**level.planes - 1)) for level in levels]
+    top = levels[-1]
+    code = top.code.T.contiguous()  # a column is contiguous
+    counted = [i for i, weight in enumerate(weights) if weight > 0]
+    search = _Search(
+        [levels[i] for i in counted],
+        [felt[i] for i in counted],
+        torch.tensor([weights[i] for i in counted], dtype=torch.float32),
+        choose_from,
+        2 ** (top.planes - choose_from),
+    )
+    products = [
+        (problem.x - level.values()) @ h
+        for level, h in zip(search.levels, search.felt, strict=True)
+    ]
+    for start in range(0, len(code), _PANEL):
+        part = slice(start, min(start + _PANEL, len(code)))
+        local = torch.stack([g[:, part].T for g in products])  # [J, panel, m]
+        moves = search.choose(part, local, code[part])
+        for g, moved, h in zip(products, moves, search.felt, strict=True):
+            g.addmm_(moved.T, h[part])
+    whole = code.T.contiguous()
+    return [replace(level, code=whole & (2**level.planes - 1)) for level in levels]
 
 
-def _panel(
-    levels: list[Level],
-    felt: list[Tensor],
-    weights: list[float],
-    products: list[Tensor],
-    code: Tensor,
-    start: int,
-    stop: int,
-    step: Tensor,
-    kept: int,
-) -> None:
-    """Choose the codes of columns `start` to `stop` and bring every G up to date."""
-    rows = len(code)
-    local = [g[:, start:stop].T.contiguous() for g in products]  # [panel, m]
-    moved = [torch.zeros_like(g) for g in local]
-    for c in range(start, stop):
-        now = code[:, c].int()
-        candidates = (now & kept).unsqueeze(0) + step.unsqueeze(1)  # [K, m]
-        cost = torch.zeros(len(step), rows, device=code.device)
+@dataclass(frozen=True)
+class _Search:
+    """The levels that count, their damped moments and weights, and the candidates."""
+
+    levels: list[Level]
+    felt: list[Tensor]
+    weights: Tensor
+    first: int
+    candidates: int
+
+    def choose(self, part: slice, products: Tensor, code: Tensor) -> Tensor:
+        """Choose the codes [panel, m] of columns `part` in place; returns how the error of each
+        level moved, [J, panel, m]. `products` [J, panel, m] is spent."""
+        if code.device.type == "cpu" and native.searches():
+            blocks = torch.stack([h[part, part] for h in self.felt])
+            u = torch.stack([level.u for level in self.levels])
+            v = torch.stack([level.v[part] for level in self.levels])
+            tables = [level.table.contiguous() for level in self.levels]
+            return native.descend(
+                u, v, tables, blocks, self.weights, products, code, self.first, self.candidates
+            )
+        moves = torch.zeros_like(products)
+        for c in range(len(code)):
+            self._column(part, c, products, code, moves)
+        return moves
+
+    def _column(
+        self, part: slice, c: int, products: Tensor, code: Tensor, moves: Tensor
+    ) -> None:
+        """What the native panel does, one column, in torch."""
+        now = code[c].int()
+        step = torch.arange(self.candidates, device=code.device).int() << self.first
+        candidates = (now & (2**self.first - 1)).unsqueeze(0) | step.unsqueeze(1)  # [K, m]
+        cost = torch.zeros(candidates.shape, device=code.device)
         changes = []
-        for level, h, w, g in zip(levels, felt, weights, local, strict=True):
+        column = part.start + c
+        for level, h, w, g in zip(self.levels, self.felt, self.weights, products, strict=True):
             mask = 2**level.planes - 1
-            table = level.table * level.v[c]
-            old = table[now & mask]
-            change = (old - table[candidates & mask]) * level.u
+            table = level.table * level.v[column]
+            change = (table[now & mask] - table[candidates & mask]) * level.u
             changes.append(change)
-            # 2 d G_c + d² Hs_cc
-            cost += w * change * (change * h[c, c] + 2 * g[c - start])
+            cost += float(w) * change * (change * h[column, column] + 2 * g[c])
         best = cost.argmin(0, keepdim=True)
-        code[:, c] = candidates.gather(0, best)[0].to(code.dtype)
-        for change, h, g, moves in zip(changes, felt, local, moved, strict=True):
-            d = change.gather(0, best)[0]
-            moves[c - start] = d
-            g.addr_(h[c, start:stop], d)
-    for g, moves, h in zip(products, moved, felt, strict=True):
-        g.addmm_(moves.T, h[start:stop])
+        code[c] = candidates.gather(0, best)[0].to(code.dtype)
+        for change, h, g, moved in zip(changes, self.felt, products, moves, strict=True):
+            moved[c] = change.gather(0, best)[0]
+            g.addr_(h[column, part], moved[c])

@@ -12,6 +12,7 @@ from bitstack.decompose.level import Level
 from bitstack.decompose.problem import Problem
 
 _BINS = 2048
+_SPREAD = 8.0  # root mean squares; real weights end at about six
 
 
 def split(problem: Problem, level: Level) -> Level:
@@ -22,7 +23,8 @@ def split(problem: Problem, level: Level) -> Level:
     grid = (level.v * level.u.unsqueeze(1)).abs().clamp_min(1e-30)
     z = problem.x / (level.v * level.u.unsqueeze(1)).where(grid > 1e-20, grid)
     weight = grid.square() * problem.rows.unsqueeze(1)
-    low, high = _range(z)
+    low, high = _range(z, weight)
+    z = z.clamp(low, high)
     position = ((z - low) / (high - low) * (_BINS - 1)).round().clamp(0, _BINS - 1).long()
     cells = 2**level.planes
     cut, table = _cuts(level.code, position, z, weight, cells, level.table)
@@ -31,9 +33,11 @@ def split(problem: Problem, level: Level) -> Level:
     return Level(code, level.u, level.v, table, level.planes + 1)
 
 
-def _range(z: Tensor) -> tuple[float, float]:
-    """Where the histogram lies; a few far values fall in its end bins."""
-    spread = 8 * float(z.abs().mean()) + 1e-20
+def _range(z: Tensor, weight: Tensor) -> tuple[float, float]:
+    """Where the histogram lies. Values beyond are those of rows almost dead, whose z is a quotient
+    of two small numbers: they are cut off, or a few of them would stretch the whole table."""
+    total = float(weight.sum()) + 1e-30
+    spread = _SPREAD * (float((weight * z.square()).sum()) / total) ** 0.5 + 1e-20
     return max(float(z.min()), -spread), min(float(z.max()), spread) + 1e-12
 
 

@@ -57,6 +57,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.bitstack_scale_columns.argtypes = [_int32, _pointer, _int64, _int64, _pointer]
     library.bitstack_scale_columns.argtypes += [_int64, _pointer, _int32]
     library.bitstack_scale_columns.restype = None
+    library.bitstack_descend.argtypes = [_int64, _int64, _int32, _int32, _int32]
+    library.bitstack_descend.argtypes += [_pointer] * 9 + [_int32]
+    library.bitstack_descend.restype = None
     library.bitstack_read.argtypes = [_pointer, _int64, _int32]
     library.bitstack_read.restype = ctypes.c_uint64
     return library
@@ -195,3 +198,41 @@ def read(memory: Tensor) -> None:
     library = _library()
     assert library is not None
     library.bitstack_read(memory.data_ptr(), memory.nbytes, torch.get_num_threads())
+
+
+def searches() -> bool:
+    """Whether `descend` can be called."""
+    return _library() is not None
+
+
+def descend(
+    u: Tensor,
+    v: Tensor,
+    tables: list[Tensor],
+    felt: Tensor,
+    weights: Tensor,
+    products: Tensor,
+    code: Tensor,
+    first: int,
+    candidates: int,
+) -> Tensor:
+    """One panel of `decompose.search`: J levels, p columns, m rows, fp32 and contiguous.
+
+    `u` [J, m], `v` [J, p], `felt` [J, p, p], `weights` [J], `products` [J, p, m] (spent), `code`
+    uint8 [p, m] (chosen in place). Returns how the errors moved, [J, p, m].
+    """
+    library = _library()
+    assert library is not None
+    assert all(t.is_contiguous() for t in (u, v, felt, weights, products, code, *tables))
+    moves = torch.empty_like(products)
+    planes = [len(table).bit_length() - 1 for table in tables]
+    levels, columns, rows = products.shape
+    pointers = (ctypes.c_void_p * levels)(*[table.data_ptr() for table in tables])
+    sizes = (ctypes.c_int32 * levels)(*planes)
+    library.bitstack_descend(
+        rows, columns, levels, first, candidates, ctypes.addressof(sizes),
+        ctypes.addressof(pointers), u.data_ptr(), v.data_ptr(), felt.data_ptr(),
+        weights.data_ptr(), products.data_ptr(), moves.data_ptr(), code.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return moves
