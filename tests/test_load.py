@@ -194,7 +194,9 @@ def test_bfloat16(pico_model: Folder, stacked: Folder, name: str) -> None:
     source = original(pico_model(name, dtype=torch.bfloat16))
     tensors = {id(t): t for t in (*source.parameters(), *source.buffers())}
     assert manifest.original_bytes == sum(t.nbytes for t in tensors.values())
-    assert distance(logits(model), logits(decoded(container, model.bitstack.levels))) < 0.05
+    found, expected = logits(model)[0], logits(decoded(container, model.bitstack.levels))[0]
+    apart = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+    assert apart.median() < 0.03  # single tokens may take another expert
 
 
 @pytest.mark.parametrize("name", ["llama-tied", "gemma-3", "gpt-2", "opt"])
