@@ -152,7 +152,7 @@ def open_source(path: str | Path) -> Source:
             "the original 16- or 32-bit model"
         )
     headers = read_headers(folder)
-    dtype = config.dtype or stored_dtype(headers)
+    dtype: Any = config.dtype or stored_dtype(headers)
     try:
         model = skeleton(config, dtype)
     except (ValueError, KeyError) as error:
