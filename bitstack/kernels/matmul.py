@@ -1,14 +1,20 @@
-"""Many tokens at once on the CPU: rows are unpacked into a small panel for torch's matrix product.
+"""Many tokens at once on the CPU: rows are unpacked into small panels for torch's matrix product.
 
-The panel stays in cache and is kept between calls, so that neither memory traffic nor page faults
-grow with the matrix; its size is the only memory this costs. What a call with few tokens runs is
-the compiled kernels' business.
+Threads take panels in turn, and each unpacks and multiplies its own on one core. Nobody waits for
+anybody before the end, where torch's own parallel product waits at a barrier, in every panel, for
+threads that other work keeps from running. Panels are kept between calls; they are the only memory
+this costs. What a call with few tokens runs is the compiled kernels' business.
 
 Floors, t tokens and a matrix of m x n: 2 t m n operations of the matrix product, the same as dense;
 beside them the planes read, and m n dense weights written to cache once and read again.
 """
 
+import ctypes
+import os
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +22,15 @@ from torch import Tensor
 
 from bitstack.kernels import native
 
-_PANEL = 1 << 24  # bytes: few enough products for their start not to count, small next to a model
+_PANELS = 1 << 24  # bytes of all panels: small next to a model
+_LEAST = 1 << 22  # bytes of one: enough rows for an efficient product
 _scratch = threading.local()
 
 
-def panels(rows: int, row_bytes: int) -> list[tuple[int, int]]:
-    """Ranges of rows of at most a panel, in steps of 64 rows."""
-    step = max(64, _PANEL // row_bytes // 64 * 64)
+def panels(rows: int, row_bytes: int, threads: int) -> list[tuple[int, int]]:
+    """Ranges of rows in steps of 64: no more than a panel, and at least one for every thread."""
+    most = max(_PANELS // threads, _LEAST) // row_bytes
+    step = max(64, min(most, -(-rows // threads) + 63) // 64 * 64)
     return [(begin, min(begin + step, rows)) for begin in range(0, rows, step)]
 
 
@@ -31,7 +39,7 @@ def _buffer(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     size = rows * columns * dtype.itemsize
     memory = getattr(_scratch, "memory", None)
     if memory is None or memory.numel() < size:
-        memory = _scratch.memory = torch.empty(max(size, _PANEL), dtype=torch.uint8)
+        memory = _scratch.memory = torch.empty(size, dtype=torch.uint8)
     return memory[:size].view(dtype).view(rows, columns)
 
 
@@ -44,47 +52,75 @@ def linear(
     bias: Tensor | None,
 ) -> Tensor:
     """`x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m] in the dtype of `x`."""
-    flat = x.reshape(-1, x.shape[-1]).contiguous()
-    if x.dtype == torch.bfloat16 and variant.halves:
-        out = _linear_halves(variant, flat, planes, scale, rows, bias)
-    else:
-        out = _linear(variant, flat, planes, scale, rows, bias)
+    columns = x.shape[-1]
+    flat = x.reshape(-1, columns).contiguous()
+    halves = x.dtype == torch.bfloat16 and variant.halves
+    if halves:  # v goes into `x`: what is unpacked is then a table look-up a weight
+        flat = native.scale_columns(variant, flat, scale, rows)
+    out = x.new_empty(flat.shape[0], rows)
+
+    def multiply(begin: int, end: int) -> None:
+        weight = _buffer(end - begin, columns, x.dtype)
+        if halves:
+            native.unpack_halves(variant, planes, scale, rows, weight, begin=begin)
+        else:
+            native.unpack(variant, planes, scale, rows, weight, begin=begin)
+        part = None if bias is None else bias[begin:end].to(x.dtype)
+        out[:, begin:end] = F.linear(flat, weight, part)
+
+    _share(multiply, panels(rows, columns * x.itemsize, torch.get_num_threads()))
     return out.view(*x.shape[:-1], rows)
 
 
-def _linear(
-    variant: native.Variant,
-    x: Tensor,
-    planes: list[Tensor],
-    scale: Tensor,
-    rows: int,
-    bias: Tensor | None,
-) -> Tensor:
-    columns = x.shape[1]
-    out = x.new_empty(x.shape[0], rows)
-    for begin, end in panels(rows, columns * x.itemsize):
-        weight = _buffer(end - begin, columns, x.dtype)
-        native.unpack(variant, planes, scale, rows, weight, begin=begin)
-        part = None if bias is None else bias[begin:end].to(x.dtype)
-        out[:, begin:end] = F.linear(x, weight, part)
-    return out
+def _share(work: Callable[[int, int], None], ranges: list[tuple[int, int]]) -> None:
+    """Call `work` for all ranges, on this thread and as many others as torch would use."""
+    threads, set_threads = torch.get_num_threads(), _openmp()
+    left = iter(ranges)
+
+    def drain() -> None:
+        with torch.inference_mode():  # a mode is a thread's own: helpers have none of the caller's
+            for begin, end in left:
+                work(begin, end)
+
+    if threads < 2 or len(ranges) < 2 or set_threads is None:
+        return drain()
+    helpers = _helpers(threads - 1)
+    started = [helpers.submit(drain) for _ in range(min(threads, len(ranges)) - 1)]
+    set_threads(1)
+    try:
+        drain()
+    finally:
+        set_threads(threads)
+        late = [helper for helper in started if not helper.cancel()]
+        for helper in late:
+            helper.result()
 
 
-def _linear_halves(
-    variant: native.Variant,
-    x: Tensor,
-    planes: list[Tensor],
-    scale: Tensor,
-    rows: int,
-    bias: Tensor | None,
-) -> Tensor:
-    """In bf16, with v taken into `x`: what is unpacked is then a table look-up a weight."""
-    columns = x.shape[1]
-    scaled = native.scale_columns(variant, x, scale, rows)
-    out = x.new_empty(x.shape[0], rows)
-    for begin, end in panels(rows, columns * x.itemsize):
-        weight = _buffer(end - begin, columns, x.dtype)
-        native.unpack_halves(variant, planes, scale, rows, weight, begin=begin)
-        part = None if bias is None else bias[begin:end].to(x.dtype)
-        out[:, begin:end] = F.linear(scaled, weight, part)
-    return out
+@cache
+def _openmp() -> Callable[[int], None] | None:
+    """omp_set_num_threads of the library torch computes with: it acts on the calling thread alone.
+
+    `torch.set_num_threads` would change all threads that are started later, too.
+    """
+    try:
+        function = ctypes.CDLL(None).omp_set_num_threads
+    except (AttributeError, OSError, TypeError):  # torch has another pool, or it is Windows
+        return None
+    function.argtypes, function.restype = [ctypes.c_int], None
+    return function
+
+
+@cache
+def _helpers(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "bitstack-panels", _become_serial)
+
+
+def _become_serial() -> None:
+    torch.get_num_threads()  # torch sets a thread's number when it is first asked
+    set_threads = _openmp()
+    assert set_threads is not None
+    set_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
+    os.register_at_fork(after_in_child=_helpers.cache_clear)

@@ -127,7 +127,7 @@ def _input_gradient(
     flat = grad.reshape(-1, rows)
     total = torch.zeros(flat.shape[0], columns, dtype=torch.float32, device=grad.device)
     u, shared = scale[:rows], scale[rows:]
-    for begin, end in matmul.panels(rows, 4 * columns):
+    for begin, end in matmul.panels(rows, 4 * columns, 1):
         part = [plane[begin:end] for plane in planes]
         weight = _dequantize(part, torch.cat([u[begin:end], shared]), end - begin, columns)
         total += (flat[:, begin:end] @ weight.to(grad.dtype)).float()

@@ -45,7 +45,8 @@ def test_gradient_of_many_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(40, 50, requires_grad=True)
     whole = kernels.coded_linear(x, matrix.planes, matrix.scale, 200)
     (gradient,) = torch.autograd.grad(whole.square().sum(), x)
-    monkeypatch.setattr(matmul, "_PANEL", 1)
+    monkeypatch.setattr(matmul, "_PANELS", 1)
+    monkeypatch.setattr(matmul, "_LEAST", 1)
     panels = kernels.coded_linear(x, matrix.planes, matrix.scale, 200)
     torch.testing.assert_close(panels, whole)
     (again,) = torch.autograd.grad(panels.square().sum(), x)
@@ -104,11 +105,12 @@ def test_another_device_is_refused() -> None:
         kernels.coded_linear(torch.ones(1, 30, device="meta"), matrix.planes, matrix.scale, 12)
 
 
-def test_two_threads_get_what_one_gets() -> None:
+@pytest.mark.parametrize("tokens", [3, 40])
+def test_many_threads_get_what_one_gets(tokens: int) -> None:
     if not native.variants():
         pytest.skip("the compiled kernels were not built")
     matrix = make_coded(1000, 2050, 3)
-    x = torch.randn(3, 2050)
+    x = torch.randn(tokens, 2050)
     before = torch.get_num_threads()
     results = []
     try:
@@ -117,5 +119,25 @@ def test_two_threads_get_what_one_gets() -> None:
             results.append(kernels.coded_linear(x, matrix.planes, matrix.scale, 1000))
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2])
+    assert torch.get_num_threads() == before
+    for other in results[1:]:  # torch's product may sum in another order for panels of another size
+        torch.testing.assert_close(results[0], other, rtol=1e-4, atol=1e-3)
+
+
+def test_panels_in_a_mode_of_the_caller() -> None:
+    matrix = make_coded(300, 200, 3)
+    x = torch.randn(64, 200)
+    plain = kernels.coded_linear(x, matrix.planes, matrix.scale, 300)
+    with torch.inference_mode():
+        out = kernels.coded_linear(x, matrix.planes, matrix.scale, 300)
+    assert not plain.is_inference()
+    assert out.is_inference()
+    torch.testing.assert_close(plain, out.clone())
+
+
+def test_a_failing_panel_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(begin: int, end: int) -> None:
+        raise MemoryError(f"rows {begin} to {end}")
+
+    with pytest.raises(MemoryError):
+        matmul._share(fail, [(0, 1), (1, 2), (2, 3)])
