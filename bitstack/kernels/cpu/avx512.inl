@@ -2,10 +2,12 @@
 // BITSTACK_VBMI: a byte shuffle looks up 64 entries instead of 16.
 //
 // Floors a row of 512 columns, 3 planes, VNNI + VBMI (ports 0 and 5 take vector work):
-//   fast   192 bytes; 8 shifts + 8 selects + 4 shifts, 8 look-ups, 8 dot products, 2 to scale: 38
-//          operations = 19 cycles, so 10 bytes a cycle: above what a core reads from memory.
+//   fast   192 bytes; 8 shifts + 8 selects + 4 shifts, 8 look-ups, 16 dot products, 4 to scale: 48
+//          operations = 24 cycles (measured 31), so 6 to 8 bytes a cycle: above what a core reads
+//          from memory.
 //   exact  192 bytes; 12 + 4 * 7 shifts and selects, 32 look-ups, 32 multiply-adds: 108 operations
-//          = 54 cycles, 3.6 bytes a cycle: about what a core reads from memory.
+//          = 54 cycles (measured 73), 2.6 to 3.6 bytes a cycle: about what a core reads
+//          from memory.
 
 namespace bitstack {
 namespace {
