@@ -65,7 +65,9 @@ class Recipe(BaseModel):
     tune_steps: int = Field(
         150, ge=0, description="codes: steps of tuning the scales against the original; 0: none."
     )
-    tune_rate: float = Field(1e-3, gt=0, le=0.1, description="codes: Adam's rate in tuning.")
+    tune_rate: float = Field(
+        0.01, gt=0, le=0.1, description="codes: Adam's rate for level 1; half for each level above."
+    )
     seed: int = Field(0, ge=0, description="Seed of everything random.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to decompose.")
 

@@ -108,8 +108,12 @@ class Tuner:
     def run(self, steps: int, *, show: bool = False) -> None:
         """Adam, cosine to zero, one batch of windows and one budget a step."""
         generator = torch.Generator().manual_seed(self.seed)
-        parameters = [p for stack in self.stacks for p in stack.parameters()]
-        optimizer = torch.optim.Adam(parameters, lr=self.rate, betas=(0.9, 0.99))
+        # A level is half as far from the original as the one below: so are the steps it needs.
+        groups = [
+            {"params": [s.change[i] for s in self.stacks if i < len(s.change)], "lr": rate}
+            for i, rate in enumerate(self.rate / 2**i for i in range(TUNED))
+        ]
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         with self.runner.outer():
             self._targets()
