@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from bitstack.container.manifest import StackEntry
 from bitstack.kernels import packing
 from bitstack.kernels.reference import split_scale
-from bitstack.container.manifest import StackEntry
 from bitstack.nn import Stack, stacks
 from bitstack.streaming import LayerRunner, Spill
 
@@ -57,9 +57,7 @@ class TunedStack(nn.Module):
         self.code = packing.codes(planes, spec.columns)
         self.rows, self.columns, self.level = spec.rows, spec.columns, spec.levels
         self.start = [scale.float() for scale in scales]
-        self.change = nn.ParameterList(
-            [torch.zeros_like(scale) for scale in self.start[:TUNED]]
-        )
+        self.change = nn.ParameterList([torch.zeros_like(scale) for scale in self.start[:TUNED]])
 
     def scales(self, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """(u, v, T) of `level` as they are now, fp32."""

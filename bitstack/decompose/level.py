@@ -17,7 +17,7 @@ _SMALLEST = 6.2e-5  # smallest normal fp16
 
 @dataclass(frozen=True)
 class Level:
-    """`code` int64-indexable uint8 [m, n] of `planes` bits, `u` [m], `v` [n], `table` [2^planes]."""
+    """`code` uint8 [m, n] of `planes` bits, `u` [m], `v` [n], `table` [2^planes]."""
 
     code: Tensor
     u: Tensor

@@ -69,7 +69,7 @@ def decompose_codes(
 
 def _group(problem: Problem, plan: Plan, below: Level, size: int) -> list[Level]:
     """`size` more levels on `below`; bits searched for the last of them."""
-    levels = []
+    levels: list[Level] = []
     for _ in range(size):
         level = split(problem, levels[-1] if levels else below)
         levels.append(_settled(problem, plan, level))

@@ -40,9 +40,8 @@ class Problem:
 def make_problem(weight: Tensor, moment: Tensor | None, rows: Tensor | None) -> Problem:
     """Normalise `weight` [m, n] with E[x xᵀ] [n, n] and row weights [m] (None: identity, ones)."""
     weight = weight.float()
-    m, n = weight.shape
     if moment is None or not moment.diagonal().mean() > 0:
-        moment = torch.eye(n, device=weight.device)
+        moment = torch.eye(weight.shape[1], device=weight.device)
     moment = moment.float()
     scale = moment.diagonal().clamp_min(0).sqrt()
     scale = scale / scale.mean() + 1e-3

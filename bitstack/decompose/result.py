@@ -1,4 +1,4 @@
-"""What a decomposition gives: the tensors of one stack and how far each level is from the matrix."""
+"""What a decomposition gives: the tensors of one stack, and how far each level is from it."""
 
 from dataclasses import dataclass
 

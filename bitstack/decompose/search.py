@@ -84,9 +84,7 @@ class _Search:
             self._column(part, c, products, code, moves)
         return moves
 
-    def _column(
-        self, part: slice, c: int, products: Tensor, code: Tensor, moves: Tensor
-    ) -> None:
+    def _column(self, part: slice, c: int, products: Tensor, code: Tensor, moves: Tensor) -> None:
         """What the native panel does, one column, in torch."""
         now = code[c].int()
         step = torch.arange(self.candidates, device=code.device).int() << self.first

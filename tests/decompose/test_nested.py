@@ -1,0 +1,107 @@
+"""Nested codes: what is stored is what was reported, and broken input does no harm."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitstack import kernels
+from bitstack.decompose.nested import Plan, decompose_codes
+from bitstack.decompose.result import Decomposed
+
+from .problems import layer
+
+
+def stored(done: Decomposed, level: int) -> Tensor:
+    planes = [done.tensors[f"plane_{j}"] for j in range(1, level + 1)]
+    return kernels.dequantize(
+        planes, done.tensors[f"scale_{level}"], done.spec.rows, done.spec.columns
+    )
+
+
+@pytest.mark.parametrize("plan", [Plan(4), Plan(4, sweeps=0, passes=0), Plan(3, together=(1, 2))])
+def test_stored_levels_have_the_reported_errors(plan: Plan) -> None:
+    weight, moment = layer(33, 21)
+    done = decompose_codes(weight, plan, moment=moment)
+    for level in range(1, plan.blocks + 1):
+        error = weight - stored(done, level)
+        rows = ((error @ moment) * error).sum(1)
+        assert torch.allclose(done.row_errors[level - 1], rows, rtol=1e-3, atol=1e-6)
+
+
+def test_every_level_is_better_than_the_one_below() -> None:
+    weight, moment = layer(64, 48)
+    errors = decompose_codes(weight, Plan(8), moment=moment).relative_errors
+    assert all(b < 0.9 * a for a, b in pairwise(errors))
+
+
+def test_searching_beats_closed_form_scales_alone() -> None:
+    weight, moment = layer(96, 64)
+    plain = decompose_codes(weight, Plan(4, sweeps=0, passes=0), moment=moment)
+    searched = decompose_codes(weight, Plan(4), moment=moment)
+    for level in (2, 3, 4):
+        assert searched.relative_errors[level - 1] < 0.7 * plain.relative_errors[level - 1]
+
+
+def test_without_a_moment_codes_reach_the_gaussian_bound() -> None:
+    weight = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    errors = decompose_codes(weight, Plan(4, together=(1,), passes=0)).relative_errors
+    lloyd_max = (0.3634, 0.1175, 0.03454, 0.009497)  # scalar quantisers of a Gaussian, 1 to 4 bits
+    assert all(e < 1.12 * bound for e, bound in zip(errors, lloyd_max, strict=True))
+
+
+def test_same_seed_same_bytes() -> None:
+    weight, moment = layer()
+    one, two = (decompose_codes(weight, Plan(5, seed=3), moment=moment) for _ in range(2))
+    assert all(torch.equal(one.tensors[name], two.tensors[name]) for name in one.tensors)
+
+
+def outlier() -> Tensor:
+    weight = layer()[0]
+    weight[3, 5] = 1e4
+    return weight
+
+
+HARD = {
+    "one row": layer(1, 40)[0],
+    "one column": layer(48, 1)[0],
+    "one number": torch.ones(1, 1),
+    "constant": torch.full((48, 40), 0.25),
+    "zero": torch.zeros(48, 40),
+    "dead row": torch.cat([layer(47, 40)[0], torch.zeros(1, 40)]),
+    "outlier": outlier(),
+    "tiny": layer()[0] * 1e-6,
+    "huge": layer()[0] * 1e4,
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_matrices(name: str) -> None:
+    weight = HARD[name]
+    done = decompose_codes(weight, Plan(8), moment=layer(4, weight.shape[1])[1])
+    assert all(torch.isfinite(t).all() for t in done.tensors.values())
+    left = (weight - stored(done, 8)).square().sum()
+    assert left <= 0.01 * weight.square().sum() + 1e-12
+
+
+def moments() -> dict[str, Tensor]:
+    n = 40
+    few = torch.randn(3, n, generator=torch.Generator().manual_seed(1))
+    dead = layer()[1].clone()
+    dead[7], dead[:, 7] = 0, 0
+    return {"zero": torch.zeros(n, n), "fewer tokens than columns": few.T @ few, "dead": dead}
+
+
+@pytest.mark.parametrize("name", ["zero", "fewer tokens than columns", "dead"])
+def test_hard_moments(name: str) -> None:
+    weight, _ = layer()
+    moment = moments()[name]
+    done = decompose_codes(weight, Plan(8), moment=moment)
+    free = decompose_codes(weight, Plan(8))
+    assert all(torch.isfinite(t).all() for t in done.tensors.values())
+    felt = moment if moment.any() else torch.eye(len(moment))
+    for level in (2, 4):
+        errors = [weight - stored(d, level) for d in (done, free)]
+        with_moment, without = (float(((e @ felt) * e).sum()) for e in errors)
+        assert with_moment <= without * 1.001
