@@ -13,11 +13,20 @@ if TYPE_CHECKING:
     from bitstack.compress import compress
     from bitstack.errors import UserError
     from bitstack.load import load
+    from bitstack.memory import follow_memory
     from bitstack.plan import plan
+    from bitstack.resize import resize
 
-__all__ = ["UserError", "compress", "load", "plan"]
+__all__ = ["UserError", "compress", "follow_memory", "load", "plan", "resize"]
 
-_HOMES = {"compress": "compress", "load": "load", "plan": "plan", "UserError": "errors"}
+_HOMES = {
+    "compress": "compress",
+    "follow_memory": "memory",
+    "load": "load",
+    "plan": "plan",
+    "resize": "resize",
+    "UserError": "errors",
+}
 
 
 def __getattr__(name: str) -> Any:

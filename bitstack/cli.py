@@ -218,6 +218,9 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens to add.")] = 64,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    draft_budget: Annotated[
+        str | None, typer.Option(metavar="B", help="Blocks that draft for all: same text, faster.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Continue a prompt, printed as it comes."""
@@ -228,7 +231,7 @@ def generate(
     opened = open_model(model, budget=budget, device=device)
     generate(
         opened, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
-        stream=True,
+        stream=True, draft_budget=draft_budget,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
+from bitstack.budget import Budget
 from bitstack.errors import UserError
 from bitstack.opening import Opened
 
@@ -20,24 +21,32 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     stream: bool = False,
+    draft_budget: str | int | Budget | None = None,
 ) -> str:
     """The continuation of `prompt`, without it; with `stream` both are printed as they come.
 
     Greedy at temperature 0, else sampled from the whole distribution with a generator seeded by
-    `seed`. UserError for an empty prompt, numbers that cannot be, and more tokens than the model
-    has positions.
+    `seed`. With `draft_budget` the blocks of that budget draft and the whole model verifies (see
+    `speculate`): the same greedy text. UserError for an empty prompt, numbers that cannot be,
+    more tokens than the model has positions, and a draft of an original model.
     """
     if max_new_tokens < 1:
         raise UserError(f"max new tokens is {max_new_tokens}; it must be at least 1")
     if not 0 <= temperature < float("inf"):
         raise UserError(f"temperature is {temperature}; it must be 0 (greedy) or above")
+    if draft_budget is not None and not hasattr(opened.model, "bitstack"):
+        raise UserError(
+            f"draft budget {draft_budget}: an original model has no blocks to draft with; compress "
+            "it first and name the container"
+        )
     inputs = _inputs(opened, prompt, max_new_tokens)
+    draft = {} if draft_budget is None else {"draft_budget": draft_budget}
     streamer = TextStreamer(opened.tokenizer, skip_special_tokens=True) if stream else None
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
         output = opened.model.generate(
             **inputs, **_choice(temperature), max_new_tokens=max_new_tokens, streamer=streamer,
-            pad_token_id=_padding(opened),
+            pad_token_id=_padding(opened), **draft,
         )  # fmt: skip
     length = inputs["input_ids"].shape[1]
     return str(opened.tokenizer.decode(output[0, length:], skip_special_tokens=True))

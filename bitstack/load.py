@@ -5,7 +5,7 @@ how the blocks multiply the kernels'.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,10 @@ from bitstack.budget import Budget, parse_budget
 from bitstack.container.manifest import DenseEntry, Manifest, StackEntry, read_manifest
 from bitstack.container.shards import ShardReader
 from bitstack.errors import UserError
-from bitstack.nn import pack_model, resident_bytes, stacks
+from bitstack.guard import Guard, guard_forward
+from bitstack.nn import Stack, pack_model, resident_bytes, stacks
+from bitstack.pages import give_back
+from bitstack.resize import View, move
 from bitstack.source import load_config, skeleton, tie
 
 
@@ -35,11 +38,26 @@ class Resident:
     manifest: Manifest
     model: nn.Module
     levels: list[int]
+    guard: Guard = field(default_factory=Guard, repr=False)
+    views: list[View] = field(default_factory=list, repr=False)  # drafts that run now
+    stacks: list[Stack] = field(init=False, repr=False)  # as the manifest lists them
+
+    def __post_init__(self) -> None:
+        found = stacks(self.model)
+        self.stacks = [found[entry.name] for entry in self.manifest.stacks]
+
+    def resize(self, budget: str | int | Budget | None = None) -> int:
+        """Grow or shrink the live model, as `bitstack.resize` does; returns its resident bytes."""
+        move(self, choose_levels(self.manifest, budget))
+        return self.resident_bytes
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of all tensors the live model holds."""
-        return resident_bytes(self.model)
+        """Bytes of all tensors the live model holds, and of what its drafts hold beside it."""
+        own = {id(tensor) for tensor in self.model.buffers()}
+        drafts = {id(t): t for v in self.views for s in v.stacks for t in s.buffers()}
+        beside = sum(t.nbytes for key, t in drafts.items() if key not in own)
+        return resident_bytes(self.model) + beside
 
     @property
     def bits_per_weight(self) -> float:
@@ -57,10 +75,12 @@ def load(
     """Load a container into `budget` (`800MB`, `50%`, `2.5bpw`, bytes; None: all there is).
 
     Returns the transformers model of the container's config; `model.bitstack` tells its levels,
-    bytes and bits per weight. With `level` every stack is at that level instead. UserError for a
-    broken container and a budget below the floor.
+    bytes and bits per weight, and resizes the model while it runs. Its `generate` takes a
+    `draft_budget` (see `speculate`). With `level` every stack is at that level instead. UserError
+    for a broken container, a budget below the floor, and a device that cannot be used.
     """
     folder = Path(path)
+    check_device(device)
     manifest = read_manifest(folder)
     levels = choose_levels(manifest, budget, level)
     reader = ShardReader(folder)
@@ -71,8 +91,30 @@ def load(
     if model.can_generate() and (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     reader.close()
+    give_back()
+    return attach(model, folder, manifest, levels)
+
+
+def attach(model: Any, folder: Path, manifest: Manifest, levels: list[int]) -> Any:
+    """Give a filled `model` its `bitstack`, and make it safe to resize; returns it."""
+    from bitstack.speculate import add_drafts  # it makes drafts with this module
+
     model.bitstack = Resident(folder, manifest, model, levels)
+    guard_forward(model, model.bitstack.guard)
+    if model.can_generate():
+        add_drafts(model)
     return model
+
+
+def check_device(device: str | torch.device) -> None:
+    """UserError for a device that is unknown, not there, or holds no data."""
+    try:
+        holds = not torch.empty(1, device=device).is_meta
+        reason = "it holds no data"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        holds, reason = False, str(error).splitlines()[0]
+    if not holds:
+        raise UserError(f"device {device}: cannot be used ({reason}); use cpu, or cuda if present")
 
 
 def choose_levels(
@@ -114,7 +156,7 @@ def assemble(
     pack_model(model, [e.matrix for e in entries], [e.spec for e in entries])
     for entry in dense:
         if entry.persistent:
-            _fill(model, entry.name, reader.get(entry.name))
+            fill(model, entry.name, reader.get(entry.name))
     tie(model)
     model.to(device)
     found = stacks(model)
@@ -130,7 +172,7 @@ def set_level(
     stack.set_level(level, lambda part: reader.get(f"{name}.{part}"), device)
 
 
-def _fill(model: nn.Module, name: str, value: Tensor) -> None:
+def fill(model: nn.Module, name: str, value: Tensor) -> None:
     parent, _, key = name.rpartition(".")
     module = model.get_submodule(parent)
     if key in module._parameters:

@@ -4,7 +4,7 @@ A stack knows its level and multiplies with it; where its tensors come from is `
 and how the product is computed the kernels'.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -31,18 +31,27 @@ class Stack(nn.Module):
 
         Everything is read before anything changes, so a failing `read` leaves the stack as it was.
         """
-        needed = {tensor.name for tensor in self.spec.resident(level)}
-        fresh = {name: read(name).to(device) for name in needed - set(self._buffers)}
-        for name, tensor in fresh.items():
-            self.register_buffer(name, tensor)
-        for name in set(self._buffers) - needed:
-            del self._buffers[name]
+        self.hold(level, self.tensors(level, read, device))
+
+    def tensors(
+        self, level: int, read: Read, device: torch.device | str = "cpu"
+    ) -> dict[str, Tensor]:
+        """What the stack has to hold at `level`: its own tensors, and those it lacks read."""
+        own: dict[str, Any] = self._buffers
+        names = [tensor.name for tensor in self.spec.resident(level)]
+        return {name: own[name] if name in own else read(name).to(device) for name in names}
+
+    def hold(self, level: int, tensors: Mapping[str, Tensor | None]) -> None:
+        """Hold `tensors`, those of `level`, instead.
+
+        One assignment: a product that runs meanwhile in another thread is of one level.
+        """
+        self._buffers = dict(tensors)
         self.level = level
 
     def empty(self) -> None:
         """Give up every tensor; the stack is at level 0 again."""
-        self._buffers.clear()
-        self.level = 0
+        self.hold(0, {})
 
     @property
     def device(self) -> torch.device:
@@ -62,15 +71,14 @@ class Stack(nn.Module):
     def dequantize(self) -> Tensor:
         """The matrix, fp32 [rows, columns]."""
         if self.spec.format == "signs":
-            planes, lefts, rights = self._signs()
-            return kernels.sign_dequantize(planes, lefts, rights, self.spec.columns)
-        return kernels.dequantize(self._planes(), self._scale(), self.spec.rows, self.spec.columns)
+            return kernels.sign_dequantize(*self._signs(), self.spec.columns)
+        return kernels.dequantize(*self._coded(), self.spec.rows, self.spec.columns)
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """`x` [..., columns] times the transposed matrix plus `bias`: [..., rows]."""
         if self.spec.format == "signs":
             return kernels.sign_linear(x, *self._signs(), bias)
-        return kernels.coded_linear(x, self._planes(), self._scale(), self.spec.rows, bias)
+        return kernels.coded_linear(x, *self._coded(), self.spec.rows, bias)
 
     def gather(self, ids: Tensor) -> Tensor:
         """Rows `ids` (int64, any shape) of the matrix, fp32 [*ids.shape, columns]."""
@@ -81,21 +89,22 @@ class Stack(nn.Module):
             some = [p[flat] for p in planes], [a[flat] for a in lefts]
             rows = kernels.sign_dequantize(*some, rights, spec.columns)
             return rows.view(*ids.shape, spec.columns)
-        return kernels.coded_rows(ids, self._planes(), self._scale(), spec.rows, spec.columns)
+        return kernels.coded_rows(ids, *self._coded(), spec.rows, spec.columns)
 
     def extra_repr(self) -> str:
         spec = self.spec
         return f"{spec.rows}x{spec.columns}, {spec.format}, level {self.level} of {spec.levels}"
 
-    def _planes(self) -> list[Tensor]:
-        assert self.level > 0, "a stack without blocks was used"
-        return [self._buffers[f"plane_{j}"] for j in range(1, self.level + 1)]  # type: ignore[misc]
+    def _held(self) -> list[Tensor]:
+        """All tensors of one level, in the order in which the format names them."""
+        held: list[Any] = list(self._buffers.values())
+        assert len(held) > 0, "a stack without blocks was used"
+        return held
 
-    def _scale(self) -> Tensor:
-        return self._buffers[f"scale_{self.level}"]  # type: ignore[return-value]
+    def _coded(self) -> tuple[list[Tensor], Tensor]:
+        *planes, scale = self._held()
+        return planes, scale
 
     def _signs(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        levels = range(1, self.level + 1)
-        lefts = [self._buffers[f"left_{j}"] for j in levels]
-        rights = [self._buffers[f"right_{j}"] for j in levels]
-        return self._planes(), lefts, rights  # type: ignore[return-value]
+        held = self._held()
+        return held[0::3], held[1::3], held[2::3]  # plane, left and right of every level

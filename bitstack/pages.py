@@ -1,0 +1,74 @@
+"""Memory that goes back to the operating system when its tensor is freed.
+
+An allocator keeps what is freed for its next customer, and a model that shrinks would not make the
+process smaller. Blocks therefore lie in mappings of their own; what is too small for one is left
+to the allocator, which is asked to give its free pages back.
+"""
+
+import ctypes
+import mmap
+import os
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitstack.errors import UserError
+
+_OWN = 256 << 10  # bytes from which a tensor gets its own pages: under 2% is lost to rounding
+_HUGE = 2 << 20  # bytes of a huge page, which takes one fault instead of 512
+
+
+def empty_pages(size: int) -> Tensor:
+    """An uninitialised uint8 tensor of `size` bytes on the CPU. Raises MemoryError."""
+    if size < _OWN:
+        return torch.empty(size, dtype=torch.uint8)
+    # The mapping is the tensor's memory: it goes when the last view of the tensor goes.
+    return torch.frombuffer(_mapping(size), dtype=torch.uint8)
+
+
+def _mapping(size: int) -> mmap.mmap:
+    private = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
+    if not private:
+        return mmap.mmap(-1, size)
+    huge = size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE")
+    populate = 0 if huge else getattr(mmap, "MAP_POPULATE", 0)
+    try:
+        memory = mmap.mmap(-1, size, flags=private | populate)
+    except OSError as error:
+        raise MemoryError(f"{size} bytes: {error.strerror}") from None
+    if huge:
+        with suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+@cache
+def _trim() -> Any:
+    """glibc's `malloc_trim`, None for another C library."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+def give_back(*, cuda: bool = False) -> None:
+    """Return free memory of the allocators to the system; with `cuda` that of torch's, too."""
+    if (trim := _trim()) is not None:
+        trim(0)
+    if cuda:
+        torch.cuda.empty_cache()
+
+
+def process_bytes() -> int:
+    """The resident set of this process, in bytes. UserError where there is no Linux /proc."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        raise UserError(
+            "/proc/self/statm: not there; the resident set is measured on Linux only"
+        ) from None
+    return pages * os.sysconf("SC_PAGE_SIZE")
