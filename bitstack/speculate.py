@@ -21,11 +21,12 @@ from bitstack.guard import guard_forward
 from bitstack.load import assemble, choose_levels, fill
 from bitstack.nn import stacks
 from bitstack.resize import View, reader_of, resident_of
+from bitstack.verify import verifying
 
 if TYPE_CHECKING:
     from bitstack.load import Resident
 
-DRAFT_TOKENS = 5  # at first; grows by 2 when all were right, else shrinks by 1
+DRAFT_TOKENS = 5  # at most; with one more they must stay below what kernels take as a few tokens
 DRAFT_CONFIDENCE = 0.4  # a draft ends before a token it gives a lower probability
 
 
@@ -39,15 +40,17 @@ def generate(
 ) -> Any:
     """transformers' `generate`; with `draft_budget`, drafted by the same model at that budget.
 
-    Greedy text is that of the whole model, sampled text has its distribution. The planes of the
-    draft are the model's own; its scale sets count as resident meanwhile. For one sequence at a
-    time. UserError for more, for beams, and for a draft that is not smaller than the model.
+    Greedy text is that of the whole model, on the CPU kernels bit for bit (see `verify`; with
+    another attention than sdpa, dense matrices or CUDA up to rounding); sampled text has its
+    distribution. The planes of the draft are the model's own; its scale sets count as resident
+    meanwhile. For one sequence at a time. UserError for more, for beams, and for a draft that is
+    not smaller than the model.
     """
     whole = partial(type(model).generate, model, *args)
     if draft_budget is None:
         return whole(**kwargs)
-    _check(model, args, kwargs)
-    with draft(model, draft_budget) as small:
+    length = _check(model, args, kwargs)
+    with draft(model, draft_budget) as small, verifying(model, length):
         return whole(assistant_model=small, **kwargs)
 
 
@@ -98,14 +101,14 @@ def _share(resident: "Resident", model: Any, levels: Sequence[int]) -> Any:
             copy.deepcopy(model.config), model.dtype, manifest.stacks, manifest.dense,
             shared, levels, device=where.pop(),
         )  # fmt: skip
-        for entry in manifest.dense:
-            if not entry.persistent:
-                fill(small, entry.name, shared.get(entry.name))
+        for name, _ in list(small.named_buffers()):  # those a model makes itself, too
+            if name in shared.live:
+                fill(small, name, shared.live[name])
     finally:
         reader.close()
     small.generation_config = copy.deepcopy(model.generation_config)
     small.generation_config.num_assistant_tokens = DRAFT_TOKENS
-    small.generation_config.num_assistant_tokens_schedule = "heuristic_transient"
+    small.generation_config.num_assistant_tokens_schedule = "constant"
     small.generation_config.assistant_confidence_threshold = DRAFT_CONFIDENCE
     return small
 
@@ -126,7 +129,8 @@ class _Shared:
         return self.live[name] if name in self.live else self.reader.get(name)
 
 
-def _check(model: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+def _check(model: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> int:
+    """The tokens of the prompt."""
     given = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
     if isinstance(given, torch.Tensor) and given.shape[0] > 1:
         raise UserError(
@@ -139,3 +143,4 @@ def _check(model: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         raise UserError(f"draft budget: num_beams is {beams}, drafts need 1; leave one of them out")
     if kwargs.get("assistant_model") is not None:
         raise UserError("draft budget: an assistant_model was given too; leave one of them out")
+    return given.shape[1] if isinstance(given, torch.Tensor) else 0
