@@ -26,6 +26,7 @@ from bitstack.text import token_ids
 
 CONTAINER, RESULTS, PLOT = "model", "demo.json", "memory-quality"
 MARK = ".bitstack-demo"  # a folder with it was made by a demonstration
+TUNE_STEPS = 60  # the recipe's own number would take the demonstration past three minutes
 BUDGETS = ("2bpw", "3bpw", "4bpw")  # between the floor and everything
 PROMPT = "The old man looked at the sea and"
 NEW_TOKENS = 16
@@ -73,20 +74,22 @@ def run_demo(
     folder = _fresh(Path(output))
     model, text = model or recipes.demo_model(), str(held_out or recipes.held_out_text())
     source = str(calibration or recipes.calibration_text())
-    container = compress(
-        model, folder / CONTAINER, progress=progress, **({"calibration": source} | fields)
-    )
+    fields = {"calibration": source, "tune_steps": TUNE_STEPS} | fields
+    container = compress(model, folder / CONTAINER, progress=progress, **fields)
     manifest = read_manifest(container)
     rows = []
     named = list(_models(model, container, manifest))
     for name, path, budget in tqdm(named, desc="measure", disable=None if progress else True):
         rows.append(_measure(name, path, budget, text, max_tokens, window))
-    demo = Demo(
-        rows, PROMPT, manifest.budgets.floor_bytes, manifest.recipe["name"], _plot(rows, folder)
-    )
+    demo = Demo(rows, PROMPT, manifest.budgets.floor_bytes, _recipe(manifest), _plot(rows, folder))
     results = [asdict(row) for row in rows]
     write_json(folder / RESULTS, {"prompt": PROMPT, "recipe": manifest.recipe, "rows": results})
     return demo
+
+
+def _recipe(manifest: Manifest) -> str:
+    recipe = manifest.recipe
+    return f"{recipe['name']} with {recipe['tune_steps']} steps of tuning"
 
 
 def _models(

@@ -12,8 +12,8 @@ from itertools import pairwise
 from tqdm import tqdm
 
 Measure = Callable[[list[int]], float]
-_PROBED = 2  # the level at which a role's share of the loss is measured
-_TRUST = 8.0  # a correction is at most this factor
+_PROBED = 3  # levels 1 to 3 of every role are measured; above, the loss is as good as quadratic
+_TRUST = 30.0  # a correction is at most this factor
 
 
 def predicted_order(sizes: Sequence[Sequence[int]], losses: Sequence[Sequence[float]]) -> list[int]:
@@ -43,19 +43,29 @@ def corrected(
 ) -> list[list[float]]:
     """`losses` with each role (the same matrix of all layers) scaled to what was measured.
 
-    One measurement a role: its stacks at level 2, all others at their top.
+    One measurement for every role and each of its first three levels, all other stacks at their
+    top: the second order says little of errors as large as level 1 makes. Within a role the
+    layers keep the shares they were predicted.
     """
     tops = [len(own) for own in losses]
     base = measure(tops)
-    factors: dict[str, float] = {}
-    for role in tqdm(sorted(set(roles)), desc="order", disable=None if show else True):
-        members = [i for i, r in enumerate(roles) if r == role]
-        levels = [min(_PROBED, top) if i in members else top for i, top in enumerate(tops)]
-        predicted = sum(losses[i][levels[i] - 1] - losses[i][-1] for i in members)
-        rise = measure(levels) - base
-        factor = rise / predicted if predicted > 0 and rise > 0 else 1.0
-        factors[role] = min(max(factor, 1 / _TRUST), _TRUST)
-    return [[loss * factors[role] for loss in own] for own, role in zip(losses, roles, strict=True)]
+    result = [list(own) for own in losses]
+    with tqdm(total=_PROBED * len(set(roles)), desc="order", disable=None if show else True) as bar:
+        for role in sorted(set(roles)):
+            members = [i for i, r in enumerate(roles) if r == role]
+            factor = 1.0
+            for level in range(_PROBED, 0, -1):
+                levels = [min(level, t) if i in members else t for i, t in enumerate(tops)]
+                rise = measure(levels) - base
+                predicted = sum(losses[i][levels[i] - 1] - losses[i][-1] for i in members)
+                if rise > 0 and predicted > 0:
+                    factor = min(max(rise / predicted, 1 / _TRUST), _TRUST)
+                for i in members:
+                    # The highest probed level speaks for those above it.
+                    above = slice(level - 1, None if level == _PROBED else level)
+                    result[i][above] = [loss * factor for loss in losses[i][above]]
+                bar.update()
+    return result
 
 
 def perplexity_order(tops: Sequence[int], measure: Measure, *, show: bool = False) -> list[int]:

@@ -124,26 +124,40 @@ def test_one_level_is_no_step() -> None:
     assert predicted_order([[10], [10, 12]], [[1.0], [1.0, 0.5]]) == [1]
 
 
-def test_corrections_scale_a_role_to_what_was_measured() -> None:
-    """Role a costs twice what is predicted, b a quarter, c cannot be told."""
-    losses = [[4.0, 2.0, 1.0], [4.0, 2.0, 1.0], [8.0, 3.0, 1.0], [1.0, 1.0, 1.0]]
+def test_corrections_scale_each_level_of_a_role_to_what_was_measured() -> None:
+    """Role a costs twice what is predicted (level 1 ten times), b a quarter; c stays as it is."""
+    losses = [
+        [4.0, 2.0, 1.0, 0.0],
+        [4.0, 2.0, 1.0, 0.0],
+        [8.0, 3.0, 1.0, 0.0],
+        [1.0, 1.0, 1.0, 1.0],
+    ]
     roles = ["a", "a", "b", "c"]
     asked: list[list[int]] = []
 
     def measure(levels: list[int]) -> float:
         asked.append(levels)
         predicted = [own[level - 1] for own, level in zip(losses, levels, strict=True)]
-        return 7 + 2 * (predicted[0] + predicted[1]) + predicted[2] / 4
+        factor = 10 if levels[0] == 1 else 2
+        return 7 + factor * (predicted[0] + predicted[1]) + predicted[2] / 4
 
     fixed = corrected(losses, roles, measure)
-    assert fixed == [[8.0, 4.0, 2.0], [8.0, 4.0, 2.0], [2.0, 0.75, 0.25], [1.0, 1.0, 1.0]]
-    assert asked == [[3, 3, 3, 3], [2, 2, 3, 3], [3, 3, 2, 3], [3, 3, 3, 2]]
+    assert fixed[:2] == [[40.0, 4.0, 2.0, 0.0]] * 2
+    assert fixed[2:] == [[2.0, 0.75, 0.25, 0.0], [1.0, 1.0, 1.0, 1.0]]
+    tops = [4, 4, 4, 4]
+    of_role = {"a": [0, 1], "b": [2], "c": [3]}
+    one_role = [
+        [level if i in members else 4 for i in range(4)]
+        for members in of_role.values()
+        for level in (3, 2, 1)
+    ]
+    assert asked == [tops, *one_role]
 
 
-@pytest.mark.parametrize(("rise", "factor"), [(1000.0, 8.0), (1e-6, 1 / 8), (-1.0, 1.0)])
+@pytest.mark.parametrize(("rise", "factor"), [(1000.0, 30.0), (1e-6, 1 / 30), (-1.0, 1.0)])
 def test_a_measurement_is_trusted_within_bounds(rise: float, factor: float) -> None:
-    fixed = corrected([[4.0, 2.0, 1.0]], ["a"], lambda levels: rise if levels == [2] else 0.0)
-    assert fixed == [[4.0 * factor, 2.0 * factor, factor]]
+    fixed = corrected([[4.0, 2.0, 0.0]], ["a"], lambda levels: rise if levels != [3] else 0.0)
+    assert fixed == [[4.0 * factor, 2.0 * factor, 0.0]]
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.randoms(use_true_random=False))
