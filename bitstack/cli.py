@@ -219,7 +219,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     draft_budget: Annotated[
-        str | None, typer.Option(metavar="B", help="Blocks that draft for all: same text, faster.")
+        str | None, typer.Option(metavar="B", help="Draft with fewer blocks: the same greedy text.")
     ] = None,
     device: Device = "auto",
 ) -> None:

@@ -1,0 +1,240 @@
+"""How fast a live model grows and shrinks, and whether its memory really comes and goes.
+
+A container of random signs in the shape of a Llama, made in a temporary folder and removed again;
+nothing is trained. Ratios compare with reading the same bytes from the page cache into new memory
+(`readinto`, after every page of it was touched once, is the harder comparison printed beside it).
+The resident set is measured in processes of their own.
+"""
+
+import argparse
+import multiprocessing
+import random
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from random_container import random_container
+from transformers import LlamaConfig
+
+from bitstack import load, resize
+from bitstack.budget import kv_cache_bytes
+from bitstack.json_file import write_json
+from bitstack.pages import give_back, process_bytes
+
+MIB = 1 << 20
+CONTEXT = 128  # tokens of the KV cache in the measured process
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `--json` holds."""
+
+    grow_ratio: float  # time to grow over time to read the same bytes into new memory
+    shrink_ratio: float  # time to shrink over the same
+    grow_ratio_warm: float  # over reading them into memory that is there already
+    step_bytes: int  # of one growth
+    read_ms: float
+    grow_ms: float
+    shrink_ms: float
+    rss_error: float  # |resident set / (budget + empty process + KV cache) - 1|, the worst
+    resizes: int  # during generation
+    leaked_bytes: int  # resident set after all of them, over before
+    equal_logits: bool  # at equal budget, bit for bit
+
+
+def shape(large: bool) -> LlamaConfig:
+    sizes: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 8192, "head_dim": 64}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 12}
+    if not large:
+        sizes = {"hidden_size": 128, "intermediate_size": 352, "head_dim": 32}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 4}
+    vocabulary = 32_000 if large else 1024
+    return LlamaConfig(
+        **sizes, **heads, vocab_size=vocabulary, tie_word_embeddings=True, bos_token_id=None,
+        eos_token_id=None, max_position_embeddings=8192,
+    )  # fmt: skip
+
+
+def timed(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def read_bytes(folder: Path, size: int, into: bytearray | None = None) -> None:
+    """`size` bytes from the front of the shards, into new memory or into `into`."""
+    left = size
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb", buffering=0) as file:
+            if into is None:
+                left -= len(file.read(left))
+            else:
+                left -= file.readinto(memoryview(into)[:left])  # type: ignore[operator]
+        if not left:
+            return
+    raise ValueError(f"{folder} holds fewer than {size} bytes")
+
+
+def speed(folder: Path, step: int, rounds: int) -> dict[str, float]:
+    """Medians of reading, growing and shrinking by about `step` bytes, in turn."""
+    model = load(folder, level=1)
+    low = model.bitstack.resident_bytes
+    size = resize(model, low + step) - low
+    warm = bytearray(size)
+    names = ("fresh", "warm", "grow", "shrink")
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        times["shrink"].append(timed(lambda: resize(model, low)))
+        give_back()
+        times["fresh"].append(timed(lambda: read_bytes(folder, size)))
+        times["warm"].append(timed(lambda: read_bytes(folder, size, warm)))
+        times["grow"].append(timed(lambda: resize(model, low + size)))
+    return {name: statistics.median(values) for name, values in times.items()} | {"size": size}
+
+
+def ids(model: Any, tokens: int) -> torch.Tensor:
+    return torch.arange(tokens)[None] * 37 % model.config.vocab_size
+
+
+@torch.inference_mode()
+def warm_process(small: Path) -> int:
+    """The resident set of a process that has what any run needs, and no model."""
+    model = load(small)
+    model.generate(ids(model, CONTEXT // 2), max_new_tokens=8)
+    size = model.bitstack.resident_bytes
+    del model
+    give_back()
+    return process_bytes() - size
+
+
+@torch.inference_mode()
+def rss_errors(folder: Path, empty: int) -> list[float]:
+    """Of one process that is resized, with a KV cache of CONTEXT tokens."""
+    model = load(folder, level=1)
+    budgets = model.bitstack.manifest.budgets
+    low, high = budgets.floor_bytes, budgets.total_bytes
+    cache = model(ids(model, CONTEXT), use_cache=True, logits_to_keep=1).past_key_values
+    kept = kv_cache_bytes(model.config, CONTEXT)
+    errors = []
+    for part in (0.5, 0.0, 1.0, 0.25, 0.0, 1.0):
+        held = resize(model, low + int(part * (high - low)))
+        errors.append(abs(process_bytes() / (held + empty + kept) - 1))
+    assert cache.get_seq_length() == CONTEXT
+    return errors
+
+
+def during_generation(folder: Path, count: int) -> tuple[int, int, bool]:
+    """(resizes made, bytes leaked, whether logits are equal at equal budget)."""
+    rng, model = random.Random(0), load(folder)
+    low, high = (getattr(model.bitstack.manifest.budgets, f"{n}_bytes") for n in ("floor", "total"))
+    some = [low, high, *[rng.randint(low, high) for _ in range(6)]]
+    right = {budget: logits(load(folder, budget)) for budget in some}
+    over, failures = threading.Event(), list[BaseException]()
+
+    def generate() -> None:
+        while not over.is_set():
+            try:
+                model.generate(ids(model, 16), max_new_tokens=24, do_sample=False)
+            except BaseException as error:
+                failures.append(error)
+                return
+
+    thread = threading.Thread(target=generate)
+    thread.start()
+    made, equal, before = 0, True, 0
+    for made in range(1, count + 1):
+        budget = rng.choice(some) if made % 10 == 0 else rng.randint(low, high)
+        resize(model, budget)
+        if made % 10 == 0:
+            equal &= torch.equal(logits(model), right[budget])
+        if made == count // 5:  # what threads and caches take at first is no leak
+            before = settled(model)
+    leaked = settled(model) - before
+    over.set()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return made, leaked, equal
+
+
+def settled(model: Any) -> int:
+    """The resident set beyond the model's bytes: the least of some, for the other thread works."""
+    found = []
+    for _ in range(10):
+        time.sleep(0.02)
+        give_back()
+        found.append(process_bytes() - model.bitstack.resident_bytes)
+    return min(found)
+
+
+@torch.inference_mode()
+def logits(model: Any) -> torch.Tensor:
+    return model(ids(model, 16)).logits.clone()
+
+
+def alone(action: Callable[..., Any], *given: Any) -> Any:
+    """The result of `action` in a new process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(action, given)
+
+
+def measure(folder: Path, step: int, rounds: int, resizes: int) -> Result:
+    large = random_container(folder / "large", shape(True), planes=4)
+    small = random_container(folder / "small", shape(False), planes=8)
+    times = alone(speed, large, step, rounds)
+    empty = alone(warm_process, small)
+    errors = alone(rss_errors, large, empty)
+    made, leaked, equal = alone(during_generation, small, resizes)
+    return Result(
+        grow_ratio=times["grow"] / times["fresh"],
+        shrink_ratio=times["shrink"] / times["fresh"],
+        grow_ratio_warm=times["grow"] / times["warm"],
+        step_bytes=times["size"],
+        read_ms=1e3 * times["fresh"],
+        grow_ms=1e3 * times["grow"],
+        shrink_ms=1e3 * times["shrink"],
+        rss_error=max(errors),
+        resizes=made,
+        leaked_bytes=leaked,
+        equal_logits=equal,
+    )
+
+
+def print_table(result: Result) -> None:
+    size = f"{result.step_bytes / MIB:.0f} MiB"
+    lines = [
+        (f"read {size} from the page cache", f"{result.read_ms:.1f} ms", ""),
+        (f"grow by {size}", f"{result.grow_ms:.1f} ms", f"{result.grow_ratio:.2f} x reading"),
+        ("", "", f"{result.grow_ratio_warm:.2f} x reading into touched memory"),
+        (f"shrink by {size}", f"{result.shrink_ms:.1f} ms", f"{result.shrink_ratio:.2f} x reading"),
+        ("resident set against what was asked", f"{result.rss_error:.1%}", "worst of 6"),
+        ("resizes during generation", str(result.resizes), f"{result.leaked_bytes} bytes leaked"),
+        ("equal logits at equal budget", "yes" if result.equal_logits else "NO", ""),
+    ]
+    for name, value, note in lines:
+        print(f"{name:<38} {value:>10}  {note}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--step", type=int, default=100, help="MiB to grow and shrink by")
+    parser.add_argument("--rounds", type=int, default=7, help="of which the median is taken")
+    parser.add_argument("--resizes", type=int, default=1000, help="during generation")
+    parser.add_argument("--json", metavar="FILE", help="write the result here; - is stdout")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bitstack-bench-") as folder:
+        result = measure(Path(folder), options.step * MIB, options.rounds, options.resizes)
+    if options.json != "-":
+        print_table(result)
+    if options.json:
+        write_json(options.json, asdict(result))
+
+
+if __name__ == "__main__":
+    main()
