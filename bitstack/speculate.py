@@ -3,6 +3,11 @@
 A draft is a second model of the same config that shares every plane and dense tensor with the
 loaded one; only the small scale sets of its lower levels come on top. The rest is transformers'
 assisted generation (speculative decoding: arXiv 2211.17192).
+
+It saves forwards of the whole model, and time only where a few tokens together cost little more
+than one and a draft step much less. On CPU cores, where the products of a few tokens already take
+their time in arithmetic, it does not: measured on one AVX-512 core (Llama of 0.8 billion weights,
+4 planes drafted by 1, every draft right) it took 1.2 times as long as plain decoding.
 """
 
 import copy
