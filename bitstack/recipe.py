@@ -36,7 +36,7 @@ class Recipe(BaseModel):
         2048, ge=2, description="Tokens of a window (at most what the model can read)."
     )
     damping: list[float] = Field(
-        [0.3, 0.1, 0.03, 0.01],
+        [0.5, 0.5, 0.2, 0.2, 0.1, 0.03, 0.01],
         min_length=1,
         description="Identity added to the second moment at level 1, 2, …; the last repeats.",
     )

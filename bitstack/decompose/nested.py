@@ -32,7 +32,7 @@ class Plan:
 
     blocks: int
     together: tuple[int, ...] = (2, 2)
-    damping: tuple[float, ...] = (0.3, 0.1, 0.03, 0.01)
+    damping: tuple[float, ...] = (0.5, 0.5, 0.2, 0.2, 0.1, 0.03, 0.01)
     rounds: int = 2
     sweeps: int = 2
     passes: int = 4
@@ -63,6 +63,8 @@ def decompose_codes(
         levels += _group(problem, plan, levels[-1], size)
         if levels[-1].planes == joint and plan.sweeps:
             levels[1:] = _whole_codes(problem, plan, levels[1:])
+        if levels[-1].planes == plan.blocks > joint and plan.sweeps:
+            levels[joint + 1 :] = _whole_codes(problem, plan, levels[joint + 1 :], joint)
         levels[1:] = [level.stored(problem) for level in levels[1:]]
     return pack_levels(problem, levels[1:])
 
@@ -83,14 +85,15 @@ def _group(problem: Problem, plan: Plan, below: Level, size: int) -> list[Level]
     return [_settled(problem, plan, level) for level in levels]
 
 
-def _whole_codes(problem: Problem, plan: Plan, levels: list[Level]) -> list[Level]:
-    """All bits chosen again: the sum over levels of preference · error / present error falls."""
+def _whole_codes(problem: Problem, plan: Plan, levels: list[Level], kept: int = 0) -> list[Level]:
+    """All bits above the first `kept` planes chosen again: the sum over `levels` of
+    preference · error / present error falls."""
     felt = [problem.damped(plan.damping_at(level.planes)) for level in levels]
     liked = [plan.preference[min(i, len(plan.preference) - 1)] for i in range(len(levels))]
     for _ in range(plan.passes):
         errors = [_error(problem, level) for level in levels]
         weights = [like / error for like, error in zip(liked, errors, strict=True)]
-        levels = descend(problem, levels, felt, weights)
+        levels = descend(problem, levels, felt, weights, kept)
         levels = [refit(problem, level, h) for level, h in zip(levels, felt, strict=True)]
     return levels
 
