@@ -15,8 +15,6 @@ import torch
 from bitstack.kernels.packing import row_bytes
 from bitstack.kernels.reference import scale_length
 
-MAX_PLANES = 8
-
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -16,8 +16,6 @@ from transformers.pytorch_utils import Conv1D
 
 from bitstack.errors import UserError
 
-KINDS = ("linear", "conv1d", "expert", "embedding", "head")
-
 
 @dataclass(frozen=True)
 class Matrix:

@@ -23,6 +23,8 @@ from bitstack.streaming import LayerRunner, Spill
 
 TUNED = 5  # levels above this one are within a thousandth of the original already
 
+_LEAST = 1e-9  # nats; below it a budget is as good as the original and has nothing to learn
+
 
 class _Product(torch.autograd.Function):
     """`x` times (diag(u) T[code] diag(v))ᵀ with gradients for x and the scales; the matrix is
@@ -123,7 +125,7 @@ class Tuner:
                     stack.level = level
                 optimizer.zero_grad(set_to_none=True)
                 # Its logarithm: each budget's loss counts relative to what it is there.
-                self._loss(batch).log().backward()
+                self._loss(batch).clamp_min(_LEAST).log().backward()
                 optimizer.step()
                 schedule.step()
 
@@ -135,7 +137,7 @@ class Tuner:
             with self.runner.layer(index):
                 hidden = [self.runner.step(index, h) for h in hidden]
         for batch, value in enumerate(hidden):
-            self.spill.put(f"target-{batch}", [value.half()])
+            self.spill.put(f"target-{batch}", [value])
 
     def _loss(self, batch: int) -> Tensor:
         """KL(original || stacked), nats per token."""

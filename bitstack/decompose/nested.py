@@ -26,8 +26,9 @@ class Plan:
 
     `together`: planes added at once, group by group; after them one by one. `damping`: added to
     the mean diagonal of the moment at level 1, 2, …, the last repeats. `rounds` of `sweeps` of
-    bit search and a refit for each group, then `passes` over the whole codes of all groups, with
-    `preference` for each of their levels (relative weight of its relative error).
+    bit search and a refit for each group, then `passes` over the whole codes of all groups, and
+    as many over the planes above them, with `preference` for level 1, 2, … (the relative weight of
+    its relative error), the last repeats.
     """
 
     blocks: int
@@ -41,6 +42,9 @@ class Plan:
 
     def damping_at(self, level: int) -> float:
         return self.damping[min(level, len(self.damping)) - 1]
+
+    def preference_at(self, level: int) -> float:
+        return self.preference[min(level, len(self.preference)) - 1]
 
     def groups(self) -> list[int]:
         """Sizes of the groups, the last ones single planes: they add up to `blocks`."""
@@ -89,7 +93,7 @@ def _whole_codes(problem: Problem, plan: Plan, levels: list[Level], kept: int = 
     """All bits above the first `kept` planes chosen again: the sum over `levels` of
     preference · error / present error falls."""
     felt = [problem.damped(plan.damping_at(level.planes)) for level in levels]
-    liked = [plan.preference[min(i, len(plan.preference) - 1)] for i in range(len(levels))]
+    liked = [plan.preference_at(level.planes) for level in levels]
     for _ in range(plan.passes):
         errors = [_error(problem, level) for level in levels]
         weights = [like / error for like, error in zip(liked, errors, strict=True)]
