@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from bitstack.metrics.bootstrap import LEVEL, Interval
-from bitstack.metrics.density_law import DensityLaw
 from numpy.typing import NDArray
 
 from bitstack.errors import UserError
+from bitstack.metrics.bootstrap import LEVEL, Interval
+from bitstack.metrics.density_law import DensityLaw
 
 DRAWS = 4000
 BYTES_PER_PARAMETER = 2  # of a reference model, which is stored in 16 bits

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from bitstack.metrics.bootstrap import Interval, bootstrap
-from bitstack.metrics.documents import check_tokenizers, encode
-from bitstack.metrics.sequence_loss import forward, positions
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
+from bitstack.metrics.bootstrap import Interval, bootstrap
+from bitstack.metrics.documents import check_tokenizers, encode
+from bitstack.metrics.sequence_loss import forward, positions
 
 WINDOW = 1024
 BATCH_TOKENS = 4096

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from bitstack.metrics.bootstrap import LEVEL, Interval
-from bitstack.metrics.information_capacity import InformationCapacity
 from numpy.typing import NDArray
 from scipy import stats
 
 from bitstack.errors import UserError
+from bitstack.metrics.bootstrap import LEVEL, Interval
+from bitstack.metrics.information_capacity import InformationCapacity
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bitstack.metrics.bootstrap import Interval, bootstrap, mean_interval
-from bitstack.metrics.documents import encode, start_token
-from bitstack.metrics.sequence_loss import positions, sequence_losses
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
+from bitstack.metrics.bootstrap import Interval, bootstrap, mean_interval
+from bitstack.metrics.documents import encode, start_token
+from bitstack.metrics.sequence_loss import positions, sequence_losses
 
 
 @dataclass(frozen=True)

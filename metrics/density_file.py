@@ -7,10 +7,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from bitstack.errors import UserError
 from bitstack.metrics.density_law import DensityLaw, LossLaw, Reference, ScoreLaw
 from bitstack.metrics.least_squares import Fit
-
-from bitstack.errors import UserError
 
 FORMAT = 1
 

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
+
+from bitstack.errors import UserError
 from bitstack.metrics.density_law import (
     REFERENCE_TOKENS,
     DensityLaw,
@@ -16,9 +19,6 @@ from bitstack.metrics.density_law import (
     ScoreLaw,
 )
 from bitstack.metrics.least_squares import fit
-from numpy.typing import NDArray
-
-from bitstack.errors import UserError
 
 EXPONENTS = (0.005, 3.0)  # range in which α and β are sought
 Vector = NDArray[np.float64]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from bitstack.metrics.bootstrap import Interval
-from bitstack.metrics.least_squares import Fit, monotone
 from numpy.typing import NDArray
 
 from bitstack.errors import UserError
+from bitstack.metrics.bootstrap import Interval
+from bitstack.metrics.least_squares import Fit, monotone
 
 REFERENCE_TOKENS = 1e12  # D₀ of the paper
 Vector = NDArray[np.float64]

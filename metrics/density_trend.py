@@ -13,11 +13,11 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from bitstack.metrics.bootstrap import LEVEL, Interval
-from bitstack.metrics.least_squares import monotone
 from scipy import stats
 
 from bitstack.errors import UserError
+from bitstack.metrics.bootstrap import LEVEL, Interval
+from bitstack.metrics.least_squares import monotone
 
 HARDWARE_YEARS = 2.1  # in which chips of one price double in operations per second (the paper)
 DAYS_PER_YEAR = 365

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bitstack.metrics.attention_cost import attention_layers
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from bitstack.blocks import StackSpec
 from bitstack.errors import UserError
+from bitstack.metrics.attention_cost import attention_layers
 
 ACTIVE_EXPERTS = (
     "num_experts_per_tok",

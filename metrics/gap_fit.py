@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bitstack.metrics.bootstrap import LEVEL, Interval
 from scipy import stats
 
 from bitstack.errors import UserError
+from bitstack.metrics.bootstrap import LEVEL, Interval
 
 FIELDS = ("student", "teacher", "loss")
 

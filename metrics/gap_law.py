@@ -10,12 +10,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from bitstack.metrics.bootstrap import LEVEL, Interval
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from bitstack.errors import UserError
+from bitstack.metrics.bootstrap import LEVEL, Interval
 
 SLOPE, INTERCEPT, R_SQUARED = 2.498, -11.498e6, 0.9957  # parameters
 ASSUMED_POINTS = 6  # the law's own number of points is not stated beside it

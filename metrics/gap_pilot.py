@@ -11,9 +11,10 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from bitstack.metrics.bootstrap import Interval, mean_interval
 from bitstack.metrics.gap_fit import Run, fit_gap
-from numpy.typing import NDArray
 
 Row = dict[str, Any]
 

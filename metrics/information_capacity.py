@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from bitstack.metrics.bootstrap import Interval, bootstrap
-from bitstack.metrics.documents import encode, passages, start_token, unknown_tokens
-from bitstack.metrics.flops import published_flops, token_cost
-from bitstack.metrics.sequence_loss import positions, sequence_losses
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
+from bitstack.metrics.bootstrap import Interval, bootstrap
+from bitstack.metrics.documents import encode, passages, start_token, unknown_tokens
+from bitstack.metrics.flops import published_flops, token_cost
+from bitstack.metrics.sequence_loss import positions, sequence_losses
 
 BIAS = -27.0  # the published default; -24 for its mixed text, -18.7 for its Chinese FineWeb-Edu
 MAX_LENGTH = 1024  # tokens, published

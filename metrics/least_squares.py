@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from bitstack.metrics.bootstrap import LEVEL, Interval
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
+
+from bitstack.metrics.bootstrap import LEVEL, Interval
 
 Vector = NDArray[np.float64]
 Residuals = Callable[[Vector], Vector]

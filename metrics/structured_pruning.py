@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from bitstack.metrics.importance import ATTENTION, FEED_FORWARD, Importance, blocks, head_dim
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bitstack.errors import UserError
+from bitstack.metrics.importance import ATTENTION, FEED_FORWARD, Importance, blocks, head_dim
 
 
 @dataclass(frozen=True)

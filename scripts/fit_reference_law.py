@@ -14,15 +14,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from bitstack import text
+from bitstack.errors import UserError
 from bitstack.metrics import density_file, density_fit
 from bitstack.metrics.bootstrap import mean_interval
 from bitstack.metrics.conditional_loss import minimal_pairs
 from bitstack.metrics.density_law import Reference
 from bitstack.metrics.sequence_loss import sequence_losses
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-
-from bitstack import text
-from bitstack.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SERIES = ["series/s1", "series/s2", "series/s3", "series/s4", "classics-5m"]

@@ -17,6 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from bitstack import text
 from bitstack.metrics.distillation import distil
 from bitstack.metrics.gap_pilot import summarise, table
 from bitstack.metrics.importance import Importance, measure_importance
@@ -26,10 +30,6 @@ from bitstack.metrics.structured_pruning import (
     prune,
     student_shape,
 )
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-
-from bitstack import text
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TEACHERS = [*(f"series/s{i}" for i in range(1, 5)), "classics-5m"]

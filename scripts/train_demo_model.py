@@ -20,7 +20,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from bitstack.metrics.perplexity import perplexity
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from tqdm import tqdm
@@ -33,6 +32,7 @@ from transformers import (
 )
 
 from bitstack.errors import UserError
+from bitstack.metrics.perplexity import perplexity
 from bitstack.text import Tokens, read_documents, token_ids
 
 END = "<|endoftext|>"  # id 0: between documents, and the mark that parts books in one file

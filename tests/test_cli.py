@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pico
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+import pico
 from bitstack.cli import app
 from bitstack.compress import compress
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import pico
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DeepseekV3Config, GptOssConfig
 
+import pico
 from bitstack import UserError, compress, load
 from bitstack import job as job_module
 from bitstack import stacker as stacker_module

@@ -3,16 +3,16 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
-import pico
 import pytest
-from bitstack.metrics.curve import CurvePoint, plot_memory_quality
 from matplotlib.image import imread
 from rich.console import Console
 
+import pico
 from bitstack import demo as demonstration
 from bitstack.demo import Demo, run_demo
 from bitstack.errors import UserError
 from bitstack.evaluate import evaluate
+from bitstack.metrics.curve import CurvePoint, plot_memory_quality
 from bitstack.plan import plan
 from bitstack.tables import print_demo
 

@@ -3,17 +3,17 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import pico
 import pytest
 import torch
-from bitstack.metrics.perplexity import perplexity
 from transformers import AutoModelForCausalLM
 
+import pico
 from bitstack.compress import compress
 from bitstack.errors import UserError
 from bitstack.evaluate import evaluate
 from bitstack.generate import generate
 from bitstack.load import load
+from bitstack.metrics.perplexity import perplexity
 from bitstack.opening import is_container, open_model
 from bitstack.text import token_ids
 

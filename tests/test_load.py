@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pico
 import pytest
 import torch
 from formats import matrix_of
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import pico
 from bitstack import UserError, load
 from bitstack.container.manifest import Manifest, read_manifest
 from bitstack.container.shards import ShardReader

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import pico
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GptOssConfig
 from transformers.pytorch_utils import Conv1D
 
+import pico
 from bitstack.errors import UserError
 from bitstack.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pico
 import pytest
 import torch
 import torch.nn.functional as F
 
+import pico
 from bitstack.container.manifest import DenseEntry
 from bitstack.job import open_job
 from bitstack.load import assemble

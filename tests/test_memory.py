@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pico
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pico
 from bitstack import UserError, follow_memory, load
 from bitstack.free_memory import free_memory
 from bitstack.memory import PATIENCE, SLACK, Follower

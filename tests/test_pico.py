@@ -1,11 +1,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pico
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import pico
 
 Folder = Callable[..., Path]
 

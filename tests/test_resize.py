@@ -10,13 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pico
 import pytest
 import torch
 from torch import Tensor
 from transformers import LlamaConfig
 
 import bitstack
+import pico
 from bitstack import UserError, load, resize
 from bitstack.container.manifest import MANIFEST, Manifest, read_manifest
 from bitstack.container.reading import BlockReader

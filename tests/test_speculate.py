@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pico
 import pytest
 import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 from typer.testing import CliRunner
 
+import pico
 from bitstack import UserError, load, recipes, resize
 from bitstack.cli import app
 from bitstack.compress import compress

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import pico
 import torch
 from transformers import AutoModelForCausalLM, MixtralConfig
 
+import pico
 from bitstack.job import open_job
 from bitstack.recipe import load_recipe
 from bitstack.stacker import Stacker

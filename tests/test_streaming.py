@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pico
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma3nTextConfig
 
+import pico
 from bitstack.errors import UserError
 from bitstack.source import open_source
 from bitstack.streaming import LayerRunner, Spill

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from bitstack.metrics.bootstrap import bootstrap, mean_interval, percentiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitstack.errors import UserError
+from bitstack.metrics.bootstrap import bootstrap, mean_interval, percentiles
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bitstack.metrics.capacity_density import density, density_of_loss
-from bitstack.metrics.density_file import classics_law, load_law, read_references, save_law, to_json
-from bitstack.metrics.density_fit import fit_law
-from bitstack.metrics.density_law import DensityLaw, Reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitstack.errors import UserError
+from bitstack.metrics.capacity_density import density, density_of_loss
+from bitstack.metrics.density_file import classics_law, load_law, read_references, save_law, to_json
+from bitstack.metrics.density_fit import fit_law
+from bitstack.metrics.density_law import DensityLaw, Reference
 
 SIZES = (5e6, 3e7, 1e8, 3e8, 8e8)
 

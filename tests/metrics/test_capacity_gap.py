@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import pico
 import pytest
 import torch
-from bitstack.metrics.capacity_gap import capacity_gap
-from bitstack.metrics.documents import check_tokenizers
 from transformers import AutoTokenizer, PreTrainedModel
 
+import pico
 from bitstack.errors import UserError
 from bitstack.load import load
+from bitstack.metrics.capacity_gap import capacity_gap
+from bitstack.metrics.documents import check_tokenizers
 
 DOCUMENTS = [pico.TEXT, pico.TEXT[50:120], "", "x", "Seven boats, eight boats."]
 WINDOW = 24

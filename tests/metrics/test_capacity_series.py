@@ -2,11 +2,11 @@ import dataclasses
 import math
 
 import pytest
+
+from bitstack.errors import UserError
 from bitstack.metrics.bootstrap import Interval
 from bitstack.metrics.capacity_series import predict_nll
 from bitstack.metrics.information_capacity import InformationCapacity
-
-from bitstack.errors import UserError
 
 
 def measured(capacity: float, **changes: object) -> InformationCapacity:

@@ -4,9 +4,12 @@ import json
 import math
 from pathlib import Path
 
-import pico
 import pytest
 import torch
+from transformers import PreTrainedModel
+
+import pico
+from bitstack.errors import UserError
 from bitstack.metrics.conditional_loss import (
     Pair,
     conditional_loss,
@@ -14,9 +17,6 @@ from bitstack.metrics.conditional_loss import (
     read_jsonl,
     read_pairs,
 )
-from transformers import PreTrainedModel
-
-from bitstack.errors import UserError
 
 PAIRS = [
     Pair("How many boats came on Monday?", " seven"),

@@ -1,13 +1,13 @@
 import time
 from types import SimpleNamespace
 
-import pico
 import pytest
 import torch
-from bitstack.metrics.decode_speed import seconds_per_token
 from torch import nn
 
+import pico
 from bitstack.errors import UserError
+from bitstack.metrics.decode_speed import seconds_per_token
 
 
 class Slow(nn.Module):

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from bitstack.metrics.density_fit import fit_law, fit_loss, fit_score
-from bitstack.metrics.density_law import Reference
 
 from bitstack.errors import UserError
+from bitstack.metrics.density_fit import fit_law, fit_loss, fit_score
+from bitstack.metrics.density_law import Reference
 
 LOSS = {"a": 10.0, "alpha": 0.12, "b": 40.0, "beta": 0.2}
 SCORE = {"c": 0.75, "gamma": -4.0, "l": 1.6, "d": 0.2}

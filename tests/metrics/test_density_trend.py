@@ -8,6 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitstack.errors import UserError
 from bitstack.metrics.density_trend import (
     Released,
     doubling_days,
@@ -18,10 +22,6 @@ from bitstack.metrics.density_trend import (
     read_released,
     same_quality_day,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from bitstack.errors import UserError
 
 START = date(2023, 3, 1)
 

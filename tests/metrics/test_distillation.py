@@ -1,7 +1,8 @@
-import pico
 import pytest
 import torch
 import torch.nn.functional as F
+
+import pico
 from bitstack.metrics.distillation import distil, distillation_loss
 
 BLOCKS = torch.randint(307, (24, 16), generator=torch.Generator().manual_seed(0))

@@ -1,13 +1,13 @@
-import pico
 import pytest
-from bitstack.metrics.documents import encode, passages, start_token, unknown_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+import pico
 from bitstack.errors import UserError
+from bitstack.metrics.documents import encode, passages, start_token, unknown_tokens
 
 
 @settings(deadline=None)

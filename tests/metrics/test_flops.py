@@ -3,11 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pico
 import pytest
 import torch
-from bitstack.metrics.attention_cost import AttentionCost, attention_layers
-from bitstack.metrics.flops import module_bytes, published_flops, token_cost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -23,9 +20,12 @@ from transformers import (
     Qwen3Config,
 )
 
+import pico
 from bitstack.blocks import StackSpec
 from bitstack.errors import UserError
 from bitstack.load import load
+from bitstack.metrics.attention_cost import AttentionCost, attention_layers
+from bitstack.metrics.flops import module_bytes, published_flops, token_cost
 from bitstack.nn.modules import PackedLinear
 
 LLAMA_3_8B = LlamaConfig(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bitstack.metrics.gap_fit import Run, fit_gap, read_runs
 
 from bitstack.errors import UserError
+from bitstack.metrics.gap_fit import Run, fit_gap, read_runs
 
 STUDENTS = (1e8, 2e8, 4e8, 8e8)
 TEACHERS = tuple(1e8 * 2**k for k in range(7))

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from bitstack.metrics.gap_law import best_teacher, student_loss, supervised_loss
 
 from bitstack.errors import UserError
+from bitstack.metrics.gap_law import best_teacher, student_loss, supervised_loss
 
 
 def test_losses_of_the_distillation_law() -> None:

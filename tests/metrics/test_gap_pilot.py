@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from bitstack.metrics.gap_pilot import summarise, table, verdict
 
 TEACHERS = {"small": 3.5, "middle": 3.2, "large": 3.0}

@@ -6,14 +6,14 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pico
 import pytest
 import torch
-from bitstack.metrics.flops import token_cost
-from bitstack.metrics.information_capacity import by_bytes, faithful, information_capacity
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+import pico
 from bitstack.errors import UserError
+from bitstack.metrics.flops import token_cost
+from bitstack.metrics.information_capacity import by_bytes, faithful, information_capacity
 
 DOCUMENTS = [pico.TEXT, pico.TEXT[100:], "Ein Fluß, 河, und nicht mehr.", pico.TEXT[::-1]]
 

@@ -2,9 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from bitstack.metrics.bootstrap import Interval
 from bitstack.metrics.least_squares import fit, monotone
-from scipy import stats
 
 X = np.linspace(0, 1, 20)
 Y = 2 + 3 * X + 0.1 * np.random.default_rng(0).standard_normal(20)

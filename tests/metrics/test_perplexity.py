@@ -3,14 +3,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from bitstack.metrics import perplexity as module
-from bitstack.metrics.perplexity import perplexity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bitstack.errors import UserError
+from bitstack.metrics import perplexity as module
+from bitstack.metrics.perplexity import perplexity
 from bitstack.text import Tokens
 
 VOCABULARY = 61

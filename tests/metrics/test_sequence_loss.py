@@ -1,15 +1,15 @@
 """Sums of losses against one text at a time, whatever shares a batch."""
 
-import pico
 import pytest
 import torch
 import torch.nn.functional as F
-from bitstack.metrics.sequence_loss import sequence_losses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
+import pico
 from bitstack.errors import UserError
+from bitstack.metrics.sequence_loss import sequence_losses
 
 
 @pytest.fixture(scope="module")

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-import pico
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+import pico
+from bitstack.errors import UserError
 from bitstack.metrics.importance import Importance, measure_importance
 from bitstack.metrics.structured_pruning import (
     body_parameters,
     prune,
     student_shape,
 )
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
-
-from bitstack.errors import UserError
 
 
 def llama(**changes: int | bool) -> PreTrainedModel:

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pico
 import pytest
 import torch
 from formats import matrix_of, random_tensors
 from torch import nn
 
+import pico
 from bitstack.blocks import StackSpec
 from bitstack.matrices import Matrix, find_dense, find_matrices
 from bitstack.nn import pack_model, resident_bytes, stacks

@@ -2,11 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
-from bitstack.metrics.perplexity import perplexity
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bitstack import recipes
 from bitstack.errors import UserError
+from bitstack.metrics.perplexity import perplexity
 from bitstack.text import token_ids
 
 

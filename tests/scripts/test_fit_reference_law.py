@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import pico
 import pytest
-from bitstack.metrics.density_file import load_law
 
+import pico
 from bitstack.errors import UserError
+from bitstack.metrics.density_file import load_law
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fit_reference_law.py"
 FAMILIES = ["llama-tied", "llama-untied", "llama-gqa", "mistral", "qwen2"]

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import pico
 import pytest
+
+import pico
 from bitstack.metrics.structured_pruning import body_parameters
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "pilot_capacity_gap.py"

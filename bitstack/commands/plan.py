@@ -1,0 +1,30 @@
+"""`compress-model plan`."""
+
+from typing import Annotated
+
+import typer
+
+from bitstack.commands.shared import Budgets, Container, Json, silence
+
+
+def plan(
+    folder: Container,
+    budget: Budgets = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of the KV cache [default: 4096 at most].")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Show exact bytes and KV cache for each budget."""
+    silence()
+    from dataclasses import asdict
+
+    from bitstack.json_file import write_json
+    from bitstack.plan import plan
+    from bitstack.tables import console, plan_table
+
+    rows = plan(folder, budget or (), context=context)
+    if json != "-":
+        console().print(plan_table(rows))
+    if json:
+        write_json(json, [asdict(row) for row in rows])

@@ -1,0 +1,50 @@
+"""What the commands share: arguments and options in the same words, and silence of libraries.
+
+torch, transformers and pydantic are never imported here, so that `--help` answers at once.
+"""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_BUDGET = "800MB, 1.5GiB, 50% (of the original's bytes), 2.5bpw (bits per decomposed weight)"
+
+Model = Annotated[
+    str, typer.Argument(metavar="DIR|MODEL", help="Container, or original model folder.")
+]
+Container = Annotated[Path, typer.Argument(metavar="DIR", help="Container made by `run`.")]
+Budget = Annotated[
+    str | None, typer.Option(metavar="B", help=f"Bytes for the whole model: {_BUDGET}.")
+]
+Budgets = Annotated[
+    list[str] | None, typer.Option("--budget", metavar="B", help=f"May be given often: {_BUDGET}.")
+]
+Device = Annotated[str, typer.Option(metavar="[auto|cpu|cuda]", help="Where to run.")]
+Json = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Write the result here; - is stdout.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no summary, no warnings.")]
+
+STYLE: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,  # its import would cost as much time as all the rest of --help
+}
+
+
+def silence(*, own: bool = False) -> None:
+    """Bars and warnings of the libraries below would stand between a command's own lines.
+
+    With `own`, bitstack's warnings are not shown either.
+    """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    if own:
+        logging.getLogger("bitstack").setLevel(logging.ERROR)
+    from bitstack.opening import silence_transformers
+
+    silence_transformers()
