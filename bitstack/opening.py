@@ -31,6 +31,7 @@ class Opened:
     resident_bytes: int  # of all tensors the live model holds
     original_bytes: int
     bits_per_weight: float  # of a decomposed weight; of every weight in an original model
+    parameters: int  # of the original model, tied ones once
 
 
 def is_container(path: str | Path) -> bool:
@@ -77,6 +78,7 @@ def _container(
         resident_bytes=resident.resident_bytes,
         original_bytes=resident.manifest.original_bytes,
         bits_per_weight=resident.bits_per_weight,
+        parameters=resident.manifest.parameters,
     )
 
 
@@ -95,6 +97,7 @@ def _original(path: str | Path, device: str) -> Opened:
         resident_bytes=size,
         original_bytes=size,
         bits_per_weight=8 * source.dtype.itemsize,
+        parameters=model.num_parameters(),
     )
 
 

@@ -57,6 +57,12 @@ def read_documents(source: str) -> Iterator[str]:
     return chain([first], documents)
 
 
+def has_rows(source: str) -> bool:
+    """Whether `source` is cut into documents by itself: the lines of a `.jsonl`, rows of a data
+    set. A text file is whole."""
+    return source.startswith(HUB) or _path_and_column(source)[0].name.endswith(JSONL)
+
+
 def token_ids(
     source: str, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int | None = None
 ) -> Tokens:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bitstack.errors import UserError
 from bitstack.metrics.bootstrap import Interval, bootstrap
 from bitstack.metrics.documents import check_tokenizers, encode
-from bitstack.metrics.sequence_loss import forward, positions
+from bitstack.metrics.sequence_loss import check_ids, forward, positions
 
 WINDOW = 1024
 BATCH_TOKENS = 4096
@@ -64,6 +64,7 @@ def capacity_gap(
     student_tokenizer: PreTrainedTokenizerBase | None = None,
     window: int | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> CapacityGap:
     """Compare two models on `documents`, cut into windows of `window` tokens.
 
@@ -83,10 +84,12 @@ def capacity_gap(
             f"text too short: {sum(map(len, ids))} tokens in {len(ids)} documents, at least 2 in "
             "one document needed; give more text"
         )
+    for model in (teacher, student):
+        check_ids(model, [piece for _, piece in pieces])
     single = len({document for document, _ in pieces}) == 1
     owners = list(range(len(pieces))) if single else [document for document, _ in pieces]
     figures, unit, place, target = _compare(
-        teacher, student, [piece for _, piece in pieces], owners, len(tokenizer)
+        teacher, student, [piece for _, piece in pieces], owners, len(tokenizer), progress
     )
     parts = _Parts(figures, np.unique(unit, return_inverse=True)[1], seed)
     often = np.bincount(target)[target]
@@ -137,13 +140,14 @@ def _compare(
     pieces: list[list[int]],
     owners: list[int],
     vocabulary: int,
+    progress: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Figures [tokens, 5], and the owner, position and id of every scored token."""
     was_training = teacher.training, student.training
     teacher.eval(), student.eval()
     order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i]))
     figures, owner, place, target = [], [], [], []
-    for batch in tqdm(_equal(order, pieces), desc="comparing", disable=None):
+    for batch in tqdm(_equal(order, pieces), desc="comparing", disable=None if progress else True):
         ids = torch.tensor([pieces[i] for i in batch])
         figures.append(_token_figures(teacher, student, ids, vocabulary).double().cpu().numpy())
         count = ids.shape[1] - 1

@@ -88,6 +88,7 @@ def conditional_loss(
     pairs: Sequence[Pair],
     *,
     seed: int = 0,
+    progress: bool = False,
 ) -> ConditionalLoss:
     """−ln P(answer | instruction) of every pair.
 
@@ -100,7 +101,7 @@ def conditional_loss(
     limit = positions(model)
     split = [_split(tokenizer, pair, limit, index) for index, pair in enumerate(pairs, start=1)]
     losses = sequence_losses(
-        model, [ids for ids, _ in split], prompts=[prompt for _, prompt in split], progress=True
+        model, [ids for ids, _ in split], prompts=[prompt for _, prompt in split], progress=progress
     )
     size = sum(len(pair.answer.encode()) for pair in pairs)
     nats, tokens = float(losses.nats.sum()), int(losses.tokens.sum())
@@ -123,6 +124,7 @@ def minimal_pairs(
     paradigms: Sequence[str] | None = None,
     *,
     seed: int = 0,
+    progress: bool = False,
 ) -> MinimalPairs:
     """Share of (acceptable, unacceptable) sentences where the first has the higher probability.
 
@@ -133,7 +135,9 @@ def minimal_pairs(
         raise UserError("pairs: none given; at least one pair of sentences is needed")
     start = [start_token(tokenizer)]
     ids = encode(tokenizer, [s for pair in pairs for s in pair], special=False)
-    nats = sequence_losses(model, [start + one for one in ids], progress=True).nats.reshape(-1, 2)
+    nats = sequence_losses(model, [start + one for one in ids], progress=progress).nats.reshape(
+        -1, 2
+    )
     won = np.sign(nats[:, 1] - nats[:, 0]) / 2 + 0.5
     groups = defaultdict(list)
     for name, result in zip(paradigms or ["all"] * len(pairs), won, strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bitstack.errors import UserError
-from bitstack.metrics.density_law import DensityLaw, LossLaw, Reference, ScoreLaw
+from bitstack.metrics.density_law import DensityLaw, LossLaw, Protocol, Reference, ScoreLaw
 from bitstack.metrics.least_squares import Fit
 
 FORMAT = 1
@@ -56,6 +56,7 @@ def load_law(path: str | Path) -> DensityLaw:
             score=ScoreLaw(Fit(**score["fit"])),
             reference_tokens=float(data["reference_tokens"]),
             references=tuple(Reference(**row) for row in data["references"]),
+            protocol=Protocol(**data["protocol"]) if data.get("protocol") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: a broken density law ({error}); make it again") from None

@@ -136,10 +136,25 @@ class ScoreLaw:
 
 
 @dataclass(frozen=True)
+class Protocol:
+    """How the losses of a series were measured. Nats per token mean nothing under another
+    tokenizer, text or window: a model is scored like the series, or not at all."""
+
+    text: str
+    score: str
+    window: int  # tokens
+    tokenizer: str  # `documents.fingerprint`
+
+
+@dataclass(frozen=True)
 class DensityLaw:
-    """Both laws, the tokens D₀ at which sizes are compared, and the series they come from."""
+    """Both laws, the tokens D₀ at which sizes are compared, and the series they come from.
+
+    `protocol` is None where nobody said how the series was measured.
+    """
 
     loss: LossLaw
     score: ScoreLaw
     reference_tokens: float
     references: tuple[Reference, ...]
+    protocol: Protocol | None = None

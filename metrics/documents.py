@@ -1,16 +1,46 @@
-"""Documents as evaluators see them: token ids, passages of so many bytes, a start token.
+"""Documents as evaluators see them: passages of so many bytes, token ids, a start token.
 
 Reading files is `bitstack.text`'s business.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
+from bitstack.text import has_rows, read_documents
 
 ENCODED_AT_ONCE = 256
+TEXT_PASSAGE = 4096  # bytes; with most tokenizers about 1024 tokens
+
+
+def read_texts(source: str, *, max_bytes: int | None = None) -> list[str]:
+    """The documents of a text source, at most about `max_bytes` of them (UTF-8).
+
+    The lines of a `.jsonl` and the rows of a data set are documents. A text file is cut into
+    passages of 4096 bytes, so that there is something to draw for an interval, and the same
+    passages for every tokenizer. Raises UserError as `read_documents`, or if `max_bytes` is
+    below 1.
+    """
+    if max_bytes is not None and max_bytes < 1:
+        raise UserError(f"max bytes is {max_bytes}; it must be at least 1, or left out for all")
+    found: list[str] = []
+    size = 0
+    for text in read_documents(source):
+        for piece in [text] if has_rows(source) else passages(text, TEXT_PASSAGE):
+            if max_bytes is not None and size >= max_bytes:
+                return found
+            found.append(piece)
+            size += len(piece.encode())
+    return found
+
+
+def texts_sha256(texts: Iterable[str]) -> str:
+    """SHA-256 of documents, a zero byte between two."""
+    return hashlib.sha256(b"\0".join(text.encode() for text in texts)).hexdigest()
 
 
 def encode(
@@ -47,6 +77,12 @@ def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
         "tokenizer has neither a BOS nor an EOS token: the first token of a text cannot be scored; "
         "set bos_token in tokenizer_config.json"
     )
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of the vocabulary: figures per token compare only where it is the same."""
+    pairs = sorted(tokenizer.get_vocab().items(), key=lambda pair: (pair[1], pair[0]))
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 def unknown_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[Iterable[int]]) -> int:

@@ -77,6 +77,7 @@ def faithful(
     max_length: int | None = None,
     bias: float = BIAS,
     seed: int = 0,
+    progress: bool = False,
 ) -> InformationCapacity:
     """`(TS − NLL + bias) / log2(FLOPs)` per token, as the published code computes it.
 
@@ -94,7 +95,7 @@ def faithful(
     cut = encode(tokenizer, documents, max_length=max_length)
     used = [ids for ids in cut if len(ids) > 1]
     _require(used, sum(map(len, cut)), "2 tokens in one document")
-    losses = sequence_losses(model, used, vocabulary=len(tokenizer), progress=True)
+    losses = sequence_losses(model, used, vocabulary=len(tokenizer), progress=progress)
     sizes = [8 * len(str(tokenizer.decode(ids[1:])).encode()) / (len(ids) - 1) for ids in used]
     ones = np.ones(len(used))
     sums = np.column_stack([sizes, ones, losses.nats / math.log(2), losses.tokens])
@@ -131,6 +132,7 @@ def by_bytes(
     seconds_per_token: float | None = None,
     max_bytes: int = PASSAGE_BYTES,
     seed: int = 0,
+    progress: bool = False,
 ) -> InformationCapacity:
     """`(8 − bits per byte) / log2(cost per byte)` on the same bytes for every tokenizer.
 
@@ -145,7 +147,7 @@ def by_bytes(
     ids = encode(tokenizer, texts, special=False)
     _require(ids, sum(map(len, ids)), "1 token")
     windows, owner = _windows(ids, start_token(tokenizer), positions(model))
-    losses = sequence_losses(model, windows, vocabulary=len(tokenizer), progress=True)
+    losses = sequence_losses(model, windows, vocabulary=len(tokenizer), progress=progress)
     bits = np.bincount(owner, losses.nats, len(ids)) / math.log(2)
     length = round(sum(map(len, windows)) / len(windows))
     flops, cost = _cost(model, denominator, length, seconds_per_token)

@@ -50,6 +50,7 @@ def sequence_losses(
     prompts = [1] * len(sequences) if prompts is None else prompts
     assert all(p >= 1 for p in prompts), "the first token cannot be scored"
     _check_lengths(model, sequences)
+    check_ids(model, sequences)
     nats = np.zeros(len(sequences))
     scored = np.array([max(0, len(s) - p) for s, p in zip(sequences, prompts, strict=True)])
     was_training = model.training
@@ -100,6 +101,17 @@ def positions(model: nn.Module) -> int | None:
         return None
     limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit
+
+
+def check_ids(model: nn.Module, sequences: Sequence[Sequence[int]]) -> None:
+    """UserError where a sequence has an id that the model has no embedding for."""
+    find = getattr(model, "get_input_embeddings", None)
+    highest = max((max(s) for s in sequences if len(s)), default=0)
+    if find is not None and highest >= (count := find().num_embeddings):
+        raise UserError(
+            f"tokenizer gives id {highest}, but the model has {count} embeddings: tokenizer and "
+            "model do not belong together"
+        )
 
 
 def _check_lengths(model: nn.Module, sequences: Sequence[Sequence[int]]) -> None:

@@ -12,6 +12,7 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -21,7 +22,8 @@ from bitstack.errors import UserError
 from bitstack.metrics import density_file, density_fit
 from bitstack.metrics.bootstrap import mean_interval
 from bitstack.metrics.conditional_loss import minimal_pairs
-from bitstack.metrics.density_law import Reference
+from bitstack.metrics.density_law import Protocol, Reference
+from bitstack.metrics.documents import fingerprint
 from bitstack.metrics.sequence_loss import sequence_losses
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -54,7 +56,7 @@ def measure(options: argparse.Namespace, name: str, tokens: int) -> dict:
     losses = sequence_losses(model, windows, progress=True)
     means = losses.nats / losses.tokens
     paradigms, pairs = zip(*read_pairs(options.pairs, options.items), strict=True)
-    score = minimal_pairs(model, tokenizer, pairs, paradigms)
+    score = minimal_pairs(model, tokenizer, pairs, paradigms, progress=True)
     loss_interval, body = mean_interval(means), model.num_parameters(exclude_embeddings=True)
     return key(options, name) | {
         "parameters": model.num_parameters(), "body_parameters": body, "tokens": tokens,
@@ -110,7 +112,17 @@ def main() -> None:
     points = [Reference.from_row(row, row["name"]) for row in chosen]
     largest = max(point.tokens for point in points)
     law = density_fit.fit_law(points, reference_tokens=largest, floor=CHANCE, ceiling=1.0)
+    law = replace(law, protocol=protocol(options))
     density_file.save_law(law, options.output, measured=chosen)
+
+
+def protocol(options: argparse.Namespace) -> Protocol:
+    """How the series was measured. UserError where its models do not share one tokenizer."""
+    tokenizers = {fingerprint(AutoTokenizer.from_pretrained(model)) for model in options.models}
+    if len(tokenizers) > 1:
+        raise UserError("--models: they have several tokenizers; losses per token do not compare")
+    text, pairs = ("/".join(Path(path).parts[-2:]) for path in (options.text, options.pairs))
+    return Protocol(text=text, score=pairs, window=options.window, tokenizer=tokenizers.pop())
 
 
 if __name__ == "__main__":

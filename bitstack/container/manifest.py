@@ -6,6 +6,7 @@ Written last, so a folder without it is an unfinished run. Values of tensors are
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,6 +114,11 @@ class Manifest(BaseModel):
     def weights(self) -> int:
         """Numbers that are decomposed."""
         return sum(entry.rows * entry.columns for entry in self.stacks)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Parameters of the original model: what is decomposed, and what is stored dense."""
+        return self.weights + sum(prod(entry.shape) for entry in self.dense if entry.persistent)
 
     @cached_property
     def fixed_bytes(self) -> int:

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +10,14 @@ from transformers import PreTrainedTokenizerFast
 
 import pico
 from bitstack.errors import UserError
-from bitstack.metrics.documents import encode, passages, start_token, unknown_tokens
+from bitstack.metrics.documents import (
+    encode,
+    fingerprint,
+    passages,
+    read_texts,
+    start_token,
+    unknown_tokens,
+)
 
 
 @settings(deadline=None)
@@ -54,3 +64,21 @@ def test_the_start_token_is_bos_then_eos() -> None:
 def test_unknown_tokens_are_counted() -> None:
     assert unknown_tokens(words(), [[0, 1], [0]]) == 2
     assert unknown_tokens(pico.tokenizer(), [[0, 1]]) == 0
+
+
+def test_vocabularies_have_fingerprints() -> None:
+    other = words(eos_token="<e>")
+    assert fingerprint(other) == fingerprint(words()) != fingerprint(pico.tokenizer())
+
+
+def test_a_text_file_is_cut_and_lines_are_not(tmp_path: Path) -> None:
+    long = pico.TEXT * 20
+    (tmp_path / "text.txt").write_text(long)
+    pieces = read_texts(str(tmp_path / "text.txt"))
+    assert "".join(pieces) == long
+    assert [len(piece) for piece in pieces[:-1]] == [4096] * (len(long) // 4096)
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": long}) + "\n" + '{"text": "b"}\n')
+    assert read_texts(str(tmp_path / "text.jsonl")) == [long, "b"]
+    assert read_texts(str(tmp_path / "text.jsonl"), max_bytes=5) == [long]
+    with pytest.raises(UserError, match="max bytes is 0"):
+        read_texts(str(tmp_path / "text.txt"), max_bytes=0)

@@ -57,3 +57,8 @@ def test_training_mode_is_given_back(model: PreTrainedModel) -> None:
 def test_a_text_longer_than_the_positions_is_refused(model: PreTrainedModel) -> None:
     with pytest.raises(UserError, match="129 tokens is longer than the 128 positions"):
         sequence_losses(model, [[1] * 129])
+
+
+def test_an_id_without_an_embedding_is_refused(model: PreTrainedModel) -> None:
+    with pytest.raises(UserError, match="gives id 307, but the model has 307 embeddings"):
+        sequence_losses(model, [[1, 2], [3, 307]])
