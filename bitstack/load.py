@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PretrainedConfig
 
 from bitstack.budget import Budget, parse_budget
 from bitstack.container.manifest import DenseEntry, Manifest, StackEntry, read_manifest
-from bitstack.container.shards import ShardReader
+from bitstack.container.reading import BlockReader
 from bitstack.errors import UserError
 from bitstack.guard import Guard, guard_forward
 from bitstack.nn import Stack, pack_model, resident_bytes, stacks
@@ -83,7 +83,7 @@ def load(
     check_device(device)
     manifest = read_manifest(folder)
     levels = choose_levels(manifest, budget, level)
-    reader = ShardReader(folder)
+    reader = BlockReader(folder)
     reader.require(manifest.tensors(levels), manifest.shards)
     config = load_config(folder)
     dtype = getattr(torch, manifest.dtype)

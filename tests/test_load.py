@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import pico
 from bitstack import UserError, load
 from bitstack.container.manifest import Manifest, read_manifest
-from bitstack.container.shards import ShardReader
+from bitstack.container.reading import BlockReader
 from bitstack.kernels import set_accuracy
 from bitstack.nn import stacks
 
@@ -149,9 +149,9 @@ def test_only_the_needed_tensors_are_read(
     container = free(name)
     manifest = read_manifest(container)
     read: list[str] = []
-    get = ShardReader.get
+    get = BlockReader.get
     monkeypatch.setattr(
-        ShardReader, "get", lambda self, name: (read.append(name), get(self, name))[1]
+        BlockReader, "get", lambda self, name: (read.append(name), get(self, name))[1]
     )
     for budget in budgets(manifest, 3):
         read.clear()
