@@ -15,6 +15,7 @@ from bitstack.errors import UserError
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 LEVEL = 0.95
+Z = 1.959964  # half of a normal's 95% interval over its standard error
 RESAMPLES = 1000
 CHUNK = 2**22  # draw counts held at a time
 
@@ -29,6 +30,11 @@ class Interval:
     low: float
     high: float
     level: float | None = LEVEL
+
+
+def standard_error(interval: Interval | None) -> float:
+    """The standard error that a normal figure with this 95% interval has; 0 without one."""
+    return 0.0 if interval is None else (interval.high - interval.low) / (2 * Z)
 
 
 def bootstrap(

@@ -39,9 +39,17 @@ def to_json(law: DensityLaw) -> dict[str, Any]:
 
 
 def save_law(law: DensityLaw, path: str | Path, **extra: Any) -> None:
-    """Write a law, and `extra` JSON values beside it (how it was measured)."""
+    """Write a law, and `extra` JSON values beside it (how it was measured).
+
+    Raises UserError where the file cannot be written.
+    """
     text = json.dumps(to_json(law) | extra, indent=1, allow_nan=False)
-    Path(path).write_text(text + "\n")
+    try:
+        Path(path).write_text(text + "\n")
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); name another file"
+        ) from None
 
 
 def load_law(path: str | Path) -> DensityLaw:

@@ -35,6 +35,8 @@ def fit_law(
 
     Raises UserError for a series too small, or without different sizes and numbers of tokens.
     """
+    if not (math.isfinite(reference_tokens) and reference_tokens > 0):
+        raise UserError(f"reference tokens is {reference_tokens}; it must be above 0")
     return DensityLaw(
         loss=fit_loss(references),
         score=fit_score(references, floor=floor, ceiling=ceiling),

@@ -8,7 +8,7 @@ densities come from `capacity_density`.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,25 @@ class Trend:
     doubling_days: float | None
     doubling_interval: Interval | None
     envelope: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A trend, and the day on which a model of `share` of the size is as good as one of `since`.
+
+    `day_interval` comes from the trend's growth; None where that has none above 0.
+    """
+
+    trend: Trend
+    fixed_price_doubling_days: float | None  # with hardware growing as well
+    share: float | None
+    since: str | None
+    day: str | None
+    day_interval: tuple[str, str] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -111,6 +130,27 @@ def fit_trend(models: Sequence[Released]) -> Trend:
     )
 
 
+def forecast(path: str | Path, *, share: float | None = None, since: str | None = None) -> Forecast:
+    """The trend of the models in a file, and by when `share` (0.5: half) of the size will do.
+
+    `since` is the day (YYYY-MM-DD) of the model to be matched, the last of the file without one.
+    Raises UserError as `read_released`, `fit_trend` and `same_quality_day`.
+    """
+    models = read_released(path)
+    trend = fit_trend(models)
+    growth, range_ = trend.growth, trend.growth_interval
+    priced = fixed_price_doubling_days(growth) if growth > 0 else None
+    if share is None:
+        return Forecast(trend, priced, None, None, None, None)
+    start = max(model.day for model in models) if since is None else _day(since)
+    day = same_quality_day(growth, share, start)
+    between = None
+    if range_ is not None and range_.low > 0:
+        days = [same_quality_day(end, share, start) for end in (range_.high, range_.low)]
+        between = days[0].isoformat(), days[1].isoformat()
+    return Forecast(trend, priced, share, start.isoformat(), day.isoformat(), between)
+
+
 def doubling_days(growth: float) -> float:
     """Days in which density doubles: ln 2 / A. Raises UserError unless `growth` is above 0."""
     if not growth > 0:
@@ -152,6 +192,13 @@ def price_fall(before: float, after: float, days: float) -> PriceFall:
         raise UserError(f"price {before} to {after} in {days} days: it must fall, and take time")
     factor = before / after
     return PriceFall(factor, days / math.log2(factor))
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"--since {text}: not a date; it must be YYYY-MM-DD") from None
 
 
 def _released(row: Any, where: str) -> Released:

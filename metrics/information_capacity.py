@@ -89,6 +89,8 @@ def faithful(
     """
     if max_length is None:
         max_length = min(MAX_LENGTH, positions(model) or MAX_LENGTH)
+    if not math.isfinite(bias):
+        raise UserError(f"bias is {bias}; it must be a number")
     if max_length < 2:
         raise UserError(f"maximum length is {max_length} tokens; it must be at least 2")
     flops = published_flops(model.config, max_length)
@@ -131,6 +133,7 @@ def by_bytes(
     denominator: str = "flops",
     seconds_per_token: float | None = None,
     max_bytes: int = PASSAGE_BYTES,
+    max_length: int | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> InformationCapacity:
@@ -138,7 +141,8 @@ def by_bytes(
 
     Documents are cut into passages of at most `max_bytes` bytes, all of them scored from the first
     token on, after the tokenizer's BOS (or EOS) token; longer ones than the model's positions in
-    windows of that length. The cost of a byte is the `denominator` ("flops", "bytes" moved, or
+    windows of that length, or of `max_length` tokens. The cost of a byte is the `denominator`
+    ("flops", "bytes" moved, or
     "nanoseconds" from `seconds_per_token`) of a token, the mean over a passage, times tokens per
     byte. The units of the cost are part of the definition. Raises UserError if there is no text,
     or a cost of a byte is 1 or less, where the logarithm means nothing.
@@ -146,7 +150,7 @@ def by_bytes(
     texts = [piece for text in documents for piece in passages(text, max_bytes)]
     ids = encode(tokenizer, texts, special=False)
     _require(ids, sum(map(len, ids)), "1 token")
-    windows, owner = _windows(ids, start_token(tokenizer), positions(model))
+    windows, owner = _windows(ids, start_token(tokenizer), _limit(model, max_length))
     losses = sequence_losses(model, windows, vocabulary=len(tokenizer), progress=progress)
     bits = np.bincount(owner, losses.nats, len(ids)) / math.log(2)
     length = round(sum(map(len, windows)) / len(windows))
@@ -188,6 +192,14 @@ def _windows(
     room = max(map(len, ids)) if limit is None else limit - 1
     pieces = [(i, first) for i, one in enumerate(ids) for first in range(0, len(one), room)]
     return [[start, *ids[i][f : f + room]] for i, f in pieces], [i for i, _ in pieces]
+
+
+def _limit(model: PreTrainedModel, length: int | None) -> int | None:
+    """The most tokens of a window, the start token among them."""
+    most = positions(model)
+    if length is not None and (length < 2 or (most is not None and length > most)):
+        raise UserError(f"maximum length is {length} tokens; it must be from 2 to {most or 'any'}")
+    return most if length is None else length
 
 
 def _cost(

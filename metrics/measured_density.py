@@ -4,7 +4,6 @@ A token's loss depends on how much stands before it and on the tokenizer, so los
 over whole windows of one length, in tokens of one kind. The law itself is `capacity_density`'s.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
-from bitstack.metrics.bootstrap import Interval, bootstrap
+from bitstack.metrics.bootstrap import Interval, bootstrap, standard_error
 from bitstack.metrics.capacity_density import Density, density_of_loss
 from bitstack.metrics.density_law import DensityLaw
 from bitstack.metrics.documents import encode, fingerprint
@@ -20,7 +19,6 @@ from bitstack.metrics.sequence_loss import sequence_losses
 from bitstack.opening import Opened
 
 LAW_WINDOW = 256  # tokens, where a law does not say its own
-Z = 1.959964  # half of a 95% interval over the standard error
 
 
 @dataclass(frozen=True)
@@ -30,11 +28,6 @@ class WindowedLoss:
     nats: float
     interval: Interval | None
     windows: int
-
-    @property
-    def standard_error(self) -> float:
-        """That of the interval, 0 without one."""
-        return 0.0 if self.interval is None else (self.interval.high - self.interval.low) / (2 * Z)
 
 
 def windowed_loss(
@@ -48,7 +41,7 @@ def windowed_loss(
 ) -> WindowedLoss:
     """Loss on every document cut into windows of `window` tokens; what is left over is not used.
 
-    Raises UserError if no document is as long as a window, or the loss is no number.
+    Raises UserError if no document is as long as a window.
     """
     pieces, owner = [], []
     for index, ids in enumerate(encode(tokenizer, documents)):
@@ -61,8 +54,6 @@ def windowed_loss(
     groups = np.unique(owner, return_inverse=True)[1]
     sums = np.column_stack([np.bincount(groups, x) for x in (losses.nats, losses.tokens)])
     nats = float(losses.nats.sum() / losses.tokens.sum())
-    if not math.isfinite(nats):
-        raise UserError(f"loss is {nats}, no number; the weights of the model are broken")
     return WindowedLoss(
         nats, bootstrap(sums, lambda t: t[..., 0] / t[..., 1], seed=seed), len(pieces)
     )
@@ -94,7 +85,7 @@ def law_density(
     return density_of_loss(
         law,
         loss=loss.nats,
-        loss_error=loss.standard_error,
+        loss_error=standard_error(loss.interval),
         parameters=opened.parameters,
         stored_bytes=opened.resident_bytes,
         seed=seed,

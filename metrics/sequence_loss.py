@@ -45,7 +45,7 @@ def sequence_losses(
     `prompts` gives how many leading tokens are context only, at least 1 (the default), since the
     first token has none. `vocabulary` cuts the logits to its length before the softmax (fp32).
     A sequence with nothing to score has 0 tokens and 0 nats. Raises UserError if a sequence is
-    longer than the model's positions.
+    longer than the model's positions, has an id it does not know, or a loss is not finite.
     """
     prompts = [1] * len(sequences) if prompts is None else prompts
     assert all(p >= 1 for p in prompts), "the first token cannot be scored"
@@ -65,6 +65,8 @@ def sequence_losses(
             nats[batch] = sums.index_add_(0, owner, losses.double().cpu()).numpy()
     finally:
         model.train(was_training)
+    if not np.isfinite(nats).all():
+        raise UserError("loss of a text is no number; the weights of the model are broken")
     return SequenceLosses(nats, scored.astype(np.int64))
 
 

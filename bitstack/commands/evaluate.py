@@ -4,14 +4,12 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Budget, Device, Json, Model, Quiet, silence
+from bitstack.commands.shared import Budget, Device, Json, Model, Quiet, Text, silence
 
 
 def evaluate(
     model: Model,
-    text: Annotated[
-        str, typer.Option(help="Text file, folder, FILE.jsonl or hf:DATASET[:CONFIG][:COLUMN].")
-    ],
+    text: Text,
     budget: Budget = None,
     level: Annotated[
         int | None, typer.Option(metavar="J", help="Every stack at this level instead.")

@@ -23,6 +23,14 @@ Budget = Annotated[
 Budgets = Annotated[
     list[str] | None, typer.Option("--budget", metavar="B", help=f"May be given often: {_BUDGET}.")
 ]
+Models = Annotated[
+    list[str], typer.Argument(metavar="DIR|MODEL...", help="Containers, or original models.")
+]
+Text = Annotated[
+    str, typer.Option(help="Text file, folder, FILE.jsonl or hf:DATASET[:CONFIG][:COLUMN].")
+]
+MaxBytes = Annotated[int | None, typer.Option(help="Use only about so many bytes of the text.")]
+Seed = Annotated[int, typer.Option(help="Of the intervals.")]
 Device = Annotated[str, typer.Option(metavar="[auto|cpu|cuda]", help="Where to run.")]
 Json = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Write the result here; - is stdout.")

@@ -1,0 +1,81 @@
+"""`compress-model metric`: information capacity, and the groups `density` and `gap`."""
+
+from typing import Annotated
+
+import typer
+
+from bitstack.commands import metric_density, metric_gap
+from bitstack.commands.shared import (
+    STYLE,
+    Budgets,
+    Device,
+    Json,
+    MaxBytes,
+    Models,
+    Quiet,
+    Seed,
+    Text,
+    silence,
+)
+
+app = typer.Typer(
+    help="Information capacity, capacity density and capacity gap.", no_args_is_help=True, **STYLE
+)
+app.add_typer(metric_density.app, name="density")
+app.add_typer(metric_gap.app, name="gap")
+
+
+@app.command("information-capacity")
+def information_capacity(
+    models: Models,
+    text: Text,
+    budget: Budgets = None,
+    variant: Annotated[
+        str, typer.Option(metavar="[faithful|bytes]", help="As published, or by bytes of text.")
+    ] = "faithful",
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens of a document [default: the model's, 1024 at most].")
+    ] = None,
+    bias: Annotated[
+        float | None, typer.Option(help="Bits, of variant faithful [default: -27].")
+    ] = None,
+    denominator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[flops|bytes|nanoseconds]",
+            help="Cost of a byte of text, of variant bytes [default: flops].",
+        ),
+    ] = None,
+    predict: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Foretell the NLL of this size of the same series."),
+    ] = None,
+    max_bytes: MaxBytes = None,
+    seed: Seed = 0,
+    json: Json = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Bits saved on a text over the logarithm of what a token costs."""
+    silence(own=quiet)
+    from dataclasses import asdict
+
+    from bitstack.json_file import write_json
+    from bitstack.metrics.lines import capacity_lines, prediction_line
+    from bitstack.metrics.measured_capacity import measure_capacity
+    from bitstack.metrics.measured_capacity import predict as foretell
+
+    found = measure_capacity(
+        models, text, budgets=budget or (), variant=variant, max_length=max_length, bias=bias,
+        denominator=denominator, max_bytes=max_bytes, device=device, seed=seed,
+        progress=not quiet,
+    )  # fmt: skip
+    prediction = None if predict is None else foretell(found, predict)
+    if json != "-" and not quiet:
+        typer.echo("\n".join(line for one in found for line in capacity_lines(one)))
+        if prediction is not None:
+            typer.echo(prediction_line(predict or "", prediction))
+    if json:
+        rows = [one.to_json() for one in found]
+        whole = {"models": rows, "prediction": prediction and asdict(prediction)}
+        write_json(json, rows[0] if len(rows) == 1 and prediction is None else whole)

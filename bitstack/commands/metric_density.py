@@ -1,0 +1,153 @@
+"""`compress-model metric density`: effective size over actual size, and its growth in time."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitstack.commands.shared import (
+    STYLE,
+    Budgets,
+    Device,
+    Json,
+    MaxBytes,
+    Models,
+    Quiet,
+    Seed,
+    silence,
+)
+
+app = typer.Typer(
+    help="Effective size over actual size, and its growth.", no_args_is_help=True, **STYLE
+)
+Pairs = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.jsonl", help="Lines with instruction and answer."),
+]
+
+
+@app.command("fit")
+def fit(
+    results: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RESULTS.json", help="List of objects: parameters, tokens, loss, score."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(metavar="LAW.json", help="Write the law here.")],
+    reference_tokens: Annotated[
+        float, typer.Option(metavar="D", help="Training tokens at which sizes are compared.")
+    ] = 1e12,
+    floor: Annotated[float | None, typer.Option(help="Score of chance [default: fitted].")] = None,
+    ceiling: Annotated[
+        float | None, typer.Option(help="Best score there can be [default: fitted].")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fit the laws of loss and score on a reference series."""
+    silence(own=quiet)
+    from bitstack.metrics.density_file import read_references, save_law
+    from bitstack.metrics.density_fit import fit_law
+    from bitstack.metrics.lines import law_lines
+
+    law = fit_law(
+        read_references(results), reference_tokens=reference_tokens, floor=floor, ceiling=ceiling
+    )
+    save_law(law, output)
+    if not quiet:
+        typer.echo("\n".join([*law_lines(law), f"wrote {output}"]))
+
+
+@app.command("score")
+def score(
+    models: Models,
+    budget: Budgets = None,
+    law: Annotated[
+        Path | None, typer.Option(metavar="LAW.json", help="Made by fit [default: the shipped].")
+    ] = None,
+    score: Annotated[float | None, typer.Option(help="The model's score, 0 to 1.")] = None,
+    score_error: Annotated[float, typer.Option(help="Standard error of the score.")] = 0.0,
+    text: Annotated[
+        str | None, typer.Option(help="Text of the kind the law's series was measured on.")
+    ] = None,
+    pairs: Pairs = None,
+    max_bytes: MaxBytes = None,
+    seed: Seed = 0,
+    json: Json = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Effective parameters and densities, by a score or by a loss (one of the four options)."""
+    silence(own=quiet)
+    from bitstack.json_file import write_json
+    from bitstack.metrics.density_score import choose_measure, score_models
+    from bitstack.metrics.lines import density_lines
+
+    measure = choose_measure(
+        law, score=score, score_error=score_error, text=text, pairs=pairs, max_bytes=max_bytes,
+        seed=seed, progress=not quiet,
+    )  # fmt: skip
+    found = score_models(models, measure, budgets=budget or (), device=device)
+    if json != "-" and not quiet:
+        typer.echo("\n".join(line for one in found for line in density_lines(one)))
+    if json:
+        rows = [one.to_json() for one in found]
+        write_json(json, rows[0] if len(rows) == 1 else {"models": rows})
+
+
+@app.command("loss")
+def loss(
+    models: Models,
+    pairs: Annotated[
+        Path, typer.Option(metavar="FILE.jsonl", help="Lines with instruction and answer.")
+    ],
+    budget: Budgets = None,
+    seed: Seed = 0,
+    json: Json = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Conditional loss of answers, which a law is fitted on."""
+    silence(own=quiet)
+    from bitstack.json_file import write_json
+    from bitstack.metrics.conditional_loss import read_pairs
+    from bitstack.metrics.density_score import answer_losses
+    from bitstack.metrics.lines import loss_lines
+
+    found = answer_losses(
+        models, read_pairs(pairs), budgets=budget or (), device=device, seed=seed,
+        progress=not quiet,
+    )  # fmt: skip
+    if json != "-" and not quiet:
+        typer.echo("\n".join(line for one in found for line in loss_lines(one)))
+    if json:
+        rows = [one.to_json() for one in found]
+        write_json(json, rows[0] if len(rows) == 1 else {"models": rows})
+
+
+@app.command("trend")
+def trend(
+    released: Annotated[
+        Path,
+        typer.Argument(metavar="RELEASED.json", help="List of objects: name, date, density."),
+    ],
+    share: Annotated[
+        float | None,
+        typer.Option(help="By when is a model of this share of the size as good? 0.5: half."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="Of today's model [default: last].")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Growth of the best density over time, and its doubling time."""
+    silence()
+    from bitstack.json_file import write_json
+    from bitstack.metrics.density_trend import forecast
+    from bitstack.metrics.lines import trend_lines
+
+    found = forecast(released, share=share, since=since)
+    if json != "-":
+        typer.echo("\n".join(trend_lines(found)))
+    if json:
+        write_json(json, found.to_json())

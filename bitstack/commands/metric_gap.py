@@ -1,0 +1,102 @@
+"""`compress-model metric gap`: a student against its teacher, and which teacher suits a student."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitstack.commands.shared import (
+    STYLE,
+    Budget,
+    Device,
+    Json,
+    MaxBytes,
+    Quiet,
+    Seed,
+    Text,
+    silence,
+)
+
+app = typer.Typer(
+    help="A student against its teacher; which teacher suits it.", no_args_is_help=True, **STYLE
+)
+
+
+@app.command("measure")
+def measure(
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="Model or container.")],
+    student: Annotated[str, typer.Argument(metavar="STUDENT", help="Model or container.")],
+    text: Text,
+    budget: Budget = None,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens of a window [default: the models', 1024 at most].")
+    ] = None,
+    max_bytes: MaxBytes = None,
+    seed: Seed = 0,
+    json: Json = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """KL, loss gap and top-1 agreement, by position and by frequency."""
+    silence(own=quiet)
+    from bitstack.json_file import write_json
+    from bitstack.metrics.lines import gap_lines
+    from bitstack.metrics.measured_gap import measure_gap
+
+    found = measure_gap(
+        teacher, student, text, budget=budget, window=window, max_bytes=max_bytes,
+        device=device, seed=seed, progress=not quiet,
+    )  # fmt: skip
+    if json != "-" and not quiet:
+        typer.echo("\n".join(gap_lines(found)))
+    if json:
+        write_json(json, found.to_json())
+
+
+@app.command("teacher")
+def teacher(
+    student: Annotated[float, typer.Option(metavar="N", help="Parameters, as 350e6.")],
+    tokens: Annotated[
+        float | None, typer.Option(metavar="D", help="It is trained on, as 20e9; for scratch.")
+    ] = None,
+    law: Annotated[
+        str, typer.Option(metavar="[pruned|scratch]", help="How the student begins.")
+    ] = "pruned",
+    json: Json = None,
+) -> None:
+    """The best teacher of a student, by a published law."""
+    silence()
+    from dataclasses import asdict
+
+    from bitstack.json_file import write_json
+    from bitstack.metrics.gap_law import best_teacher
+    from bitstack.metrics.lines import teacher_lines
+
+    found = best_teacher(student, tokens=tokens, law=law)
+    if json != "-":
+        typer.echo("\n".join(teacher_lines(found)))
+    if json:
+        write_json(json, asdict(found))
+
+
+@app.command("fit")
+def fit(
+    table: Annotated[
+        Path,
+        typer.Argument(metavar="TABLE", help="CSV or JSON rows of student, teacher, loss."),
+    ],
+    json: Json = None,
+) -> None:
+    """The line from student size to best teacher, on your own runs."""
+    silence()
+    from dataclasses import asdict
+
+    from bitstack.json_file import write_json
+    from bitstack.metrics.gap_fit import fit_gap, read_runs
+    from bitstack.metrics.lines import gap_fit_lines
+
+    found = fit_gap(read_runs(table))
+    if json != "-":
+        typer.echo("\n".join(gap_fit_lines(found)))
+    if json:
+        write_json(json, asdict(found))
