@@ -36,6 +36,5 @@ def decompose(
         sweeps=recipe.sweeps,
         passes=recipe.passes,
         preference=tuple(recipe.preference),
-        seed=recipe.seed,
     )
     return decompose_codes(weight, plan, moment=moment, rows=rows)

@@ -12,12 +12,17 @@ from torch import Tensor
 from bitstack.decompose.problem import Problem
 
 _LARGEST = 65504.0  # of fp16
+_ALL = slice(None)
+_STEPS = 10  # power iterations: the magnitudes of real weights need three
 _SMALLEST = 6.2e-5  # smallest normal fp16
 
 
 @dataclass(frozen=True)
 class Level:
-    """`code` uint8 [m, n] of `planes` bits, `u` [m], `v` [n], `table` [2^planes]."""
+    """`code` uint8 [m, n], `u` [m], `v` [n], `table` [2^planes].
+
+    The low `planes` bits of a code count here; levels above share the tensor for theirs.
+    """
 
     code: Tensor
     u: Tensor
@@ -25,13 +30,17 @@ class Level:
     table: Tensor
     planes: int
 
-    def cells(self) -> Tensor:
-        """T[code] [m, n]."""
-        return self.table[self.code.int()]
+    def codes(self, rows: slice = _ALL) -> Tensor:
+        """Rows of the codes, without the bits of levels above."""
+        return self.code[rows] & (2**self.planes - 1)
 
-    def values(self) -> Tensor:
-        """The approximation of X, [m, n]."""
-        return self.cells() * self.v * self.u.unsqueeze(1)
+    def cells(self, rows: slice = _ALL) -> Tensor:
+        """Rows of T[code]."""
+        return self.table[self.codes(rows).int()]
+
+    def values(self, rows: slice = _ALL) -> Tensor:
+        """Rows of the approximation of X."""
+        return self.cells(rows).mul_(self.v).mul_(self.u[rows].unsqueeze(1))
 
     def stored(self, problem: Problem) -> "Level":
         """As a reader will see it: balanced and rounded to fp16 in W-space."""
@@ -55,12 +64,27 @@ def _half(x: Tensor) -> Tensor:
     return torch.where(x.abs() < _SMALLEST / 1024, 0.0, x).half()
 
 
-def first_scales(problem: Problem, *, seed: int) -> tuple[Tensor, Tensor]:
-    """u [m] and v [n], both positive: the rank-1 fit of |X|, by a truncated SVD."""
-    from bitstack.decompose.svd import truncated_svd
+def first_scales(problem: Problem) -> tuple[Tensor, Tensor]:
+    """u [m] and v [n], both positive: the rank-1 fit of |X|, its first singular vectors.
 
-    left, size, right = truncated_svd(problem.x.abs(), 1, seed=seed)
-    root = size[0].clamp_min(1e-20).sqrt()
-    u, v = left[:, 0].abs() * root, right[0].abs() * root
+    By power iteration: a matrix without negative entries has one dominant pair, which is positive.
+    """
+    v = torch.ones(problem.shape[1], device=problem.device)
+    u = torch.empty(problem.shape[0], device=problem.device)
+    for _ in range(_STEPS):
+        v = v / v.norm().clamp_min(1e-30)
+        new = torch.zeros_like(v)
+        for rows in problem.panels():
+            x = problem.x(rows).abs_()
+            u[rows] = x @ v
+            new += u[rows] @ x
+        v = new
+    size = v.norm().clamp_min(1e-20).sqrt()  # of AᵀA v, v of norm 1: the squared singular value
+    u, v = u / size.sqrt(), v / v.norm().clamp_min(1e-30) * size.sqrt()
     # A dead row or column has scale zero; a tiny one keeps divisions by it finite.
     return u.clamp_min(1e-6 * float(u.max()) + 1e-20), v.clamp_min(1e-6 * float(v.max()) + 1e-20)
+
+
+def shared(levels: list[Level]) -> list[Level]:
+    """`levels` with the codes of the last, which hold those of all."""
+    return [replace(level, code=levels[-1].code) for level in levels]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bitstack.blocks import StackSpec
-from bitstack.decompose.level import Level, first_scales
+from bitstack.decompose.level import Level, first_scales, shared
 from bitstack.decompose.problem import Problem, make_problem
 from bitstack.decompose.refit import refit
 from bitstack.decompose.result import Decomposed
@@ -38,7 +38,6 @@ class Plan:
     sweeps: int = 2
     passes: int = 4
     preference: tuple[float, ...] = (1.0,)
-    seed: int = 0
 
     def damping_at(self, level: int) -> float:
         return self.damping[min(level, len(self.damping)) - 1]
@@ -59,8 +58,8 @@ def decompose_codes(
 ) -> Decomposed:
     """Decompose `weight` [m, n] into planes under E[x xᵀ] [n, n] and row weights [m]."""
     problem = make_problem(weight, moment, rows)
-    u, v = first_scales(problem, seed=plan.seed)
-    code = torch.zeros_like(problem.x, dtype=torch.uint8)
+    u, v = first_scales(problem)
+    code = torch.zeros(problem.shape, dtype=torch.uint8, device=problem.device)
     levels = [Level(code, u, v, torch.zeros(1, device=u.device), 0)]
     joint = min(sum(plan.together), plan.blocks)
     for size in plan.groups():
@@ -69,7 +68,7 @@ def decompose_codes(
             levels[1:] = _whole_codes(problem, plan, levels[1:])
         if levels[-1].planes == plan.blocks > joint and plan.sweeps:
             levels[joint + 1 :] = _whole_codes(problem, plan, levels[joint + 1 :], joint)
-        levels[1:] = [level.stored(problem) for level in levels[1:]]
+        levels[1:] = shared([level.stored(problem) for level in levels[1:]])
     return pack_levels(problem, levels[1:])
 
 
@@ -78,7 +77,7 @@ def _group(problem: Problem, plan: Plan, below: Level, size: int) -> list[Level]
     levels: list[Level] = []
     for _ in range(size):
         level = split(problem, levels[-1] if levels else below)
-        levels.append(_settled(problem, plan, level))
+        levels = shared([*levels, _settled(problem, plan, level)])
     felt = problem.damped(plan.damping_at(levels[-1].planes))
     for _ in range(plan.rounds if plan.sweeps else 0):
         for _ in range(plan.sweeps):
@@ -111,18 +110,20 @@ def _settled(problem: Problem, plan: Plan, level: Level) -> Level:
 
 
 def _error(problem: Problem, level: Level) -> float:
-    errors = problem.row_errors(level.values()) * problem.rows
-    return float(errors.sum()) + 1e-12 * float(problem.x.square().sum()) + 1e-30
+    errors = problem.row_errors(level.values) * problem.rows
+    size = sum(float(problem.x(rows).square_().sum()) for rows in problem.panels())
+    return float(errors.sum()) + 1e-12 * size + 1e-30
 
 
 def pack_levels(problem: Problem, levels: list[Level]) -> Decomposed:
     """The stored tensors of nested `levels`, whose codes agree on the planes they share."""
-    m, n = problem.x.shape
+    m, n = problem.shape
     top = levels[-1].code
     tensors: dict[str, Tensor] = {}
     for j, level in enumerate(levels, start=1):
-        tensors[f"plane_{j}"] = packing.pack(top >> (j - 1) & 1)
+        parts = [packing.pack(top[rows] >> (j - 1) & 1) for rows in problem.panels()]
+        tensors[f"plane_{j}"] = torch.cat(parts)
         tensors[f"scale_{j}"] = torch.cat(level.numbers(problem))
-    errors = torch.stack([problem.row_errors(level.values()) for level in levels])
-    size = float(problem.row_errors(torch.zeros_like(problem.x)).sum())
+    errors = torch.stack([problem.row_errors(level.values) for level in levels])
+    size = float(problem.sizes().sum())
     return Decomposed(StackSpec("codes", m, n, len(levels)), tensors, errors, size)

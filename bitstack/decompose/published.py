@@ -46,7 +46,8 @@ def decompose_signs(
         residual -= torch.where(positive, product, -product)
         tensors[f"plane_{i}"] = packing.pack(positive, order="big")
         tensors[f"left_{i}"], tensors[f"right_{i}"] = left.contiguous(), right.contiguous()
-        errors.append(problem.row_errors(problem.x - residual * problem.scale))
+        left_over = residual * problem.scale
+        errors.append(problem.row_errors(lambda r, e=left_over: problem.x(r) - e[r]))  # type: ignore[misc]
     spec = StackSpec("signs", m, n, blocks, rank)
-    size = float(problem.row_errors(torch.zeros_like(problem.x)).sum())
+    size = float(problem.sizes().sum())
     return Decomposed(spec, tensors, torch.stack(errors), size)

@@ -24,11 +24,14 @@ def refit(problem: Problem, level: Level, moment: Tensor, *, columns: bool = Tru
 
 def refit_rows(problem: Problem, level: Level, moment: Tensor) -> Level:
     """One number a row: u_r = (q Hs x) / (q Hs q) with q = T[code] v. One m n² product."""
-    q = level.cells() * level.v
-    felt = q @ moment
-    size = (felt * q).sum(1)
-    u = (felt * problem.x).sum(1) / size.clamp_min(1e-20)
-    return replace(level, u=torch.where(size > 1e-20, u, level.u))
+    u = level.u.clone()
+    for rows in problem.panels():
+        q = level.cells(rows).mul_(level.v)
+        felt = q @ moment
+        size = q.mul_(felt).sum(1)
+        best = felt.mul_(problem.x(rows)).sum(1) / size.clamp_min(1e-20)
+        u[rows] = torch.where(size > 1e-20, best, u[rows])
+    return replace(level, u=u)
 
 
 def refit_columns(problem: Problem, level: Level, moment: Tensor) -> Level:
@@ -36,18 +39,29 @@ def refit_columns(problem: Problem, level: Level, moment: Tensor) -> Level:
 
     R holds the row weights. Two m n² products and one n³/3 factorisation.
     """
-    f = level.cells() * level.u.unsqueeze(1)
-    weighted = f * problem.rows.unsqueeze(1)
-    left = (moment * (weighted.T @ f)).double()
-    right = (weighted * (problem.x @ moment)).sum(0).double()
+    left, right = _column_equations(problem, level, moment)
     ridge = _RIDGE * left.diagonal().mean().clamp_min(1e-30)
     left.diagonal().add_(ridge)
     right += ridge * level.v
-    factor, failed = torch.linalg.cholesky_ex(left)
+    failed = torch.empty((), dtype=torch.int32, device=left.device)
+    # In place: for wide matrices nothing here is larger.
+    factor, failed = torch.linalg.cholesky_ex(left, out=(left, failed))
     if failed:
         return level
     v = torch.cholesky_solve(right.unsqueeze(1), factor)[:, 0].float()
     return replace(level, v=v) if torch.isfinite(v).all() else level
+
+
+def _column_equations(problem: Problem, level: Level, moment: Tensor) -> tuple[Tensor, Tensor]:
+    """Left [n, n] and right side [n] of the equations for v, fp64."""
+    gram = torch.zeros_like(moment)
+    right = torch.zeros_like(level.v)
+    for rows in problem.panels():
+        f = level.cells(rows).mul_(level.u[rows].unsqueeze(1))
+        weighted = f * problem.rows[rows].unsqueeze(1)
+        gram.addmm_(weighted.T, f)
+        right += weighted.mul_(problem.x(rows) @ moment).sum(0)
+    return gram.mul_(moment).double(), right.double()
 
 
 def refit_table(problem: Problem, level: Level, moment: Tensor) -> Level:
@@ -56,24 +70,16 @@ def refit_table(problem: Problem, level: Level, moment: Tensor) -> Level:
     The ridge holds values that hardly a weight uses: free, one of them grows until fp16 has no
     room left for the others.
     """
-    grid = level.v * level.u.unsqueeze(1)
-    weighted = grid * problem.rows.unsqueeze(1)
-    size = _by_code(level, grid * weighted * moment.diagonal())
+    size, residual = _table_equations(problem, level, moment)
     ridge = _RIDGE * size.mean().clamp_min(1e-30) * 10
     size = size + ridge
-
-    def felt(table: Tensor) -> Tensor:
-        """The normal matrix times `table`."""
-        return _by_code(level, (table[level.code.int()] * grid @ moment) * weighted) + ridge * table
-
-    residual = _by_code(level, ((problem.x - level.values()) @ moment) * weighted)
     step, better = torch.zeros_like(residual), residual / size
     direction, gain = better, float(residual @ better)
     start = gain
     for _ in range(min(_TABLE_STEPS, len(level.table))):
         if gain <= 1e-12 * start or gain == 0:
             break
-        image = felt(direction)
+        image = _table_felt(problem, level, moment, direction) + ridge * direction
         length = gain / float((direction @ image).clamp_min(1e-30))
         step = step + length * direction
         residual = residual - length * image
@@ -83,8 +89,32 @@ def refit_table(problem: Problem, level: Level, moment: Tensor) -> Level:
     return replace(level, table=level.table + step)
 
 
-def _by_code(level: Level, x: Tensor) -> Tensor:
-    """Sum of `x` [m, n] over the weights of each code, [2^j]."""
-    return torch.bincount(
-        level.code.flatten().int(), weights=x.flatten(), minlength=len(level.table)
-    ).float()
+def _table_equations(problem: Problem, level: Level, moment: Tensor) -> tuple[Tensor, Tensor]:
+    """Diagonal and right side of the equations for changes of T, each [2^j]."""
+    size, residual = torch.zeros_like(level.table), torch.zeros_like(level.table)
+    for rows in problem.panels():
+        codes, grid, weighted = _grids(problem, level, rows)
+        size += _by_code(level, codes, (grid * weighted).mul_(moment.diagonal()))
+        error = problem.x(rows) - level.values(rows)
+        residual += _by_code(level, codes, weighted.mul_(error @ moment))
+    return size, residual
+
+
+def _table_felt(problem: Problem, level: Level, moment: Tensor, table: Tensor) -> Tensor:
+    """The normal matrix times `table`, without the ridge."""
+    total = torch.zeros_like(table)
+    for rows in problem.panels():
+        codes, grid, weighted = _grids(problem, level, rows)
+        total += _by_code(level, codes, weighted.mul_(grid.mul_(table[codes]) @ moment))
+    return total
+
+
+def _grids(problem: Problem, level: Level, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes (int32), u vᵀ, and that times the row weights: each some rows of [m, n]."""
+    grid = level.v * level.u[rows].unsqueeze(1)
+    return level.codes(rows).int(), grid, grid * problem.rows[rows].unsqueeze(1)
+
+
+def _by_code(level: Level, codes: Tensor, x: Tensor) -> Tensor:
+    """Sum of `x` over the weights of each code, [2^j]."""
+    return torch.bincount(codes.flatten(), weights=x.flatten(), minlength=len(level.table)).float()

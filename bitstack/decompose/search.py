@@ -35,7 +35,6 @@ def descend(
     first `choose_from` planes. The weighted sum never gets worse.
     """
     top = levels[-1]
-    code = top.code.T.contiguous()  # a column is contiguous
     counted = [i for i, weight in enumerate(weights) if weight > 0]
     search = _Search(
         [levels[i] for i in counted],
@@ -44,18 +43,10 @@ def descend(
         choose_from,
         2 ** (top.planes - choose_from),
     )
-    products = [
-        (problem.x - level.values()) @ h
-        for level, h in zip(search.levels, search.felt, strict=True)
-    ]
-    for start in range(0, len(code), _PANEL):
-        part = slice(start, min(start + _PANEL, len(code)))
-        local = torch.stack([g[:, part].T for g in products])  # [J, panel, m]
-        moves = search.choose(part, local, code[part])
-        for g, moved, h in zip(products, moves, search.felt, strict=True):
-            g.addmm_(moved.T, h[part])
-    whole = code.T.contiguous()
-    return [replace(level, code=whole & (2**level.planes - 1)) for level in levels]
+    chosen = torch.empty_like(top.code)
+    for rows in problem.panels():
+        chosen[rows] = search.rows(problem, rows)
+    return [replace(level, code=chosen) for level in levels]
 
 
 @dataclass(frozen=True)
@@ -67,6 +58,21 @@ class _Search:
     weights: Tensor
     first: int
     candidates: int
+
+    def rows(self, problem: Problem, rows: slice) -> Tensor:
+        """The codes of some rows chosen anew: rows do not feel one another."""
+        mine = [replace(level, u=level.u[rows], code=level.codes(rows)) for level in self.levels]
+        x = problem.x(rows)
+        products = [(x - a.values()) @ h for a, h in zip(mine, self.felt, strict=True)]
+        search = replace(self, levels=mine)
+        code = mine[-1].code.T.contiguous()  # a column is contiguous
+        for start in range(0, len(code), _PANEL):
+            part = slice(start, min(start + _PANEL, len(code)))
+            local = torch.stack([g[:, part].T for g in products])  # [J, panel, m]
+            moves = search.choose(part, local, code[part])
+            for g, moved, h in zip(products, moves, search.felt, strict=True):
+                g.addmm_(moved.T, h[part])
+        return code.T
 
     def choose(self, part: slice, products: Tensor, code: Tensor) -> Tensor:
         """Choose the codes [panel, m] of columns `part` in place; returns how the error of each

@@ -20,35 +20,56 @@ def split(problem: Problem, level: Level) -> Level:
 
     A level of no planes (code zero, a table of one value) is cut like any other.
     """
-    grid = (level.v * level.u.unsqueeze(1)).abs().clamp_min(1e-30)
-    z = problem.x / (level.v * level.u.unsqueeze(1)).where(grid > 1e-20, grid)
-    weight = grid.square() * problem.rows.unsqueeze(1)
-    low, high = _range(z, weight)
-    z = z.clamp(low, high)
-    position = ((z - low) / (high - low) * (_BINS - 1)).round().clamp(0, _BINS - 1).long()
+    low, high = _range(problem, level)
     cells = 2**level.planes
-    cut, table = _cuts(level.code, position, z, weight, cells, level.table)
-    bit = position > cut[level.code.int()]
-    code = level.code | (bit.to(torch.uint8) << level.planes)
+    mass = torch.zeros(cells * _BINS, dtype=torch.float64, device=problem.device)
+    moment = torch.zeros_like(mass)
+    for rows in problem.panels():
+        z, weight = _quotients(problem, level, rows)
+        z.clamp_(low, high)
+        index = (level.codes(rows).long() * _BINS).add_(_bins(z, low, high)).flatten()
+        mass += torch.bincount(index, weights=weight.flatten(), minlength=len(mass))
+        moment += torch.bincount(index, weights=z.mul_(weight).flatten(), minlength=len(mass))
+    cut, table = _cuts(mass.view(cells, _BINS), moment.view(cells, _BINS), level.table)
+    code = torch.empty_like(level.code)
+    for rows in problem.panels():
+        z, _ = _quotients(problem, level, rows)
+        kept = level.codes(rows)
+        bit = _bins(z.clamp_(low, high), low, high) > cut[kept.int()]
+        code[rows] = kept | (bit.to(torch.uint8) << level.planes)
     return Level(code, level.u, level.v, table, level.planes + 1)
 
 
-def _range(z: Tensor, weight: Tensor) -> tuple[float, float]:
+def _quotients(problem: Problem, level: Level, rows: slice) -> tuple[Tensor, Tensor]:
+    """X / (u vᵀ), and what each counts: rows of [m, n]."""
+    grid = level.v * level.u[rows].unsqueeze(1)
+    z = problem.x(rows).div_(grid.where(grid.abs() > 1e-20, 1e-30))
+    return z, grid.square_().mul_(problem.rows[rows].unsqueeze(1))
+
+
+def _bins(z: Tensor, low: float, high: float) -> Tensor:
+    return ((z - low) / (high - low) * (_BINS - 1)).round_().clamp_(0, _BINS - 1).long()
+
+
+def _range(problem: Problem, level: Level) -> tuple[float, float]:
     """Where the histogram lies. Values beyond are those of rows almost dead, whose z is a quotient
     of two small numbers: they are cut off, or a few of them would stretch the whole table."""
-    total = float(weight.sum()) + 1e-30
-    spread = _SPREAD * (float((weight * z.square()).sum()) / total) ** 0.5 + 1e-20
-    return max(float(z.min()), -spread), min(float(z.max()), spread) + 1e-12
+    total, squares, low, high = 1e-30, 0.0, float("inf"), -float("inf")
+    for rows in problem.panels():
+        z, weight = _quotients(problem, level, rows)
+        total += float(weight.sum())
+        low, high = min(low, float(z.min())), max(high, float(z.max()))
+        squares += float(weight.mul_(z.square_()).sum())
+    spread = _SPREAD * (squares / total) ** 0.5 + 1e-20
+    return max(low, -spread), min(high, spread) + 1e-12
 
 
-def _cuts(
-    code: Tensor, position: Tensor, z: Tensor, weight: Tensor, cells: int, table: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Last bin of the lower half of each cell [cells], and the means of the halves [2 · cells]."""
-    index = (code.long() * _BINS + position).flatten()
-    mass = torch.bincount(index, weights=weight.flatten(), minlength=cells * _BINS)
-    moment = torch.bincount(index, weights=(weight * z).flatten(), minlength=cells * _BINS)
-    mass, moment = (s.double().view(cells, _BINS).cumsum(1) for s in (mass, moment))
+def _cuts(mass: Tensor, moment: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """Last bin of the lower half of each cell [cells], and the means of the halves [2 · cells].
+
+    `mass` and `moment` fp64 [cells, bins] are the sums of weights, and of weighted values.
+    """
+    mass, moment = mass.cumsum(1), moment.cumsum(1)
     all_mass, all_moment = mass[:, -1:], moment[:, -1:]
     low, high = (
         moment / mass.clamp_min(1e-300),

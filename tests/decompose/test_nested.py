@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bitstack import kernels
+from bitstack.decompose import problem as problem_module
 from bitstack.decompose.nested import Plan, decompose_codes
 from bitstack.decompose.result import Decomposed
 
@@ -51,9 +52,26 @@ def test_without_a_moment_codes_reach_the_gaussian_bound() -> None:
     assert all(e < 1.12 * bound for e, bound in zip(errors, lloyd_max, strict=True))
 
 
-def test_same_seed_same_bytes() -> None:
+@pytest.mark.parametrize("plan", [Plan(4), Plan(8, sweeps=0, passes=0)])
+def test_rows_in_panels_are_decomposed_as_all_at_once(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only sums of floats may fall otherwise, so a few codes may."""
+    weight, moment = layer(50, 21)
+    rows = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    whole = decompose_codes(weight, plan, moment=moment, rows=rows)
+    monkeypatch.setattr(problem_module, "_PANEL", 21 * 16)
+    parts = decompose_codes(weight, plan, moment=moment, rows=rows)
+    assert parts.relative_errors == pytest.approx(whole.relative_errors, rel=0.05)
+    for level in range(1, plan.blocks + 1):
+        error = weight - stored(parts, level)
+        felt = ((error @ moment) * error).sum(1)
+        assert torch.allclose(parts.row_errors[level - 1], felt, rtol=1e-3, atol=1e-6)
+
+
+def test_same_input_same_bytes() -> None:
     weight, moment = layer()
-    one, two = (decompose_codes(weight, Plan(5, seed=3), moment=moment) for _ in range(2))
+    one, two = (decompose_codes(weight, Plan(5), moment=moment) for _ in range(2))
     assert all(torch.equal(one.tensors[name], two.tensors[name]) for name in one.tensors)
 
 

@@ -16,15 +16,15 @@ from .problems import problem
 
 
 def start(task: Problem, planes: int) -> Level:
-    u, v = first_scales(task, seed=0)
-    level = Level(torch.zeros_like(task.x, dtype=torch.uint8), u, v, torch.zeros(1), 0)
+    u, v = first_scales(task)
+    level = Level(torch.zeros(task.shape, dtype=torch.uint8), u, v, torch.zeros(1), 0)
     for _ in range(planes):
         level = split(task, level)
     return level
 
 
 def error(task: Problem, level: Level) -> float:
-    return float((task.row_errors(level.values()) * task.rows).sum())
+    return float((task.row_errors(level.values) * task.rows).sum())
 
 
 @settings(max_examples=20, deadline=None)

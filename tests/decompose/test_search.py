@@ -15,7 +15,7 @@ from .test_refit import error, start
 
 def at(task: Problem, planes: int) -> list:
     levels = [start(task, j) for j in range(1, planes + 1)]
-    assert all((a.code == levels[-1].code & (2**a.planes - 1)).all() for a in levels)
+    assert all((a.codes() == levels[-1].code & (2**a.planes - 1)).all() for a in levels)
     return levels
 
 
@@ -31,7 +31,7 @@ def test_the_weighted_error_never_grows(seed: int, kept: int) -> None:
     assert now <= before * (1 + 1e-5)
     low = 2**kept - 1
     assert torch.equal(after[-1].code & low, levels[-1].code & low)
-    assert all((a.code == after[-1].code & (2**a.planes - 1)).all() for a in after)
+    assert all((a.codes() == after[-1].code & (2**a.planes - 1)).all() for a in after)
 
 
 def test_it_ends_where_no_single_change_helps() -> None:
