@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from bitstack.errors import UserError
+from bitstack.nn.steps import threads_of_forward
 
 
 class Guard:
@@ -95,5 +96,5 @@ def guard_forward(model: nn.Module, guard: Guard) -> None:
 def _forward(model: nn.Module, guard: Guard, *args: Any, **kwargs: Any) -> Any:
     if torch.compiler.is_compiling():  # a lock would break the graph
         return type(model).forward(model, *args, **kwargs)
-    with guard.forward():
+    with guard.forward(), threads_of_forward(model, args, kwargs):
         return type(model).forward(model, *args, **kwargs)

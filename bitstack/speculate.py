@@ -25,6 +25,7 @@ from bitstack.errors import UserError
 from bitstack.guard import guard_forward
 from bitstack.load import assemble, choose_levels, fill
 from bitstack.nn import stacks
+from bitstack.nn.steps import threads_of_generate
 from bitstack.resize import View, reader_of, resident_of
 from bitstack.verify import verifying
 
@@ -52,11 +53,12 @@ def generate(
     not smaller than the model.
     """
     whole = partial(type(model).generate, model, *args)
-    if draft_budget is None:
-        return whole(**kwargs)
-    length = _check(model, args, kwargs)
-    with draft(model, draft_budget) as small, verifying(model, length):
-        return whole(assistant_model=small, **kwargs)
+    with threads_of_generate(model):
+        if draft_budget is None:
+            return whole(**kwargs)
+        length = _check(model, args, kwargs)
+        with draft(model, draft_budget) as small, verifying(model, length):
+            return whole(assistant_model=small, **kwargs)
 
 
 @contextmanager

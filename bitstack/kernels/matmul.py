@@ -9,7 +9,6 @@ Floors, t tokens and a matrix of m x n: 2 t m n operations of the matrix product
 beside them the planes read, and m n dense weights written to cache once and read again.
 """
 
-import ctypes
 import os
 import threading
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitstack.kernels import native
+from bitstack.kernels import native, threads
 
 _PANELS = 1 << 24  # bytes of all panels: small next to a model
 _LEAST = 1 << 22  # bytes of one: enough rows for an efficient product
@@ -68,13 +67,13 @@ def linear(
         part = None if bias is None else bias[begin:end].to(x.dtype)
         out[:, begin:end] = F.linear(flat, weight, part)
 
-    _share(multiply, panels(rows, columns * x.itemsize, torch.get_num_threads()))
+    _share(multiply, panels(rows, columns * x.itemsize, threads.count()))
     return out.view(*x.shape[:-1], rows)
 
 
 def _share(work: Callable[[int, int], None], ranges: list[tuple[int, int]]) -> None:
     """Call `work` for all ranges, on this thread and as many others as torch would use."""
-    threads, set_threads = torch.get_num_threads(), _openmp()
+    workers, set_threads = torch.get_num_threads(), threads.set_openmp()
     left = iter(ranges)
 
     def drain() -> None:
@@ -82,32 +81,18 @@ def _share(work: Callable[[int, int], None], ranges: list[tuple[int, int]]) -> N
             for begin, end in left:
                 work(begin, end)
 
-    if threads < 2 or len(ranges) < 2 or set_threads is None:
+    if workers < 2 or len(ranges) < 2 or set_threads is None:
         return drain()
-    helpers = _helpers(threads - 1)
-    started = [helpers.submit(drain) for _ in range(min(threads, len(ranges)) - 1)]
+    helpers = _helpers(workers - 1)
+    started = [helpers.submit(drain) for _ in range(min(workers, len(ranges)) - 1)]
     set_threads(1)
     try:
         drain()
     finally:
-        set_threads(threads)
+        set_threads(workers)
         late = [helper for helper in started if not helper.cancel()]
         for helper in late:
             helper.result()
-
-
-@cache
-def _openmp() -> Callable[[int], None] | None:
-    """omp_set_num_threads of the library torch computes with: it acts on the calling thread alone.
-
-    `torch.set_num_threads` would change all threads that are started later, too.
-    """
-    try:
-        function = ctypes.CDLL(None).omp_set_num_threads
-    except (AttributeError, OSError, TypeError):  # torch has another pool, or it is Windows
-        return None
-    function.argtypes, function.restype = [ctypes.c_int], None
-    return function
 
 
 @cache
@@ -117,7 +102,7 @@ def _helpers(count: int) -> ThreadPoolExecutor:
 
 def _become_serial() -> None:
     torch.get_num_threads()  # torch sets a thread's number when it is first asked
-    set_threads = _openmp()
+    set_threads = threads.set_openmp()
     assert set_threads is not None
     set_threads(1)
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitstack.kernels import threads
+
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _NONE = 0  # a null pointer
 
@@ -116,7 +118,7 @@ def linear(
         _NONE if bias is None else bias.data_ptr(),
         0 if bias is None else _DTYPES[bias.dtype],
         out.data_ptr(),
-        torch.get_num_threads(),
+        threads.count(),
     )
     return out
 
@@ -149,7 +151,7 @@ def unpack(
         begin + out.shape[0],
         out.data_ptr(),
         _DTYPES[out.dtype],
-        torch.get_num_threads(),
+        threads.count(),
     )
     if outside:
         raise IndexError(f"a row id is outside 0 .. {rows - 1}")
@@ -171,7 +173,7 @@ def unpack_halves(
         begin,
         begin + out.shape[0],
         out.data_ptr(),
-        torch.get_num_threads(),
+        threads.count(),
     )
 
 
@@ -188,7 +190,7 @@ def scale_columns(variant: Variant, x: Tensor, scale: Tensor, rows: int) -> Tens
         x.data_ptr(),
         x.shape[0],
         out.data_ptr(),
-        torch.get_num_threads(),
+        threads.count(),
     )
     return out
 
@@ -197,7 +199,7 @@ def read(memory: Tensor) -> None:
     """Read all bytes of `memory` once with torch's threads: for measuring bandwidth."""
     library = _library()
     assert library is not None
-    library.bitstack_read(memory.data_ptr(), memory.nbytes, torch.get_num_threads())
+    library.bitstack_read(memory.data_ptr(), memory.nbytes, threads.count())
 
 
 def searches() -> bool:
@@ -233,6 +235,6 @@ def descend(
         rows, columns, levels, first, candidates, ctypes.addressof(sizes),
         ctypes.addressof(pointers), u.data_ptr(), v.data_ptr(), felt.data_ptr(),
         weights.data_ptr(), products.data_ptr(), moves.data_ptr(), code.data_ptr(),
-        torch.get_num_threads(),
+        threads.count(),
     )  # fmt: skip
     return moves

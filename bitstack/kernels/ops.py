@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from bitstack.errors import UserError
 from bitstack.kernels import dispatch, matmul, native, reference
 
-_MATMUL_FROM = 24  # tokens from which unpacked panels and torch's matrix product are faster
+MATMUL_FROM = 24  # tokens from which unpacked panels and torch's matrix product are faster
 
 
 def coded_linear(
@@ -88,7 +88,7 @@ def _linear(
 ) -> Tensor:
     variant = dispatch.cpu_variant() if x.device.type == "cpu" else None
     if variant is not None and native.supports(x.dtype):
-        if x.numel() >= _MATMUL_FROM * x.shape[-1]:
+        if x.numel() >= MATMUL_FROM * x.shape[-1]:
             return matmul.linear(variant, x, planes, scale, rows, bias)
         fast = dispatch.get_accuracy() == "fast"
         return native.linear(variant, fast, x.contiguous(), planes, scale, rows, bias)

@@ -1,0 +1,60 @@
+"""Torch's threads taken and given back, and those of the coded products beside them."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from bitstack.kernels import threads
+from bitstack.kernels.threads import torch_takes
+
+pytestmark = pytest.mark.skipif(threads.set_openmp() is None, reason="torch has no OpenMP here")
+
+
+@pytest.fixture(autouse=True)
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def counts() -> tuple[int, int]:
+    """Of torch, and of products."""
+    return torch.get_num_threads(), threads.count()
+
+
+def test_nested() -> None:
+    assert counts() == (3, 3)
+    with torch_takes(alone=True):
+        assert counts() == (1, 3)
+        with torch_takes(alone=False):
+            assert counts() == (3, 3)
+            with torch_takes(alone=True):
+                assert counts() == (1, 3)
+            assert counts() == (3, 3)
+        assert counts() == (1, 3)
+    assert counts() == (3, 3)
+
+
+def test_given_back_after_an_error() -> None:
+    with pytest.raises(KeyError), torch_takes(alone=True):
+        raise KeyError
+    assert counts() == (3, 3)
+
+
+def test_other_threads_are_left_alone() -> None:
+    found: list[tuple[int, int]] = []
+    with torch_takes(alone=True):
+        other = threading.Thread(target=lambda: found.append(counts()))
+        other.start()
+        other.join()
+    assert found == [(3, 3)]
+
+
+def test_not_alone_changes_nothing() -> None:
+    with torch_takes(alone=False):
+        assert counts() == (3, 3)
+        torch.set_num_threads(2)
+    assert counts() == (2, 2)
