@@ -26,6 +26,7 @@ _FLOATS = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+WEIGHTS = "model*.safetensors"  # files of a model folder
 OTHER_MODEL = "the folder is incomplete or its config.json is another model's"
 
 
@@ -41,7 +42,7 @@ class Header:
 def read_headers(folder: Path) -> dict[str, Header]:
     """All tensors of the folder's `model*.safetensors`. UserError where there are none."""
     headers: dict[str, Header] = {}
-    for file in sorted(folder.glob("model*.safetensors")):
+    for file in sorted(folder.glob(WEIGHTS)):
         try:
             with safe_open(file, framework="pt") as opened:
                 for key in opened.keys():  # noqa: SIM118 - not a mapping

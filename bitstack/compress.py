@@ -117,11 +117,15 @@ def _write(job: Job, order: list[int]) -> None:
     """The shards, then the manifest, which makes the container whole."""
     specs = {e.name: e.spec for e in job.stacks}
     names = list(tensor_order(job.stored_dense, specs, order))
+    floor = len(job.stored_dense) + sum(len(spec.stored(1)) for spec in specs.values())
     with disk_errors(job.folder / MANIFEST):
-        shards = write_shards(job.folder, job.journal, names, job.stored_bytes)
+        shards = write_shards(
+            job.folder, job.journal, names, job.stored_bytes,
+            floor=floor, size=job.recipe.shard_size,
+        )  # fmt: skip
         _copy_config(job.source, job.folder)
         Manifest(
-            base_model=job.source.path.resolve().name,
+            base_model=job.source.name,
             original_bytes=job.source.bytes,
             dtype=str(job.source.dtype).removeprefix("torch."),
             stacks=job.stacks,

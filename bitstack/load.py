@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PretrainedConfig
 from bitstack.budget import Budget, parse_budget
 from bitstack.container.manifest import DenseEntry, Manifest, StackEntry, read_manifest
 from bitstack.container.reading import BlockReader
+from bitstack.download import Located, Remote, locate
 from bitstack.errors import UserError
 from bitstack.guard import Guard, guard_forward
 from bitstack.nn import Stack, pack_model, resident_bytes, stacks
@@ -40,6 +41,7 @@ class Resident:
     levels: list[int]
     guard: Guard = field(default_factory=Guard, repr=False)
     views: list[View] = field(default_factory=list, repr=False)  # drafts that run now
+    remote: Remote | None = None  # where blocks that `folder` lacks come from
     stacks: list[Stack] = field(init=False, repr=False)  # as the manifest lists them
 
     def __post_init__(self) -> None:
@@ -66,24 +68,31 @@ class Resident:
 
 
 def load(
-    path: str | Path,
+    path: str | Path | Located,
     budget: str | int | Budget | None = None,
     *,
     level: int | None = None,
     device: str | torch.device = "cpu",
+    revision: str | None = None,
+    token: str | bool | None = None,
 ) -> Any:
     """Load a container into `budget` (`800MB`, `50%`, `2.5bpw`, bytes; None: all there is).
 
     Returns the transformers model of the container's config; `model.bitstack` tells its levels,
     bytes and bits per weight, and resizes the model while it runs. Its `generate` takes a
-    `draft_budget` (see `speculate`). With `level` every stack is at that level instead. UserError
-    for a broken container, a budget below the floor, and a device that cannot be used.
+    `draft_budget` (see `speculate`). With `level` every stack is at that level instead.
+
+    `path` is a folder or `owner/name` on the Hub, at a `revision` if one is given, with `token` as
+    huggingface_hub takes it. From there only the shards come that hold these blocks; a later
+    larger budget, here or of `resize`, downloads the rest. UserError for a broken container, a
+    budget below the floor, a device that cannot be used, and what the Hub does not give.
     """
-    folder = Path(path)
     check_device(device)
+    place = locate(path, revision=revision, token=token)
+    folder = place.folder
     manifest = read_manifest(folder)
     levels = choose_levels(manifest, budget, level)
-    reader = BlockReader(folder)
+    reader = BlockReader(folder, place.remote)
     reader.require(manifest.tensors(levels), manifest.shards)
     config = load_config(folder)
     dtype = getattr(torch, manifest.dtype)
@@ -92,14 +101,14 @@ def load(
         model.generation_config = GenerationConfig.from_pretrained(folder)
     reader.close()
     give_back()
-    return attach(model, folder, manifest, levels)
+    return attach(model, place, manifest, levels)
 
 
-def attach(model: Any, folder: Path, manifest: Manifest, levels: list[int]) -> Any:
+def attach(model: Any, place: Located, manifest: Manifest, levels: list[int]) -> Any:
     """Give a filled `model` its `bitstack`, and make it safe to resize; returns it."""
     from bitstack.speculate import add_drafts  # it makes drafts with this module
 
-    model.bitstack = Resident(folder, manifest, model, levels)
+    model.bitstack = Resident(place.folder, manifest, model, levels, remote=place.remote)
     guard_forward(model, model.bitstack.guard)
     if model.can_generate():
         add_drafts(model)

@@ -1,4 +1,4 @@
-"""What a command names as a model, made live: a container at a budget, or an original folder.
+"""What a command names as a model, made live: a container at a budget, or an original model.
 
 The two are told apart by their files. What is then done with the model is left to the callers.
 """
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -15,6 +16,7 @@ from bitstack.budget import Budget
 from bitstack.container.manifest import MANIFEST
 from bitstack.container.work import FOLDER
 from bitstack.device import pick_device
+from bitstack.download import Located, locate
 from bitstack.errors import UserError
 from bitstack.load import budget_bytes, load
 from bitstack.nn import resident_bytes
@@ -53,27 +55,30 @@ def open_model(
     and a folder without a usable tokenizer.
     """
     where = pick_device(device)
-    if is_container(path):
-        return _container(Path(path), budget, level, where)
+    place = locate(path)
+    if is_container(place.folder):
+        return _container(place, budget, level, where)
     if budget is not None or level is not None:
-        _refuse_budget(path)
-    return _original(path, where)
+        _refuse_budget(path, place)
+    return _original(place, where)
 
 
 def silence_transformers() -> None:
-    """No progress bars or warnings of transformers in this process: commands print their own."""
+    """No warnings of transformers or huggingface_hub in this process, and no bars of the first:
+    commands print their own."""
+    hub_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
 
 def _container(
-    folder: Path, budget: str | int | Budget | None, level: int | None, device: str
+    place: Located, budget: str | int | Budget | None, level: int | None, device: str
 ) -> Opened:
-    model = load(folder, budget, level=level, device=device)
+    model = load(place, budget, level=level, device=device)
     resident = model.bitstack
     return Opened(
         model=model,
-        tokenizer=load_tokenizer(folder),
+        tokenizer=load_tokenizer(place.folder),
         budget_bytes=None if budget is None else budget_bytes(resident.manifest, budget),
         resident_bytes=resident.resident_bytes,
         original_bytes=resident.manifest.original_bytes,
@@ -82,8 +87,8 @@ def _container(
     )
 
 
-def _original(path: str | Path, device: str) -> Opened:
-    source = open_source(path)
+def _original(place: Located, device: str) -> Opened:
+    source = open_source(place)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(source.path, dtype=source.dtype)
     except (RuntimeError, OSError, ValueError) as error:
@@ -101,8 +106,8 @@ def _original(path: str | Path, device: str) -> Opened:
     )
 
 
-def _refuse_budget(path: str | Path) -> None:
-    open_source(path)  # a folder that is no model at all is the first thing to say
+def _refuse_budget(path: str | Path, place: Located) -> None:
+    open_source(place)  # a folder that is no model at all is the first thing to say
     raise UserError(
         f"{path}: an original model takes no budget or level; compress it first with "
         f"`compress-model run {path} --output DIR` and name that folder"

@@ -12,6 +12,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from bitstack.budget import Budget, Budgets, kv_cache_bytes
 from bitstack.container.manifest import Manifest, read_manifest
+from bitstack.download import locate
 from bitstack.errors import UserError
 from bitstack.load import budget_bytes
 
@@ -48,7 +49,7 @@ def plan(
     is that of one sequence of `context` tokens in the model's dtype. UserError for a broken
     container, a budget that is not understood or below the floor, a context the model cannot read.
     """
-    folder = Path(path)
+    folder = locate(path).folder
     manifest = read_manifest(folder)
     config = AutoConfig.from_pretrained(folder)
     context, cache = _cache(config, manifest, context)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from bitstack.errors import UserError
 
@@ -67,6 +67,11 @@ class Recipe(BaseModel):
     )
     tune_rate: float = Field(
         0.01, gt=0, le=0.1, description="codes: Adam's rate for level 1; half for each level above."
+    )
+    shard_size: ByteSize = Field(
+        ByteSize(0),
+        ge=0,
+        description="Most bytes of a file, such as 200MB; 0: a 32nd of all, 1 MiB to 1 GiB.",
     )
     seed: int = Field(0, ge=0, description="Seed of everything random.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to decompose.")

@@ -6,14 +6,13 @@ Which levels a budget buys is `budget`'s business, what a level needs that of `n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bitstack.budget import Budget, format_bytes
-from bitstack.container.manifest import MANIFEST, Manifest, read_manifest
+from bitstack.container.manifest import MANIFEST, read_manifest
 from bitstack.container.reading import BlockReader
 from bitstack.errors import UserError
 from bitstack.nn import Stack
@@ -95,7 +94,7 @@ def _changes(resident: "Resident", levels: Sequence[int]) -> list[Change]:
     """What every stack of the model and of its views will hold; read here."""
     reader = None
     try:
-        reader = reader_of(resident.folder, resident.manifest, levels)
+        reader = reader_of(resident, levels)
         found = [
             _change(stack, entry.name, level, reader, {})
             for stack, entry, level in zip(
@@ -139,13 +138,17 @@ def _change(
     return Change(stack, level, stack.tensors(level, read, stack.device))
 
 
-def reader_of(folder: Path, manifest: Manifest, levels: Sequence[int]) -> BlockReader:
-    """A reader of the container as it was loaded. UserError where it is another one now."""
+def reader_of(resident: "Resident", levels: Sequence[int]) -> BlockReader:
+    """A reader of the container as it was loaded, with all blocks of `levels` on this machine.
+
+    UserError where it is another container now, or the blocks cannot be had.
+    """
+    folder, manifest = resident.folder, resident.manifest
     if read_manifest(folder) != manifest:
         raise UserError(
             f"{folder / MANIFEST}: was changed since the model was loaded; load it again"
         )
-    reader = BlockReader(folder)
+    reader = BlockReader(folder, resident.remote)
     reader.require(manifest.tensors(levels), manifest.shards)
     return reader
 

@@ -31,6 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 from bitstack.checkpoint import (
     OTHER_MODEL,
+    WEIGHTS,
     Header,
     check_checkpoint,
     keys_by_tensor,
@@ -39,6 +40,7 @@ from bitstack.checkpoint import (
     read_headers,
     stored_dtype,
 )
+from bitstack.download import Located, locate
 from bitstack.errors import UserError
 
 
@@ -72,6 +74,7 @@ class Source:
     """A model folder. `model` is its skeleton; `load` and `release` fill and empty parts of it."""
 
     path: Path
+    name: str  # on the Hub, or of the folder
     config: PretrainedConfig
     dtype: torch.dtype
     model: PreTrainedModel
@@ -142,15 +145,20 @@ class Source:
         return value
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path | Located) -> Source:
     """Open a model folder (or Hub name). UserError where it is missing, incomplete or not ours."""
-    folder = _folder(path)
+    place = locate(path)
+    folder = place.folder
+    if not folder.is_dir():
+        raise UserError(f"model {folder}: no such folder; give a Hugging Face model folder")
     config = load_config(folder)
     if getattr(config, "quantization_config", None):
         raise UserError(
             f"{folder}: the model is already quantised (quantization_config in config.json); give "
             "the original 16- or 32-bit model"
         )
+    if place.remote:
+        place.remote.fetch([WEIGHTS])
     headers = read_headers(folder)
     dtype: Any = config.dtype or stored_dtype(headers)
     try:
@@ -161,7 +169,8 @@ def open_source(path: str | Path) -> Source:
         ) from None
     keys = keys_by_tensor(model, headers)
     check_checkpoint(folder, model, headers, keys)
-    source = Source(folder, config, dtype, model, headers, keys)
+    name = place.remote.name if place.remote else folder.resolve().name
+    source = Source(folder, name, config, dtype, model, headers, keys)
     source._convert([n for n, _ in model.named_buffers() if n in keys])
     return source
 
@@ -180,27 +189,6 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: no usable tokenizer: {one_line(error)}") from None
-
-
-def _folder(path: str | Path) -> Path:
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
-    if folder.exists() or str(path).startswith((".", "/", "~")) or str(path).count("/") != 1:
-        raise UserError(f"model {path}: no such folder; give a Hugging Face model folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(
-            snapshot_download(
-                str(path), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]
-            )
-        )
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(
-            f"model {path}: no such folder, and the Hub did not give it: {one_line(error)}"
-        ) from None
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def _share(resident: "Resident", model: Any, levels: Sequence[int]) -> Any:
     if len(where) > 1:
         raise UserError(f"draft: the model is on {len(where)} devices; put it on one")
     manifest = resident.manifest
-    reader = reader_of(resident.folder, manifest, levels)
+    reader = reader_of(resident, levels)
     try:
         shared = _Shared(resident, model, reader)
         small = assemble(

@@ -1,7 +1,7 @@
 """Fixtures for all tests; `import pico` works in every test file."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pico
+from hub_server import HubServer
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -57,6 +58,31 @@ def stacked(
         return compress(pico_model(name, dtype=dtype), path, **few | quick | fields)
 
     return container
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub of this test alone, with an empty cache and no token; the client is the real one."""
+    from huggingface_hub import constants
+
+    server = HubServer()
+    here = {
+        "ENDPOINT": server.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
+        "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_OFFLINE": False,
+    }
+    for name, value in here.items():
+        monkeypatch.setattr(constants, name, value)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "*")
+    yield server
+    server.shutdown()
+    server.server_close()
+    assert server.unknown == []
 
 
 @pytest.fixture(scope="session")

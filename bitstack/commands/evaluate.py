@@ -26,7 +26,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure perplexity and bits per byte on a text."""
-    silence()
+    silence(own=quiet)
     from bitstack.evaluate import evaluate
     from bitstack.json_file import write_json
     from bitstack.tables import evaluation_lines

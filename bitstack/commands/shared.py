@@ -6,7 +6,6 @@ torch, transformers and pydantic are never imported here, so that `--help` answe
 import logging
 import sys
 import warnings
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,9 +13,11 @@ import typer
 _BUDGET = "800MB, 1.5GiB, 50% (of the original's bytes), 2.5bpw (bits per decomposed weight)"
 
 Model = Annotated[
-    str, typer.Argument(metavar="DIR|MODEL", help="Container, or original model folder.")
+    str, typer.Argument(metavar="DIR|NAME", help="Container or model: folder, or name on the Hub.")
 ]
-Container = Annotated[Path, typer.Argument(metavar="DIR", help="Container made by `run`.")]
+Container = Annotated[
+    str, typer.Argument(metavar="DIR|NAME", help="Container: folder, or owner/name on the Hub.")
+]
 Budget = Annotated[
     str | None, typer.Option(metavar="B", help=f"Bytes for the whole model: {_BUDGET}.")
 ]
@@ -47,11 +48,14 @@ STYLE: dict[str, Any] = {
 def silence(*, own: bool = False) -> None:
     """Bars and warnings of the libraries below would stand between a command's own lines.
 
-    With `own`, bitstack's warnings are not shown either.
+    With `own`, bitstack's warnings and the bars of downloads are not shown either.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     if own:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
         logging.getLogger("bitstack").setLevel(logging.ERROR)
     from bitstack.opening import silence_transformers
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bitstack.container.shards import ShardReader
+from bitstack.download import Remote
 from bitstack.errors import UserError
 from bitstack.pages import empty_pages
 
@@ -29,8 +30,8 @@ _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 class BlockReader(ShardReader):
     """A ShardReader for a container that may change at any moment."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, remote: Remote | None = None) -> None:
+        super().__init__(folder, remote)
         self._open: dict[Path, tuple[FileIO, int, dict[str, Any]]] = {}
 
     def get(self, name: str) -> Tensor:

@@ -7,6 +7,7 @@ names them, so any prefix of the shards that holds the floor is a valid smaller 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -16,9 +17,10 @@ from torch import Tensor
 from bitstack.blocks import StackSpec
 from bitstack.container.manifest import INDEX, ShardEntry
 from bitstack.container.work import Journal, disk_errors
+from bitstack.download import Remote
 from bitstack.errors import UserError
 
-SHARDS = 16  # how many a container is cut into, between these sizes
+SHARDS = 32  # how many a container is cut into, between these sizes
 SMALLEST, LARGEST = 1 << 20, 1 << 30
 
 
@@ -35,15 +37,19 @@ def tensor_order(dense: list[str], stacks: dict[str, StackSpec], order: list[int
         yield from (f"{name}.{t.name}" for t in stacks[name].stored(level[name]))
 
 
-def write_shards(folder: Path, journal: Journal, names: list[str], total: int) -> list[ShardEntry]:
+def write_shards(
+    folder: Path, journal: Journal, names: list[str], total: int, *, floor: int = 0, size: int = 0
+) -> list[ShardEntry]:
     """Copy the tensors `names` (about `total` bytes) from the journal into shards, in order.
 
-    At most one shard is in memory. Writes the weight map that transformers reads beside them.
+    A shard ends before `size` bytes (0: a share of the total) are exceeded, and after the first
+    `floor` names, which every model needs. At most one shard is in memory. Writes the weight map
+    that transformers reads beside them.
     """
-    size = min(max(total // SHARDS, SMALLEST), LARGEST)
+    size = size or min(max(total // SHARDS, SMALLEST), LARGEST)
     parts: list[Path] = []
     where: list[list[str]] = []
-    for tensors in _groups(journal, names, size):
+    for tensors in chain(*(_groups(journal, s, size) for s in (names[:floor], names[floor:]))):
         part = folder / f".part-{len(parts):05d}"
         with disk_errors(part):
             save_file(tensors, part, {"format": "pt"})
@@ -66,10 +72,14 @@ def write_shards(folder: Path, journal: Journal, names: list[str], total: int) -
 
 
 class ShardReader:
-    """Tensors of a finished container by name; a file is opened when first needed."""
+    """Tensors of a finished container by name; a file is opened when first needed.
 
-    def __init__(self, folder: Path) -> None:
+    What `folder` lacks comes from `remote`, where there is one.
+    """
+
+    def __init__(self, folder: Path, remote: Remote | None = None) -> None:
         self.folder = folder
+        self.remote = remote
         try:
             self._where: dict[str, str] = dict(
                 json.loads((folder / INDEX).read_text())["weight_map"]
@@ -82,15 +92,18 @@ class ShardReader:
         self._files: dict[Path, safe_open] = {}
 
     def require(self, names: Iterable[str], shards: Sequence[ShardEntry]) -> None:
-        """UserError for the first of `shards` that holds one of `names` and is not whole.
-
-        The shards after the last that is needed may be missing: a prefix is a smaller model.
+        """Those of `shards` that hold one of `names` are here, or a UserError for the first that
+        is not whole. The others may be missing: a prefix is a smaller model.
         """
-        needed = {self._where.get(name) for name in names}
-        for shard in shards:
+        held = {self._where.get(name) for name in names}
+        needed = [shard for shard in shards if shard.file in held]
+        missing = [shard.file for shard in needed if not (self.folder / shard.file).is_file()]
+        if self.remote and missing:
+            self.remote.fetch(missing)
+        for shard in needed:
             path = self.folder / shard.file
             size = path.stat().st_size if path.is_file() else None
-            if shard.file in needed and size != shard.bytes:
+            if size != shard.bytes:
                 found = "missing" if size is None else f"{size} bytes"
                 raise UserError(
                     f"{path}: {found}, but {shard.bytes} bytes are needed for this budget; copy "
