@@ -123,7 +123,9 @@ def _reason(error: Exception) -> str:
         return f"its terms are to be accepted first; do so on its page, and {LOG_IN}"
     if isinstance(error, HfHubHTTPError):
         return _answer(error)
-    if isinstance(error, HTTPError | ConnectionError):
+    # A thread that loses the connection closes the client of all, and the others say only that.
+    closed = isinstance(error, RuntimeError) and "client has been closed" in str(error)
+    if closed or isinstance(error, HTTPError | ConnectionError):
         return f"it cannot be reached ({one_line(error)}); check the network and call again"
     return one_line(error)
 
