@@ -58,7 +58,8 @@ class Bench:
     def __init__(self, rows: int, columns: int, total: int, rounds: int) -> None:
         self.rows, self.columns, self.total, self.rounds = rows, columns, total, rounds
         count = copies(rows * columns * 2, total)
-        self.dense = [torch.randn(rows, columns).bfloat16() for _ in range(count)]
+        first = torch.randn(rows, columns).bfloat16()
+        self.dense = [first, *[first.clone() for _ in range(count - 1)]]
 
     def packed(self, planes: int) -> tuple[Tensor, list[list[Tensor]], Tensor]:
         """Memory, the stacks of planes that lie in it, and their scale set."""
@@ -66,7 +67,8 @@ class Bench:
         count = copies(planes * shape[0] * shape[1], self.total)
         table = torch.linspace(-1, 1, 2**planes)
         scale = torch.cat([torch.ones(self.rows), torch.ones(self.columns), table]).half()
-        memory = torch.randint(0, 256, (count, planes, *shape), dtype=torch.uint8)
+        memory = torch.empty(count, planes, *shape, dtype=torch.uint8)
+        memory[:] = torch.randint(0, 256, (planes, *shape), dtype=torch.uint8)
         return memory, [list(stack) for stack in memory], scale
 
     def batch_one(
