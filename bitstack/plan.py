@@ -12,8 +12,10 @@ from transformers import AutoConfig, PretrainedConfig
 
 from bitstack.budget import Budget, Budgets, kv_cache_bytes
 from bitstack.container.manifest import Manifest, read_manifest
+from bitstack.device import pick_device
 from bitstack.download import locate
 from bitstack.errors import UserError
+from bitstack.kernels import Choice, which
 from bitstack.load import budget_bytes
 
 DEFAULT_CONTEXT = 4096  # tokens, or the model's positions where those are fewer
@@ -35,6 +37,8 @@ class PlanRow:
     context: int | None  # tokens; None for a model without a KV cache
     kv_cache_bytes: int | None  # of one sequence of `context` tokens
     total_bytes: int  # model and cache
+    kernel: str  # that would run on this machine
+    kernel_reason: str  # why this one
 
 
 def plan(
@@ -46,7 +50,8 @@ def plan(
     """What the container `path` is at each of `budgets`, one row each, in their order.
 
     Without budgets: the floor, everything, and five between at equal steps of bytes. The KV cache
-    is that of one sequence of `context` tokens in the model's dtype. UserError for a broken
+    is that of one sequence of `context` tokens in the model's dtype. The kernel is that of the best
+    device here. UserError for a broken
     container, a budget that is not understood or below the floor, a context the model cannot read.
     """
     folder = locate(path).folder
@@ -56,10 +61,13 @@ def plan(
     if isinstance(budgets, str | int | Budget):
         budgets = [budgets]
     asked = [_asked(manifest, one) for one in budgets] or _default(manifest.budgets)
-    return [_row(manifest, text, size, context, cache) for text, size in asked]
+    kernel = which(pick_device("auto"))
+    return [_row(manifest, text, size, context, cache, kernel) for text, size in asked]
 
 
-def _row(manifest: Manifest, text: str, size: int, context: int | None, cache: int) -> PlanRow:
+def _row(
+    manifest: Manifest, text: str, size: int, context: int | None, cache: int, kernel: Choice
+) -> PlanRow:
     levels, resident = manifest.budgets.levels(size)
     summed = sum(n * j for n, j in zip(manifest.budgets.weights, levels, strict=True))
     return PlanRow(
@@ -74,6 +82,8 @@ def _row(manifest: Manifest, text: str, size: int, context: int | None, cache: i
         context=context,
         kv_cache_bytes=None if context is None else cache,
         total_bytes=resident + cache,
+        kernel=kernel.name,
+        kernel_reason=kernel.reason,
     )
 
 

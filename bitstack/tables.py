@@ -56,6 +56,11 @@ def plan_table(rows: "list[PlanRow]") -> Table:
     return made
 
 
+def kernel_line(row: "PlanRow") -> str:
+    """Which kernel would run on this machine, and why."""
+    return f"kernel {row.kernel}: {row.kernel_reason}"
+
+
 def evaluation_lines(found: "Evaluation") -> list[str]:
     """One fact a line, with how it was measured."""
     share = found.resident_bytes / found.original_bytes

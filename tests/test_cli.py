@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 import pico
 from bitstack.cli import app
 from bitstack.compress import compress
+from bitstack.kernels import which
 
 SMALL = [
     "--blocks", "3", "--samples", "4", "--length", "32", "--order-samples", "2",
@@ -207,7 +208,9 @@ def test_plan_prints_every_budget(container: Path) -> None:
     result = call("plan", container, "--context", 64)
     assert result.exit_code == 0, result.output
     assert "64 tokens" in result.stdout
-    assert len(result.stdout.strip().splitlines()) == 3 + 7  # two lines of header and a rule
+    *table, kernel = result.stdout.strip().splitlines()
+    assert len([line for line in table if line.strip()]) == 3 + 7  # two lines of header and a rule
+    assert kernel == f"kernel {which().name}: {which().reason}"
 
 
 # bad input

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig
 
 import bitstack
+from bitstack import kernels
 from bitstack.budget import kv_cache_bytes
 from bitstack.compress import compress
 from bitstack.errors import UserError
@@ -66,6 +67,17 @@ def test_what_cannot_be_planned_is_refused(container: Path, tmp_path: Path) -> N
             plan(container, context=context)
     with pytest.raises(UserError, match="no such folder"):
         plan(tmp_path / "nowhere")
+
+
+def test_the_kernel_and_why(container: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for row in plan(container):
+        assert (row.kernel, row.kernel_reason) == kernels.which("cpu")
+    monkeypatch.setenv("BITSTACK_KERNEL", "reference")
+    assert plan(container)[0].kernel == "reference"
+    assert plan(container)[0].kernel_reason == "set by BITSTACK_KERNEL"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert plan(container)[0].kernel == kernels.which("cuda").name
 
 
 def test_it_is_public(container: Path) -> None:

@@ -15,16 +15,17 @@ def plan(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Show exact bytes and KV cache for each budget."""
+    """Show exact bytes and KV cache for each budget, and the kernel that would run."""
     silence()
     from dataclasses import asdict
 
     from bitstack.json_file import write_json
     from bitstack.plan import plan
-    from bitstack.tables import console, plan_table
+    from bitstack.tables import console, kernel_line, plan_table
 
     rows = plan(folder, budget or (), context=context)
     if json != "-":
         console().print(plan_table(rows))
+        console().print(kernel_line(rows[0]), soft_wrap=True)
     if json:
         write_json(json, [asdict(row) for row in rows])
