@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from bitstack.errors import UserError
 from bitstack.kernels import native
@@ -60,6 +62,15 @@ def which(device: torch.device | str = "cpu") -> Choice:
 def cpu_variant() -> native.Variant | None:
     """The compiled variant for CPU tensors, None for the reference."""
     return _cpu(os.environ.get("BITSTACK_KERNEL", ""))[1]
+
+
+def plain(tensor: Tensor) -> bool:
+    """Whether it is a real tensor in eager mode, whose memory a compiled kernel may read."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and not is_in_torch_dispatch_mode()
+    )
 
 
 @cache

@@ -12,7 +12,6 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from bitstack.errors import UserError
 from bitstack.kernels import dispatch, matmul, native, reference
@@ -32,7 +31,7 @@ def coded_linear(
     if torch.is_grad_enabled() and scale.requires_grad:
         return reference.coded_linear(x, planes, scale, rows, bias)
     wants_grad = x.requires_grad or (bias is not None and bias.requires_grad)
-    if _plain(x) and not (wants_grad and torch.is_grad_enabled()):
+    if dispatch.plain(x) and not (wants_grad and torch.is_grad_enabled()):
         return _linear(x, planes, scale, rows, bias)
     return torch.ops.bitstack.coded_linear(x, planes, scale, rows, bias)
 
@@ -44,7 +43,7 @@ def coded_rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, colu
     """
     if torch.is_grad_enabled() and scale.requires_grad:
         return reference.coded_rows(ids, planes, scale, rows, columns)
-    if _plain(ids):
+    if dispatch.plain(ids):
         return _rows(ids, planes, scale, rows, columns)
     return torch.ops.bitstack.coded_rows(ids, planes, scale, rows, columns)
 
@@ -53,7 +52,7 @@ def dequantize(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> 
     """The matrix, fp32 [rows, columns]: equal bit for bit to the reference's."""
     if torch.is_grad_enabled() and scale.requires_grad:
         return reference.dequantize(planes, scale, rows, columns)
-    if _plain(scale):
+    if dispatch.plain(scale):
         return _dequantize(planes, scale, rows, columns)
     return torch.ops.bitstack.dequantize(planes, scale, rows, columns)
 
@@ -65,15 +64,6 @@ def _check(x: Tensor, planes: list[Tensor]) -> None:
         raise UserError(
             f"activations: on {x.device}, packed weights on {planes[0].device}: move one of them"
         )
-
-
-def _plain(tensor: Tensor) -> bool:
-    """A real tensor in eager mode, whose memory may be read."""
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and not torch.compiler.is_compiling()
-        and not is_in_torch_dispatch_mode()
-    )
 
 
 @cache

@@ -1,18 +1,22 @@
-"""The published BitStack block in plain torch: `W = sum_i S_i * (A_i B_i)`.
+"""The published BitStack block: `W = sum_i S_i * (A_i B_i)`.
 
 Source: arXiv 2410.23918, section 3. `S_i` is one packed plane of signs in `big` bit order, uint8
 [m, ceil(n/8)], a set bit is +1; `A_i` fp16 [m, k] and `B_i` fp16 [k, n] are its factors of rank k.
-Every weight costs k multiply-adds a plane, so the dense matrix is rebuilt a panel of rows at a
-time; the recipe `paper` is there to be compared against, not to be fast.
+
+A block is a sum of k coded products that share one plane: `sum_r a_r * (S (b_r * x))`. For few
+tokens the CPU kernels take them as k tokens of one product. Every weight costs k multiply-adds a
+plane either way, so many tokens get the dense matrix rebuilt, a panel of rows at a time; the recipe
+`paper` is there to be compared against, not to be fast.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitstack.kernels import packing
+from bitstack.kernels import dispatch, native, packing
 
 _PANEL = 1 << 22  # weights rebuilt at once: 16 MiB of fp32, whatever the size of the matrix
+_PRODUCTS_BELOW = 8  # tokens from which rebuilding is faster
 
 
 def sign_dequantize(
@@ -37,6 +41,49 @@ def sign_linear(
     bias: Tensor | None = None,
 ) -> Tensor:
     """`x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m] in the dtype of `x`."""
+    variant = _variant(x)
+    if variant is None:
+        out = _rebuilt(x, planes, lefts, rights)
+    else:
+        flat = _products(variant, x.reshape(-1, x.shape[-1]), planes, lefts, rights)
+        out = flat.to(x.dtype).view(*x.shape[:-1], flat.shape[-1])
+    return out if bias is None else out + bias.to(out.dtype)
+
+
+def _variant(x: Tensor) -> native.Variant | None:
+    """The compiled kernel for this input; None where the dense matrix has to be rebuilt."""
+    few = x.numel() < _PRODUCTS_BELOW * x.shape[-1]
+    if not (few and dispatch.plain(x) and x.device.type == "cpu" and native.supports(x.dtype)):
+        return None
+    return None if x.requires_grad and torch.is_grad_enabled() else dispatch.cpu_variant()
+
+
+def _products(
+    variant: native.Variant,
+    x: Tensor,
+    planes: list[Tensor],
+    lefts: list[Tensor],
+    rights: list[Tensor],
+) -> Tensor:
+    """`x` [t, n]: fp32 [t, m], from t * k products with every plane.
+
+    The kernels want `little` bit order: each eight activations are reversed instead of the bits.
+    """
+    tokens, columns = x.shape
+    rows, wide = planes[0].shape[0], planes[0].shape[1] * 8
+    ones = torch.ones(rows + wide, dtype=torch.float16)
+    scale = torch.cat([ones, torch.tensor([-1, 1], dtype=torch.float16)])
+    fast = dispatch.get_accuracy() == "fast"
+    total = torch.zeros(tokens, rows)
+    for plane, left, right in zip(planes, lefts, rights, strict=True):
+        scaled = F.pad(x.float().unsqueeze(1) * right.float(), (0, wide - columns))
+        reversed_ = scaled.view(-1, wide // 8, 8).flip(-1).view(-1, wide)
+        out = native.linear(variant, fast, reversed_, [plane], scale, rows, None)
+        total += (out.view(tokens, -1, rows) * left.float().T).sum(1)
+    return total
+
+
+def _rebuilt(x: Tensor, planes: list[Tensor], lefts: list[Tensor], rights: list[Tensor]) -> Tensor:
     columns = x.shape[-1]
     rows = planes[0].shape[0]
     step = max(1, _PANEL // columns)
@@ -47,5 +94,4 @@ def sign_linear(
             [plane[part] for plane in planes], [left[part] for left in lefts], rights, columns
         )
         panels.append(F.linear(x, weight.to(x.dtype)))
-    out = panels[0] if len(panels) == 1 else torch.cat(panels, dim=-1)
-    return out if bias is None else out + bias.to(out.dtype)
+    return panels[0] if len(panels) == 1 else torch.cat(panels, dim=-1)

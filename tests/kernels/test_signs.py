@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from bitstack.kernels import packing, sign_dequantize, sign_linear, signs
+from bitstack import kernels
+from bitstack.kernels import native, packing, sign_dequantize, sign_linear, signs
 
 
 def _stack(
@@ -26,7 +27,7 @@ def _stack(
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 17), (5, 8), (33, 65), (64, 128)])
 @pytest.mark.parametrize("planes", [1, 3])
 @pytest.mark.parametrize("rank", [1, 16])
-def test_matches_the_formula(rows: int, columns: int, planes: int, rank: int) -> None:
+def test_matches_the_formula(kernel: str, rows: int, columns: int, planes: int, rank: int) -> None:
     packed, lefts, rights, dense = _stack(rows, columns, planes, rank)
     x = torch.randn(2, 3, columns, generator=torch.Generator().manual_seed(0))
     bias = torch.arange(rows).float()
@@ -34,14 +35,34 @@ def test_matches_the_formula(rows: int, columns: int, planes: int, rank: int) ->
         sign_dequantize(packed, lefts, rights, columns).double(), dense, rtol=1e-5, atol=1e-5
     )
     expected = x.double() @ dense.T + bias.double()
-    out = sign_linear(x, packed, lefts, rights, bias)
-    torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-4)
-    assert sign_linear(x.bfloat16(), packed, lefts, rights).dtype == torch.bfloat16
+    for accuracy, bound in (("exact", 1e-5), ("fast", 1e-3)):
+        before = kernels.set_accuracy(accuracy)
+        out = sign_linear(x, packed, lefts, rights, bias)
+        half = sign_linear(x.bfloat16(), packed, lefts, rights, bias)
+        kernels.set_accuracy(before)
+        assert (out - expected).norm() / expected.norm() < bound
+        assert half.dtype == torch.bfloat16
+        assert (half - expected).norm() / expected.norm() < 1e-2
+
+
+@pytest.mark.skipif(not native.variants(), reason="the compiled kernels were not built")
+def test_few_tokens_never_see_the_dense_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, lefts, rights, dense = _stack(40, 65, 2, 3)
+    x = torch.randn(9, 65)
+    calls: list[int] = []
+    rebuild = signs._rebuilt
+    monkeypatch.setattr(signs, "_rebuilt", lambda *a: (calls.append(len(a[0])), rebuild(*a))[1])
+    for tokens in (1, 7, 8, 9):
+        out = sign_linear(x[:tokens], packed, lefts, rights)
+        torch.testing.assert_close(
+            out, (x[:tokens].double() @ dense.T).float(), rtol=1e-3, atol=1e-2
+        )
+    assert calls == [8, 9]
 
 
 def test_panels_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     packed, lefts, rights, _ = _stack(33, 65, 2, 2)
-    x = torch.randn(4, 65)
+    x = torch.randn(12, 65)
     whole = sign_linear(x, packed, lefts, rights)
     monkeypatch.setattr(signs, "_PANEL", 130)
     torch.testing.assert_close(sign_linear(x, packed, lefts, rights), whole)
