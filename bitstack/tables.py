@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bitstack.container.manifest import Manifest
     from bitstack.demo import Demo
     from bitstack.evaluate import Evaluation
+    from bitstack.evaluate_tasks import TaskEvaluation
+    from bitstack.metrics.tasks import TaskScore
     from bitstack.plan import PlanRow
 
 _PIPED = 120  # columns where no terminal says how many it has
@@ -76,6 +78,27 @@ def evaluation_lines(found: "Evaluation") -> list[str]:
         f"measured on      {found.tokens} tokens of {found.text}, window {found.window}, "
         f"stride {found.stride}, {found.dtype} on {found.device}",
     ]
+
+
+def task_table(found: "TaskEvaluation") -> Table:
+    """One line a score, beside the original's where that is known."""
+    beside = ["original", "recovery"] if found.original else []
+    made = table(["task", "metric", "score", "± SE", "documents", *beside], left=["task", "metric"])
+    for one in found.tasks:
+        error = "-" if one.standard_error is None else f"{one.standard_error:.4f}"
+        row = [one.task, one.metric, f"{one.value:.4f}", error, str(one.documents)]
+        if found.original:
+            row += ["-" if one.original is None else f"{one.original:.4f}", _recovery(one)]
+        made.add_row(*row)
+    return made
+
+
+def _recovery(one: "TaskScore") -> str:
+    if one.recovery is None:
+        return "-"
+    interval = one.recovery_interval
+    around = "" if interval is None else f" ({interval.low:.1%} to {interval.high:.1%})"
+    return f"{one.recovery:.1%}{around}"
 
 
 def container_lines(folder: Path, manifest: "Manifest") -> list[str]:

@@ -24,6 +24,7 @@ from bitstack.metrics.density_law import DensityLaw
 from bitstack.metrics.documents import read_texts
 from bitstack.metrics.measured_capacity import opened_models
 from bitstack.metrics.measured_density import law_density
+from bitstack.metrics.tasks import mean_accuracy, run_tasks, task_pairs
 from bitstack.opening import Opened
 
 
@@ -67,6 +68,25 @@ def by_score(law: DensityLaw, score: float, error: float = 0.0, *, seed: int = 0
         stored_bytes=opened.resident_bytes,
         seed=seed,
     )
+
+
+def by_tasks(
+    law: DensityLaw,
+    tasks: Sequence[str],
+    folder: str | Path | None = None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Measure:
+    """Density by the mean of the tasks' accuracies, which the law's scores must be of."""
+
+    def measure(opened: Opened) -> Density:
+        scores = run_tasks(opened, tasks, folder, limit=limit, seed=seed, progress=progress)
+        score, error = mean_accuracy(scores)
+        return by_score(law, score, error, seed=seed)(opened)
+
+    return measure
 
 
 def by_text(
@@ -145,6 +165,21 @@ def answer_losses(
     return found
 
 
+def answers(
+    pairs: str | Path | None,
+    tasks: Sequence[str] | None,
+    tasks_folder: str | Path | None,
+    limit: int | None = None,
+) -> list[Pair]:
+    """The pairs of a JSONL file or of lm-eval tasks. Raises UserError unless one is given."""
+    if (pairs is None) == (tasks is None):
+        raise UserError("give --pairs FILE.jsonl or --tasks NAME,NAME: whose answers")
+    if tasks is not None:
+        return task_pairs(tasks, tasks_folder, limit=limit)
+    assert pairs is not None
+    return read_pairs(pairs)
+
+
 def choose_measure(
     law: str | Path | None,
     *,
@@ -152,19 +187,24 @@ def choose_measure(
     score_error: float = 0.0,
     text: str | None = None,
     pairs: str | Path | None = None,
+    tasks: Sequence[str] | None = None,
+    tasks_folder: str | Path | None = None,
+    limit: int | None = None,
     max_bytes: int | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Measure:
     """The measure asked for, with the law of a file (None: the shipped law).
 
-    Raises UserError unless exactly one of `score`, `text` and `pairs` is given.
+    Raises UserError unless exactly one of `score`, `tasks`, `text` and `pairs` is given.
     """
-    if sum(one is not None for one in (score, text, pairs)) != 1:
-        raise UserError("give one of --score, --text and --pairs: what the density goes by")
+    if sum(one is not None for one in (score, tasks, text, pairs)) != 1:
+        raise UserError("give one of --score, --tasks, --text and --pairs: what density goes by")
     used = classics_law() if law is None else load_law(law)
     if score is not None:
         return by_score(used, score, score_error, seed=seed)
+    if tasks is not None:
+        return by_tasks(used, tasks, tasks_folder, limit=limit, seed=seed, progress=progress)
     if text is not None:
         return by_text(used, text, max_bytes=max_bytes, seed=seed, progress=progress)
     assert pairs is not None

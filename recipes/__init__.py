@@ -25,6 +25,11 @@ def held_out_text() -> Path:
     return _HERE / "text" / "held-out.txt"
 
 
+def tasks() -> Path:
+    """Folder of the benchmarks' task files for lm-eval; their data is not shipped."""
+    return _HERE / "tasks"
+
+
 def names() -> list[str]:
     """The recipes that can be asked for by name."""
     return sorted(path.stem for path in _HERE.glob("*.yaml"))

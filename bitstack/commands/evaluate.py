@@ -1,15 +1,30 @@
 """`compress-model eval`."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from bitstack.commands.shared import Budget, Device, Json, Model, Quiet, Text, silence
+from bitstack.commands.shared import (
+    Budget,
+    Device,
+    Json,
+    Limit,
+    Model,
+    Quiet,
+    Tasks,
+    TasksFolder,
+    silence,
+    split,
+)
 
 
 def evaluate(
     model: Model,
-    text: Text,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Text file, folder, FILE.jsonl or hf:DATASET[:CONFIG][:COLUMN]."),
+    ] = None,
     budget: Budget = None,
     level: Annotated[
         int | None, typer.Option(metavar="J", help="Every stack at this level instead.")
@@ -21,21 +36,43 @@ def evaluate(
         int | None, typer.Option(help="Tokens between windows [default: the window].")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Use only the first tokens.")] = None,
+    tasks: Tasks = None,
+    tasks_folder: TasksFolder = None,
+    limit: Limit = None,
+    original: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="Compare task scores with this model's.")
+    ] = None,
     json: Json = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Measure perplexity and bits per byte on a text."""
+    """Measure perplexity and bits per byte on a text, scores on benchmark tasks, or both."""
     silence(own=quiet)
+    from bitstack.errors import UserError
     from bitstack.evaluate import evaluate
     from bitstack.json_file import write_json
-    from bitstack.tables import evaluation_lines
+    from bitstack.tables import console, evaluation_lines, task_table
 
-    found = evaluate(
-        model, text, budget=budget, level=level, window=window, stride=stride,
-        max_tokens=max_tokens, device=device, progress=not quiet,
-    )  # fmt: skip
-    if json != "-" and not quiet:
-        typer.echo("\n".join(evaluation_lines(found)))
+    if text is None and tasks is None:
+        raise UserError("give --text FILE, --tasks NAME,NAME or both: what to measure on")
+    shown, record = json != "-" and not quiet, dict[str, Any]()
+    if text is not None:
+        found = evaluate(
+            model, text, budget=budget, level=level, window=window, stride=stride,
+            max_tokens=max_tokens, device=device, progress=not quiet,
+        )  # fmt: skip
+        record |= found.to_json()
+        if shown:
+            typer.echo("\n".join(evaluation_lines(found)))
+    if tasks is not None:
+        from bitstack.evaluate_tasks import evaluate_tasks
+
+        scored = evaluate_tasks(
+            model, split(tasks) or [], tasks_folder, original=original, budget=budget, level=level,
+            limit=limit, device=device, progress=not quiet,
+        )  # fmt: skip
+        record |= scored.to_json()
+        if shown:
+            console().print(task_table(scored))
     if json:
-        write_json(json, found.to_json())
+        write_json(json, record)

@@ -10,11 +10,15 @@ from bitstack.commands.shared import (
     Budgets,
     Device,
     Json,
+    Limit,
     MaxBytes,
     Models,
     Quiet,
     Seed,
+    Tasks,
+    TasksFolder,
     silence,
+    split,
 )
 
 app = typer.Typer(
@@ -71,21 +75,25 @@ def score(
         str | None, typer.Option(help="Text of the kind the law's series was measured on.")
     ] = None,
     pairs: Pairs = None,
+    tasks: Tasks = None,
+    tasks_folder: TasksFolder = None,
+    limit: Limit = None,
     max_bytes: MaxBytes = None,
     seed: Seed = 0,
     json: Json = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Effective parameters and densities, by a score or by a loss (one of the four options)."""
+    """Effective parameters and densities, by a score or by a loss."""
     silence(own=quiet)
     from bitstack.json_file import write_json
     from bitstack.metrics.density_score import choose_measure, score_models
     from bitstack.metrics.lines import density_lines
 
     measure = choose_measure(
-        law, score=score, score_error=score_error, text=text, pairs=pairs, max_bytes=max_bytes,
-        seed=seed, progress=not quiet,
+        law, score=score, score_error=score_error, text=text, pairs=pairs,
+        tasks=split(tasks), tasks_folder=tasks_folder, limit=limit,
+        max_bytes=max_bytes, seed=seed, progress=not quiet,
     )  # fmt: skip
     found = score_models(models, measure, budgets=budget or (), device=device)
     if json != "-" and not quiet:
@@ -98,9 +106,10 @@ def score(
 @app.command("loss")
 def loss(
     models: Models,
-    pairs: Annotated[
-        Path, typer.Option(metavar="FILE.jsonl", help="Lines with instruction and answer.")
-    ],
+    pairs: Pairs = None,
+    tasks: Tasks = None,
+    tasks_folder: TasksFolder = None,
+    limit: Limit = None,
     budget: Budgets = None,
     seed: Seed = 0,
     json: Json = None,
@@ -110,13 +119,12 @@ def loss(
     """Conditional loss of answers, which a law is fitted on."""
     silence(own=quiet)
     from bitstack.json_file import write_json
-    from bitstack.metrics.conditional_loss import read_pairs
-    from bitstack.metrics.density_score import answer_losses
+    from bitstack.metrics.density_score import answer_losses, answers
     from bitstack.metrics.lines import loss_lines
 
     found = answer_losses(
-        models, read_pairs(pairs), budgets=budget or (), device=device, seed=seed,
-        progress=not quiet,
+        models, answers(pairs, split(tasks), tasks_folder, limit), budgets=budget or (),
+        device=device, seed=seed, progress=not quiet,
     )  # fmt: skip
     if json != "-" and not quiet:
         typer.echo("\n".join(line for one in found for line in loss_lines(one)))

@@ -30,6 +30,14 @@ Models = Annotated[
 Text = Annotated[
     str, typer.Option(help="Text file, folder, FILE.jsonl or hf:DATASET[:CONFIG][:COLUMN].")
 ]
+Tasks = Annotated[
+    str | None, typer.Option(metavar="A,B", help="Tasks of lm-eval, shipped or in the folder.")
+]
+TasksFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Data of the shipped tasks, or task files of your own."),
+]
+Limit = Annotated[int | None, typer.Option(help="Use only the first documents of each task.")]
 MaxBytes = Annotated[int | None, typer.Option(help="Use only about so many bytes of the text.")]
 Seed = Annotated[int, typer.Option(help="Of the intervals.")]
 Device = Annotated[str, typer.Option(metavar="[auto|cpu|cuda]", help="Where to run.")]
@@ -43,6 +51,11 @@ STYLE: dict[str, Any] = {
     "pretty_exceptions_enable": False,
     "rich_markup_mode": None,  # its import would cost as much time as all the rest of --help
 }
+
+
+def split(names: str | None) -> list[str] | None:
+    """`a,b` as a list; None stays None."""
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
 
 
 def silence(*, own: bool = False) -> None:
