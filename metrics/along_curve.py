@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bitstack.budget import Budget
+from bitstack.download import locate
 from bitstack.errors import UserError
 from bitstack.metrics.capacity_density import Density
 from bitstack.metrics.capacity_gap import Gap, capacity_gap
@@ -97,7 +98,7 @@ def metrics_along_curve(
     counts, or "flops". At most `max_bytes` of the text are read. Models run on `device`; `seed`
     draws the intervals. Raises UserError for what `open_model` and `read_texts` refuse.
     """
-    if not is_container(folder):
+    if not is_container(locate(folder).folder):
         raise UserError(
             f"{folder}: not a container; a curve needs one made by `compress-model run`"
         )

@@ -6,9 +6,9 @@ prediction `capacity_series`'s.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from bitstack.download import locate
 from bitstack.errors import UserError
 from bitstack.metrics.capacity_series import Prediction, predict_nll
 from bitstack.metrics.decode_speed import seconds_per_token
@@ -85,7 +85,7 @@ def opened_models(
 
     Raises UserError for budgets where there is no container.
     """
-    containers = [path for path in paths if is_container(path)]
+    containers = [path for path in paths if is_container(locate(path).folder)]
     for path in paths:
         skip = not budgets or (containers and path not in containers)
         for budget in [None] if skip else budgets:
@@ -100,7 +100,9 @@ def predict(series: Sequence[MeasuredCapacity], path: str) -> Prediction:
     capacities = [one.capacity for one in series]
     if capacities[0].variant != "faithful":
         raise UserError("--predict: works with variant 'faithful' only")
-    return predict_nll(capacities, published_flops(load_config(Path(path)), _length(capacities)))
+    return predict_nll(
+        capacities, published_flops(load_config(locate(path).folder), _length(capacities))
+    )
 
 
 def _length(capacities: Sequence[InformationCapacity]) -> int:

@@ -6,6 +6,7 @@ The comparison itself is `capacity_gap`'s business.
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bitstack.download import locate
 from bitstack.errors import UserError
 from bitstack.metrics.capacity_gap import CapacityGap, capacity_gap
 from bitstack.metrics.documents import read_texts, texts_sha256
@@ -48,7 +49,7 @@ def measure_gap(
 
     Raises UserError for what opening, reading and `capacity_gap` refuse.
     """
-    if budget is not None and not is_container(student):
+    if budget is not None and not is_container(locate(student).folder):
         raise UserError(f"--budget {budget}: is the student's, and {student} is no container")
     documents = read_texts(text, max_bytes=max_bytes)
     strong = open_model(teacher, device=device)
