@@ -6,6 +6,7 @@ torch, transformers and pydantic are never imported here, so that `--help` answe
 import logging
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
