@@ -1,0 +1,48 @@
+"""Containers made for the benchmark, kept beside the work file so that a second run goes on."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bitstack import compress, load
+from bitstack.budget import parse_budget
+from bitstack.container.manifest import read_manifest
+from bitstack.recipe import Recipe
+from peers.bench import Bench, Clock
+
+# Bits a weight at which a container is measured, as far as it has them: where peers stand, and
+# between. Above 5 every method is near the original.
+BITS = (
+    1.25, 1.5, 1.75, 2.0, 2.2, 2.28, 2.5, 2.75, 3.0, 3.2, 3.3, 3.5, 4.0, 4.2, 4.31, 4.5, 5.0, 5.5,
+    6.0, 7.0, 8.0,
+)  # fmt: skip
+
+
+def points(
+    bench: Bench, recipe: Recipe, name: str, wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, Any, float]]:
+    """(setting, loaded model, seconds to compress) at each of BITS where `wanted(setting)`.
+
+    The container is made when the first of them is asked for, or taken if it was made before.
+    """
+    settings = {bits: f"{bits:g} bits" for bits in BITS}
+    if not any(map(wanted, settings.values())):
+        return
+    folder = bench.work / "containers" / f"{bench.task.model}-{name}"
+    if not (folder / "seconds.json").exists():
+        clock = Clock()
+        compress(bench.folder, folder, recipe=recipe, progress=True)
+        (folder / "seconds.json").write_text(json.dumps(clock.seconds))
+    seconds = json.loads((folder / "seconds.json").read_text())
+    budgets, seen = read_manifest(folder).budgets, set()
+    for bits, setting in settings.items():
+        budget = parse_budget(f"{bits}bpw")
+        size = budget.to_bytes(
+            original_bytes=0, fixed_bytes=budgets.fixed_bytes, weights=sum(budgets.weights)
+        )
+        if size < budgets.floor_bytes:
+            continue
+        found = budgets.levels(size)[1]
+        if found not in seen and wanted(setting):
+            yield setting, load(folder, size), seconds
+        seen.add(found)

@@ -1,0 +1,86 @@
+"""GPTQModel: GPTQ with its clipping search (`mse`) and activation-aware groups, asymmetric.
+
+It asks for an older numpy than this project pins, so it is run from an environment of its own (see
+requirements-gptqmodel.txt) into the same work file. Bytes are those of the tensors it saves, its
+order of inputs (`g_idx`) among them.
+"""
+
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from peers.bench import Bench, Clock, Row
+
+BITS, GROUPS = (2, 3, 4, 8), (64, 128)
+BATCH = 8
+_PARTS = ("qweight", "qzeros", "scales", "g_idx")
+
+
+def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
+    for group in GROUPS:
+        for bits in BITS:
+            method, setting = f"gptqmodel g{group}", f"{bits} bits"
+            if done(method, setting):
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                clock = Clock()
+                quantise(bench, Path(folder), bits, group)
+                seconds = clock.seconds
+                weights, size = read(Path(folder), bench)
+            yield bench.row(method, setting, weights, size, seconds)
+
+
+def quantise(bench: Bench, folder: Path, bits: int, group: int) -> None:
+    """Quantise with its own pipeline and save to `folder`."""
+    library = _library()
+    config = library.QuantizeConfig(
+        bits=bits, group_size=group, sym=False, mse=2.0, offload_to_disk=False
+    )
+    examples = [
+        {"input_ids": ids.tolist(), "attention_mask": [1] * len(ids)} for ids in bench.windows
+    ]
+    model = library.GPTQModel.load(str(bench.folder), config, dtype=torch.float32)
+    model.quantize(examples, batch_size=BATCH)
+    model.save(str(folder))
+
+
+def read(folder: Path, bench: Bench) -> tuple[dict[str, Tensor], int]:
+    """Dequantised weights by parameter, and bytes of the tensors stored for them."""
+    library = _library()
+    loaded = library.GPTQModel.load(str(folder), backend=library.BACKEND.TORCH, device="cpu")
+    modules, weights = dict(loaded.model.named_modules()), {}
+    for matrix in bench.linear:
+        value = modules[matrix.module].dequantize_weight()  # inputs x outputs
+        weights[matrix.parameter] = value.T.float().contiguous()
+    return weights, stored_bytes(folder, [m.module for m in bench.linear])
+
+
+def stored_bytes(folder: Path, modules: list[str]) -> int:
+    """Bytes of the quantised tensors of `modules` in the files of `folder`."""
+    wanted, total = {f"{m}.{part}" for m in modules for part in _PARTS}, 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            total += sum(tensors.get_tensor(n).nbytes for n in wanted & set(tensors.keys()))
+    return total
+
+
+def _library() -> Any:
+    """gptqmodel, with its one definition that needs torchvision left out where there is none."""
+    name = "gptqmodel.models.definitions.internvl_chat"
+    if find_spec("torchvision") is None and name not in sys.modules:
+        stand_in: Any = ModuleType(name)
+        stand_in.InternVLChatQModel = type("InternVLChatQModel", (), {})
+        sys.modules[name] = stand_in
+    import gptqmodel
+
+    logging.getLogger("gptqmodel").setLevel(logging.ERROR)
+    return gptqmodel

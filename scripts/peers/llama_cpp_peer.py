@@ -1,0 +1,157 @@
+"""llama.cpp through llama-cpp-python: a GGUF made with `gguf`, quantised by its own API.
+
+With an importance matrix (mean square of every input) from the calibration text. A type whose
+blocks of 256 do not divide a matrix falls back to one of 32, as llama.cpp decides; types that come
+out alike are measured once. Weights come back by gguf's dequantisation. Every type is measured
+with a 16-bit embedding and as llama.cpp would store it, embedding quantised too.
+"""
+
+import ctypes
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import llama_cpp
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from peers.bench import Bench, Clock, Row
+
+TYPES = (
+    "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K_S", "Q3_K_M",
+    "Q3_K_L", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S",
+    "Q5_K_M", "Q6_K", "Q8_0",
+)  # fmt: skip
+_BATCH = 8  # windows of a forward pass
+
+
+def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
+    if bench.model.config.model_type != "llama":
+        raise ValueError(f"{bench.model.config.model_type} models are not converted here")
+    seen = set()
+    with tempfile.TemporaryDirectory() as folder:
+        clock, source = Clock(), Path(folder) / "source.gguf"
+        write(bench.model, source)
+        importance = mean_squares(bench)
+        before = clock.seconds
+        for name in tqdm(TYPES, desc="llama.cpp", disable=None):
+            for dense in (True, False):
+                method = "llama.cpp" if dense else "llama.cpp, embedding too"
+                clock, file = Clock(), Path(folder) / f"{name}.gguf"
+                quantise(source, file, name, importance, dense)
+                seconds, tensors = before + clock.seconds, gguf.GGUFReader(file).tensors
+                kinds = (dense, *(t.tensor_type for t in tensors))
+                if kinds not in seen and not done(method, name):
+                    yield _row(bench, method, name, tensors, dense, seconds)
+                seen.add(kinds)
+
+
+def _row(bench: Bench, method: str, name: str, tensors: Any, dense: bool, seconds: float) -> Row:
+    names = {there: here for here, there in stored_names(bench.model).items()}
+    values = {names[t.name]: t for t in tensors if t.name in names and len(t.shape) == 2}
+    weights = {n: torch.tensor(gguf.dequantize(t.data, t.tensor_type)) for n, t in values.items()}
+    linear = {m.parameter for m in bench.linear}
+    size = sum(int(t.n_bytes) for n, t in values.items() if n in linear)
+    if dense:
+        return bench.row(method, name, {n: weights[n] for n in linear}, size, seconds)
+    with bench.replaced(weights) as model:
+        loss = bench.loss(model)
+    taken = sum(int(t.n_bytes) for t in values.values())
+    bits = 8 * taken / sum(w.numel() for w in weights.values())
+    # Its norms are stored in fp32.
+    return Row(method, name, "whole", bits, sum(int(t.n_bytes) for t in tensors), loss, seconds)
+
+
+def stored_names(model: Any) -> dict[str, str]:
+    """Parameter to the name of its tensor in a GGUF, for all parameters (tied ones once)."""
+    layers = model.config.num_hidden_layers
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
+    found = {n: known.get_name(n, try_suffixes=(".weight",)) for n, _ in model.named_parameters()}
+    return {name: there for name, there in found.items() if there is not None}
+
+
+def write(model: Any, file: Path) -> None:
+    """The model as a GGUF in fp32: enough of it to be quantised.
+
+    Rows of q and k stay in the order of transformers (every block lies in one row, so they are
+    quantised alike), and there is no tokenizer.
+    """
+    config, writer = model.config, gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("no_vocab")
+    for name, there in stored_names(model).items():
+        writer.add_tensor(there, model.get_parameter(name).detach().float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def quantise(
+    source: Path, target: Path, name: str, importance: dict[str, np.ndarray], dense: bool
+) -> None:
+    """Run llama.cpp's quantisation. RuntimeError where it refuses."""
+    entry = llama_cpp.llama_model_imatrix_data
+    entries = [
+        entry(there.encode(), values.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), values.size)
+        for there, values in importance.items()
+    ]
+    array = (entry * (len(entries) + 1))(*entries, entry(None, None, 0))
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}")
+    options.nthread = os.cpu_count() or 1
+    options.imatrix = ctypes.cast(array, type(options.imatrix))
+    if dense:
+        options.token_embedding_type = options.output_tensor_type = int(
+            gguf.GGMLQuantizationType.F16
+        )
+    failed = llama_cpp.llama_model_quantize(
+        str(source).encode(), str(target).encode(), ctypes.byref(options)
+    )
+    if failed:
+        raise RuntimeError(f"llama.cpp did not quantise to {name}")
+
+
+@torch.no_grad()
+def mean_squares(bench: Bench) -> dict[str, np.ndarray]:
+    """Mean square of every input of every linear matrix, by its name in a GGUF, fp32 [columns]."""
+    names, sums = stored_names(bench.model), dict[str, Tensor]()
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: Any) -> None:
+            flat = args[0].reshape(-1, args[0].shape[-1])
+            sums[name] = sums.get(name, torch.zeros(flat.shape[1])) + flat.square().sum(0)
+
+        return hook
+
+    handles = [
+        bench.model.get_submodule(m.module).register_forward_pre_hook(note(names[m.parameter]))
+        for m in bench.linear
+    ]
+    for ids in bench.windows.split(_BATCH):
+        bench.model(ids, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    tokens = bench.windows.numel()
+    return {name: (total / tokens).numpy().astype(np.float32) for name, total in sums.items()}
+
+
+@llama_cpp.llama_log_callback
+def _silent(level: int, text: bytes, data: Any) -> None:
+    """A line for every tensor otherwise."""
+
+
+llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))

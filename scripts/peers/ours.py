@@ -1,0 +1,24 @@
+"""Our recipes from one container each: whole models, and with embeddings and head left dense."""
+
+from collections.abc import Callable, Iterator
+
+from bitstack.recipe import load_recipe
+from peers.bench import Bench, Row
+from peers.containers import points
+
+RECIPES = ("default", "fast", "best")
+VIEWS = {"whole": "decompose", "linear": "dense"}
+
+
+def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
+    for name in RECIPES:
+        for view, embeddings in VIEWS.items():
+            method = f"bitstack {name}" if view == "whole" else f"bitstack {name}, linear only"
+            recipe = load_recipe(
+                name, calibration=str(bench.calibration), embeddings=embeddings
+            )  # samples and length are the recipe's own
+            found = points(bench, recipe, f"{name}-{view}", lambda s, m=method: not done(m, s))
+            for setting, model, seconds in found:
+                resident = model.bitstack
+                bits, size = resident.bits_per_weight, resident.resident_bytes
+                yield Row(method, setting, view, bits, size, bench.loss(model), seconds)

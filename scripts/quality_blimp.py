@@ -1,0 +1,67 @@
+"""BLiMP of a container at 3 bits against the original, pair by pair.
+
+The two models see the same pairs, so the difference has the standard error of the pairs in which
+they differ, far below that of either accuracy.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fit_reference_law import read_pairs
+from numpy.typing import NDArray
+from peers.bench import Bench
+
+from bitstack import load
+from bitstack.metrics.documents import encode, start_token
+from bitstack.metrics.sequence_loss import sequence_losses
+from bitstack.opening import open_model
+
+BITS = "3bpw"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Shares of pairs won, and the paired difference in points with its standard error."""
+
+    pairs: int
+    before: float
+    after: float
+    points: float  # after - before, percent
+    error: float
+
+
+def compare(bench: Bench, archive: Path, items: int) -> list[Difference]:
+    """Every container of ours made so far at 3 bits a weight against the original; printed."""
+    pairs = [pair for _, pair in read_pairs(archive, items)]
+    original = won(open_model(bench.folder, device="cpu").model, bench.tokenizer, pairs)
+    found = []
+    for folder in sorted((bench.work / "containers").glob(f"{bench.task.model}-*")):
+        if "-paper" in folder.name:
+            continue
+        one = difference(original, won(load(folder, BITS), bench.tokenizer, pairs))
+        found.append(one)
+        print(
+            f"BLiMP {folder.name} at {BITS}: {one.after:.2%} of {one.pairs} pairs, original "
+            f"{one.before:.2%}: {one.points:+.2f} ± {one.error:.2f} points (at most 1 lost: "
+            f"{'met' if one.points >= -1 else 'MISSED'})"
+        )
+    return found
+
+
+def won(model: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -> NDArray[np.float64]:
+    """1 for every (acceptable, unacceptable) pair whose first is the likelier, 0.5 for a tie."""
+    start = [start_token(tokenizer)]
+    ids = encode(tokenizer, [sentence for pair in pairs for sentence in pair], special=False)
+    nats = sequence_losses(model, [start + one for one in ids], progress=True).nats.reshape(-1, 2)
+    return np.sign(nats[:, 1] - nats[:, 0]) / 2 + 0.5
+
+
+def difference(before: NDArray[np.float64], after: NDArray[np.float64]) -> Difference:
+    """The paired comparison of two models' pairs."""
+    gained = after - before
+    error = 100 * float(gained.std()) / math.sqrt(max(1, len(gained) - 1))
+    means = float(before.mean()), float(after.mean())
+    return Difference(len(gained), *means, 100 * float(gained.mean()), error)

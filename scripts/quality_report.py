@@ -1,0 +1,221 @@
+"""What the rows say: a table, a plot, and every comparison the project set itself, with its target.
+
+Curves are interpolated in the logarithm of the increase over the original, which falls about
+linearly with bits; outside a curve nothing is said.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peers.bench import Bench, Row
+
+from bitstack.tables import console, table
+
+OURS = "bitstack default"
+LEAST = 1e-5  # nats: below this an increase is noise, and its logarithm has no meaning
+PAPER_BITS = (2.2, 3.2, 4.2)
+PAPER_TARGETS = {
+    "babyllama105": (1 / 15, 1 / 25, 1 / 35),
+    "classics-5m": (1 / 7, 1 / 9, 1 / 14),
+}
+GPTQ_SETTINGS = ("2 bits", "3 bits", "4 bits")  # 2.28, 3.30, 4.31 with their groups of 64
+GPTQ_TARGETS = {"babyllama105": (0.2, 0.5, 1.0), "classics-5m": (0.3, 0.6, 1.5)}
+TIME_TARGETS = {OURS: 3.0, "bitstack fast": 0.2}
+
+
+def interpolate(points: Sequence[tuple[float, float]], at: float) -> float | None:
+    """Increase at `at` on the curve of (size, increase), linear in the logarithm; None outside."""
+    curve = sorted(points)
+    if not curve or not curve[0][0] <= at <= curve[-1][0]:
+        return None
+    sizes, increases = zip(*curve, strict=True)
+    logs = [math.log(max(increase, LEAST)) for increase in increases]
+    return float(math.exp(np.interp(at, sizes, logs)))
+
+
+class Curves:
+    """The rows as curves of increase over the original, by method."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.original = next(r for r in rows if r.method == "original")
+        self.rows = [r for r in rows if r is not self.original]
+
+    def increase(self, row: Row) -> float:
+        """Nats per token above the original."""
+        return row.nll_per_token - self.original.nll_per_token
+
+    def points(self, method: str, view: str) -> list[tuple[float, float]]:
+        """(bits of a linear weight, or bytes of the whole model; increase)."""
+        size = "bits_per_weight" if view == "linear" else "resident_bytes"
+        found = [r for r in self.rows if r.method == method and r.view in (view, "both")]
+        return [(getattr(r, size), self.increase(r)) for r in found]
+
+    def methods(self, view: str) -> list[str]:
+        """Methods with a point in `view`, in the order of their first rows."""
+        return list(dict.fromkeys(r.method for r in self.rows if r.view in (view, "both")))
+
+
+def line(row: Row) -> str:
+    """One row as it is finished."""
+    return (
+        f"{row.method:<28} {row.setting:<10} {row.bits_per_weight:6.3f} bits "
+        f"{row.resident_bytes:>9} bytes  {row.nll_per_token:.5f} nats  {row.seconds:.1f} s"
+    )
+
+
+def report(bench: Bench, rows: Sequence[Row], missing: dict[str, str]) -> None:
+    """Everything, printed."""
+    curves, to, task = Curves(rows), console(), bench.task
+    to.print(rows_table(curves))
+    to.print(
+        f"{task.model}, {task.tokens} tokens, window and stride {task.window}, fp32; peers are "
+        "evaluated with dequantised weights in the original model. View: whole, bytes of "
+        "everything resident; linear, embeddings and head dense; both, tools that leave them "
+        "dense in 16 bits anyway.",
+        soft_wrap=True,
+    )
+    for said in (
+        against_paper(curves, task.model),
+        against_gptq(curves, task.model),
+        against_all(curves),
+        times(curves),
+    ):
+        to.print("\n".join(said), soft_wrap=True)
+    for name, reason in missing.items():
+        to.print(f"missing: {name}: {reason}", soft_wrap=True)
+
+
+def rows_table(curves: Curves) -> Any:
+    """All rows by size."""
+    columns = [
+        "method",
+        "setting",
+        "view",
+        "bits per\nweight",
+        "resident\nbytes",
+        "nats per\ntoken",
+    ]
+    made = table([*columns, "increase", "seconds"], left=columns[:3])
+    for row in sorted([curves.original, *curves.rows], key=lambda r: r.resident_bytes):
+        made.add_row(
+            row.method, row.setting, row.view, f"{row.bits_per_weight:.3f}",
+            str(row.resident_bytes), f"{row.nll_per_token:.4f}", f"{curves.increase(row):.4f}",
+            f"{row.seconds:.1f}",
+        )  # fmt: skip
+    return made
+
+
+def against_paper(curves: Curves, model: str) -> list[str]:
+    """Our increase over that of the published algorithm at its best rank, at equal bits."""
+    own = curves.points(f"{OURS}, linear only", "linear")
+    said = []
+    targets = PAPER_TARGETS.get(model, (None,) * len(PAPER_BITS))
+    for bits, target in zip(PAPER_BITS, targets, strict=True):
+        papers = [m for m in curves.methods("linear") if m.startswith("paper")]
+        theirs = [interpolate(curves.points(m, "linear"), bits) for m in papers]
+        found = [t for t in theirs if t is not None]
+        ratio = _ratio(interpolate(own, bits), min(found) if found else None)
+        said.append(_compared(f"paper, its best rank, at {bits} bits", ratio, target))
+    return said
+
+
+def against_gptq(curves: Curves, model: str) -> list[str]:
+    """Our increase over that of GPTQ in groups of 64 made for each width, at its bits."""
+    own = curves.points(f"{OURS}, linear only", "linear")
+    targets = GPTQ_TARGETS.get(model, (None,) * len(GPTQ_SETTINGS))
+    said = []
+    for method in ("gptq g64", "gptqmodel g64"):
+        for setting, target in zip(GPTQ_SETTINGS, targets, strict=True):
+            rows = [r for r in curves.rows if (r.method, r.setting) == (method, setting)]
+            bits = rows[0].bits_per_weight if rows else None
+            ours = interpolate(own, bits) if bits else None
+            ratio = _ratio(ours, curves.increase(rows[0]) if rows else None)
+            at = f" ({bits:.2f} bits)" if bits else ""
+            said.append(_compared(f"{method}, {setting}{at}", ratio, target))
+    return said
+
+
+def against_all(curves: Curves) -> list[str]:
+    """Every peer's point that is not above ours at equal bytes of the whole model."""
+    own = curves.points(OURS, "whole")
+    peers = [r for r in curves.rows if r.view != "linear" and not r.method.startswith("bitstack")]
+    better, met = [], 0
+    for row in peers:
+        ours = interpolate(own, row.resident_bytes)
+        if ours is None:
+            continue
+        if ours < curves.increase(row):
+            met += 1
+        else:
+            better.append(
+                f"  {row.method} {row.setting} at {row.resident_bytes} bytes: "
+                f"{curves.increase(row):.5f}, ours {ours:.5f}"
+            )
+    total = met + len(better)
+    return [f"whole model, equal bytes: {OURS} is below {met} of {total} points of peers", *better]
+
+
+def times(curves: Curves) -> list[str]:
+    """Time to compress over that of the published algorithm."""
+    seconds = defaultdict(float, {r.method: r.seconds for r in curves.rows})
+    base = seconds["paper rank 16"]
+    return [
+        _compared(f"time of {name} over that of paper", _ratio(seconds[name] or None, base), most)
+        for name, most in TIME_TARGETS.items()
+    ]
+
+
+def plot(bench: Bench, rows: Sequence[Row], file: Path) -> None:
+    """Increase over size, one panel a view."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    curves = Curves(rows)
+    figure, axes = pyplot.subplots(1, 2, figsize=(15, 7), layout="constrained")
+    labels = {"whole": "resident bytes, whole model", "linear": "bits of a linear weight"}
+    families = dict.fromkeys(_family(r.method) for r in curves.rows)
+    colours = {name: f"C{index}" for index, name in enumerate(families)}
+    marks = "osD^vPX*<>"
+    for axis, (view, label) in zip(axes, labels.items(), strict=True):
+        drawn: dict[str, int] = defaultdict(int)
+        for method in curves.methods(view):
+            sizes, increases = zip(*sorted(curves.points(method, view)), strict=True)
+            family = _family(method)
+            mark = marks[drawn[family] % len(marks)]
+            drawn[family] += 1
+            own = family == "bitstack"
+            axis.plot(
+                sizes, [max(i, LEAST) for i in increases], marker=mark, label=method, alpha=0.8,
+                color=colours[family], linewidth=2 if own else 0.8, markersize=4 if own else 5,
+                linestyle="-" if own or family == "paper" else ":",
+            )  # fmt: skip
+        axis.set(xlabel=label, ylabel="nats per token above the original", yscale="log")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7, ncols=2)
+    task = bench.task
+    figure.suptitle(f"{task.model}: {task.tokens} tokens, window {task.window}")
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
+
+
+def _family(method: str) -> str:
+    return method.split(" ")[0]
+
+
+def _ratio(ours: float | None, theirs: float | None) -> float | None:
+    return None if ours is None or not theirs or theirs <= 0 else ours / theirs
+
+
+def _compared(what: str, ratio: float | None, target: float | None) -> str:
+    if ratio is None:
+        return f"{what}: not measured"
+    if target is None:
+        return f"{what}: {ratio:.4f}"
+    verdict = "met" if ratio <= target else f"MISSED by {ratio / target - 1:.0%}"
+    return f"{what}: {ratio:.4f}, target at most {target:.4f}, {verdict}"
