@@ -9,6 +9,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from bitstack.integrations.plugin import register
+
 if TYPE_CHECKING:
     from bitstack.compress import compress
     from bitstack.errors import UserError
@@ -44,3 +46,4 @@ class _Api(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Api
+register()

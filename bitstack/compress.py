@@ -14,15 +14,15 @@ import torch
 
 from bitstack import order as ordering
 from bitstack import tune
+from bitstack.assemble import assemble
 from bitstack.budget import Budgets
 from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
 from bitstack.container.shards import tensor_order, write_shards
 from bitstack.container.work import disk_errors
 from bitstack.job import Job, open_job
-from bitstack.load import assemble
 from bitstack.measure import LayerMeasure
 from bitstack.recipe import Recipe, load_recipe
-from bitstack.source import Source
+from bitstack.source import Source, skeleton
 from bitstack.stacker import Stacker
 from bitstack.streaming import Spill
 
@@ -94,7 +94,8 @@ def _tune(job: Job) -> None:
     low, high = budgets.floor_bytes, budgets.uniform(min(tune.TUNED, job.recipe.blocks))[1]
     dense = [DenseEntry.of(d) for d in job.dense]
     levels = [e.levels for e in stacks]
-    model = assemble(job.source.config, torch.float32, stacks, dense, job.journal, levels)
+    empty = skeleton(job.source.config, torch.float32)
+    model = assemble(empty, stacks, dense, job.journal, levels)
     tuned = tune.make_tunable(model.to(job.device), stacks, job.journal.get)
     tune.Tuner(
         model,
@@ -121,7 +122,7 @@ def _write(job: Job, order: list[int]) -> None:
     with disk_errors(job.folder / MANIFEST):
         shards = write_shards(
             job.folder, job.journal, names, job.stored_bytes,
-            floor=floor, size=job.recipe.shard_size,
+            floor=floor, size=job.recipe.shard_size, guard=job.stacks[0].parameter,
         )  # fmt: skip
         _copy_config(job.source, job.folder)
         Manifest(

@@ -88,13 +88,16 @@ def guard_forward(model: nn.Module, guard: Guard) -> None:
     """Let every call of `model` hold `guard`.
 
     Around `forward` rather than through torch's forward hooks: those are not called when Ctrl-C
-    ends a forward, and the model could never be resized again.
+    ends a forward, and the model could never be resized again. A forward that another library
+    put in place (accelerate, for several devices) is the one that is called.
     """
-    model.forward = update_wrapper(partial(_forward, model, guard), model.forward)
+    inner = model.__dict__.get("forward")
+    model.forward = update_wrapper(partial(_forward, model, guard, inner), model.forward)
 
 
-def _forward(model: nn.Module, guard: Guard, *args: Any, **kwargs: Any) -> Any:
+def _forward(model: nn.Module, guard: Guard, inner: Any, *args: Any, **kwargs: Any) -> Any:
+    call = inner or partial(type(model).forward, model)
     if torch.compiler.is_compiling():  # a lock would break the graph
-        return type(model).forward(model, *args, **kwargs)
+        return call(*args, **kwargs)
     with guard.forward(), threads_of_forward(model, args, kwargs):
-        return type(model).forward(model, *args, **kwargs)
+        return call(*args, **kwargs)

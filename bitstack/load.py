@@ -4,31 +4,25 @@ Only the blocks of the chosen prefix are read. Which levels a budget buys is `bu
 how the blocks multiply the kernels'.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import GenerationConfig, PretrainedConfig
+from torch import nn
+from transformers import GenerationConfig
 
+from bitstack.assemble import assemble, check_config
 from bitstack.budget import Budget, parse_budget
-from bitstack.container.manifest import DenseEntry, Manifest, StackEntry, read_manifest
+from bitstack.container.manifest import Manifest, read_manifest
 from bitstack.container.reading import BlockReader
 from bitstack.download import Located, Remote, locate
 from bitstack.errors import UserError
 from bitstack.guard import Guard, guard_forward
-from bitstack.nn import Stack, pack_model, resident_bytes, stacks
+from bitstack.nn import Stack, resident_bytes, stacks
 from bitstack.pages import give_back
 from bitstack.resize import View, move
-from bitstack.source import load_config, skeleton, tie
-
-
-class Reader(Protocol):
-    """Where tensors come from: a container's shards, or the journal of a run."""
-
-    def get(self, name: str) -> Tensor: ...
+from bitstack.source import load_config, skeleton
 
 
 @dataclass
@@ -90,13 +84,11 @@ def load(
     check_device(device)
     place = locate(path, revision=revision, token=token)
     folder = place.folder
-    manifest = read_manifest(folder)
-    levels = choose_levels(manifest, budget, level)
-    reader = BlockReader(folder, place.remote)
-    reader.require(manifest.tensors(levels), manifest.shards)
-    config = load_config(folder)
+    manifest, levels, reader = opened(place, budget, level)
     dtype = getattr(torch, manifest.dtype)
-    model = assemble(config, dtype, manifest.stacks, manifest.dense, reader, levels, device=device)
+    model: Any = skeleton(load_config(folder), dtype)
+    check_config(folder, model, manifest)
+    assemble(model, manifest.stacks, manifest.dense, reader, levels, device=device)
     if model.can_generate() and (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     reader.close()
@@ -104,14 +96,32 @@ def load(
     return attach(model, place, manifest, levels)
 
 
+def opened(
+    place: Located, budget: str | int | Budget | None, level: int | None
+) -> tuple[Manifest, list[int], BlockReader]:
+    """A container's manifest, the level of every stack, and a reader of what they need.
+
+    UserError for what is missing, damaged or cannot be bought.
+    """
+    manifest = read_manifest(place.folder)
+    levels = choose_levels(manifest, budget, level)
+    reader = BlockReader(place.folder, place.remote)
+    reader.require(manifest.tensors(levels), manifest.shards)
+    return manifest, levels, reader
+
+
 def attach(model: Any, place: Located, manifest: Manifest, levels: list[int]) -> Any:
-    """Give a filled `model` its `bitstack`, and make it safe to resize; returns it."""
+    """Give a filled `model` its `bitstack`, and make it safe to resize and to save; returns it."""
+    from bitstack.integrations.quantizer import mark  # it, too, calls this function
+    from bitstack.save import add_save
     from bitstack.speculate import add_drafts  # it makes drafts with this module
 
     model.bitstack = Resident(place.folder, manifest, model, levels, remote=place.remote)
     guard_forward(model, model.bitstack.guard)
     if model.can_generate():
         add_drafts(model)
+    add_save(model)
+    mark(model)
     return model
 
 
@@ -148,43 +158,3 @@ def budget_bytes(manifest: Manifest, budget: str | int | Budget) -> int:
         fixed_bytes=manifest.fixed_bytes,
         weights=manifest.weights,
     )
-
-
-def assemble(
-    config: PretrainedConfig,
-    dtype: torch.dtype,
-    entries: Sequence[StackEntry],
-    dense: Sequence[DenseEntry],
-    reader: Reader,
-    levels: Sequence[int],
-    *,
-    device: str | torch.device = "cpu",
-) -> Any:
-    """The model of `config` with every stack at its level and everything dense filled."""
-    model: Any = skeleton(config, dtype)
-    pack_model(model, [e.matrix for e in entries], [e.spec for e in entries])
-    for entry in dense:
-        if entry.persistent:
-            fill(model, entry.name, reader.get(entry.name))
-    tie(model)
-    model.to(device)
-    found = stacks(model)
-    for stack, level in zip(entries, levels, strict=True):
-        set_level(found[stack.name], stack.name, level, reader, device)
-    return model.eval()
-
-
-def set_level(
-    stack: Any, name: str, level: int, reader: Reader, device: str | torch.device
-) -> None:
-    """Move one stack of a model to `level` with tensors from `reader`."""
-    stack.set_level(level, lambda part: reader.get(f"{name}.{part}"), device)
-
-
-def fill(model: nn.Module, name: str, value: Tensor) -> None:
-    parent, _, key = name.rpartition(".")
-    module = model.get_submodule(parent)
-    if key in module._parameters:
-        module._parameters[key] = nn.Parameter(value, requires_grad=False)
-    else:
-        module._buffers[key] = value

@@ -49,15 +49,20 @@ def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     dtypes that `from_pretrained` would give them."""
     with init_empty_weights(include_buffers=False), no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    kept = model._get_dtype_plan(dtype)  # routers and their like, in fp32 whatever the dtype
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        for pattern, wide in kept.items():
-            if pattern in name:
-                tensor.data = tensor.data.to(wide)
+    widen(model, dtype)
     with torch.no_grad():
         model.initialize_weights()  # buffers that a constructor makes in `dtype` alone
     model.tie_weights()
     return model.eval()
+
+
+def widen(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Routers and their like to fp32, where transformers keeps them so whatever the dtype."""
+    kept = model._get_dtype_plan(dtype)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        for pattern, wide in kept.items():
+            if pattern in name:
+                tensor.data = tensor.data.to(wide)
 
 
 def tie(model: Any) -> None:

@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bitstack.assemble import assemble, fill
 from bitstack.budget import Budget, format_bytes
 from bitstack.container.reading import BlockReader
 from bitstack.errors import UserError
 from bitstack.guard import guard_forward
-from bitstack.load import assemble, choose_levels, fill
+from bitstack.load import choose_levels
 from bitstack.nn import stacks
 from bitstack.nn.steps import threads_of_generate
 from bitstack.resize import View, reader_of, resident_of
+from bitstack.source import skeleton
 from bitstack.verify import verifying
 
 if TYPE_CHECKING:
@@ -104,10 +106,8 @@ def _share(resident: "Resident", model: Any, levels: Sequence[int]) -> Any:
     reader = reader_of(resident, levels)
     try:
         shared = _Shared(resident, model, reader)
-        small = assemble(
-            copy.deepcopy(model.config), model.dtype, manifest.stacks, manifest.dense,
-            shared, levels, device=where.pop(),
-        )  # fmt: skip
+        empty = skeleton(copy.deepcopy(model.config), model.dtype)
+        small = assemble(empty, manifest.stacks, manifest.dense, shared, levels, device=where.pop())
         for name, _ in list(small.named_buffers()):  # those a model makes itself, too
             if name in shared.live:
                 fill(small, name, shared.live[name])

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 
 import pico
+from bitstack.assemble import assemble
 from bitstack.container.manifest import DenseEntry
 from bitstack.job import open_job
-from bitstack.load import assemble
 from bitstack.measure import LayerMeasure
 from bitstack.recipe import load_recipe
+from bitstack.source import skeleton
 from bitstack.stacker import Stacker
 
 Folder = Callable[..., Path]
@@ -41,7 +42,8 @@ def test_measured_loss(
     for shift in range(3):
         levels = [1 + (i + shift) % 3 for i in range(len(job.stacks))]
         config = job.source.config
-        model = assemble(config, torch.float32, job.stacks, dense, job.journal, levels)
+        empty = skeleton(config, torch.float32)
+        model = assemble(empty, job.stacks, dense, job.journal, levels)
         with torch.no_grad():
             logits = model(ids).logits[:, :-1]
         expected = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())

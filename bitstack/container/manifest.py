@@ -110,6 +110,15 @@ class Manifest(BaseModel):
     text: dict[str, Any] | None = None
     versions: dict[str, str]
 
+    @property
+    def guard(self) -> str:
+        """The parameter in whose name the shards hold an empty tensor.
+
+        transformers without bitstack would fill such a model with random weights and only warn;
+        a tensor of the wrong shape it refuses.
+        """
+        return self.stacks[0].parameter
+
     @cached_property
     def weights(self) -> int:
         """Numbers that are decomposed."""

@@ -9,14 +9,16 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bitstack.blocks import StackSpec
 from bitstack.container.manifest import INDEX, ShardEntry
-from bitstack.container.work import Journal, disk_errors
+from bitstack.container.work import disk_errors
 from bitstack.download import Remote
 from bitstack.errors import UserError
 
@@ -37,38 +39,65 @@ def tensor_order(dense: list[str], stacks: dict[str, StackSpec], order: list[int
         yield from (f"{name}.{t.name}" for t in stacks[name].stored(level[name]))
 
 
+class Reader(Protocol):
+    """Where tensors come from by name: a container's shards, the journal of a run, a live model."""
+
+    def get(self, name: str) -> Tensor: ...
+
+
 def write_shards(
-    folder: Path, journal: Journal, names: list[str], total: int, *, floor: int = 0, size: int = 0
+    folder: Path,
+    source: Reader,
+    names: list[str],
+    total: int,
+    *,
+    floor: int = 0,
+    size: int = 0,
+    guard: str | None = None,
 ) -> list[ShardEntry]:
-    """Copy the tensors `names` (about `total` bytes) from the journal into shards, in order.
+    """Copy the tensors `names` (about `total` bytes) from `source` into shards, in order.
 
     A shard ends before `size` bytes (0: a share of the total) are exceeded, and after the first
-    `floor` names, which every model needs. At most one shard is in memory. Writes the weight map
-    that transformers reads beside them.
+    `floor` names, which every model needs. `guard` names an empty tensor before all others (see
+    `Manifest.guard`). Writes the weight map that transformers reads beside them.
     """
     size = size or min(max(total // SHARDS, SMALLEST), LARGEST)
-    parts: list[Path] = []
-    where: list[list[str]] = []
-    for tensors in chain(*(_groups(journal, s, size) for s in (names[:floor], names[floor:]))):
+    first = [] if guard is None else [(guard, torch.empty(0))]
+    least = chain(first, ((name, source.get(name)) for name in names[:floor]))
+    more = ((name, source.get(name)) for name in names[floor:])
+    groups = chain(grouped(least, size), grouped(more, size))
+    weight_map = write_files(folder, groups, "model.bitstack")
+    write_index(folder / INDEX, total, weight_map)
+    paths = [folder / file for file in dict.fromkeys(weight_map.values())]
+    return [
+        ShardEntry(file=path.name, bytes=path.stat().st_size, sha256=_sha256(path))
+        for path in paths
+    ]
+
+
+def write_files(folder: Path, groups: Iterable[dict[str, Tensor]], stem: str) -> dict[str, str]:
+    """Write each group of named tensors to a file, `STEM-00001-of-0000N.safetensors`.
+
+    Returns the file of every tensor. At most one group is in memory.
+    """
+    parts: list[tuple[Path, list[str]]] = []
+    for group in groups:
         part = folder / f".part-{len(parts):05d}"
         with disk_errors(part):
-            save_file(tensors, part, {"format": "pt"})
-        parts.append(part)
-        where.append(list(tensors))
-    entries = []
-    weight_map: dict[str, str] = {}
-    for i, part in enumerate(parts):
-        file = f"model.bitstack-{i + 1:05d}-of-{len(parts):05d}.safetensors"
+            save_file(group, part, {"format": "pt"})
+        parts.append((part, list(group)))
+    where: dict[str, str] = {}
+    for i, (part, names) in enumerate(parts):
+        file = f"{stem}-{i + 1:05d}-of-{len(parts):05d}.safetensors"
         part.rename(folder / file)
-        weight_map |= dict.fromkeys(where[i], file)
-        entries.append(
-            ShardEntry(
-                file=file, bytes=(folder / file).stat().st_size, sha256=_sha256(folder / file)
-            )
-        )
+        where |= dict.fromkeys(names, file)
+    return where
+
+
+def write_index(path: Path, total: int, weight_map: dict[str, str]) -> None:
+    """The index of sharded safetensors files: which file holds which tensor."""
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=1))
-    return entries
+    path.write_text(json.dumps(index, indent=1))
 
 
 class ShardReader:
@@ -131,11 +160,11 @@ class ShardReader:
         self._files.clear()
 
 
-def _groups(journal: Journal, names: list[str], size: int) -> Iterator[dict[str, Tensor]]:
+def grouped(tensors: Iterable[tuple[str, Tensor]], size: int) -> Iterator[dict[str, Tensor]]:
+    """Named tensors in groups of at most `size` bytes, or of one tensor."""
     group: dict[str, Tensor] = {}
     held = 0
-    for name in names:
-        tensor = journal.get(name)
+    for name, tensor in tensors:
         if group and held + tensor.nbytes > size:
             yield group
             group, held = {}, 0

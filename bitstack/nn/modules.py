@@ -4,25 +4,49 @@ Each is a `Stack` under the name of the module or parameter it replaces, so that
 model's names. `weight` unpacks the whole matrix, for code that asks for it; no forward here does.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from bitstack.blocks import StackSpec
+from bitstack.errors import UserError
 from bitstack.nn.stack import Stack
 
 
-class PackedLinear(Stack):
-    """In place of a Linear or a GPT-2 Conv1D; `bias` is taken over from it."""
+class Unpacked(Tensor):
+    """A matrix as `weight` gives it: a copy, so writing to its data would change nothing."""
+
+    # What is made of it is a Tensor again.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @property
+    def data(self) -> Any:
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        raise UserError(
+            "weight of a packed module: is made of its blocks and cannot be written; to merge an "
+            "adapter, load it on the dense model that `bitstack.export` writes"
+        )
+
+
+class PackedLinear(Stack, nn.Linear):
+    """In place of a Linear or a GPT-2 Conv1D; `bias` is taken over from it.
+
+    A Linear to whoever asks, so that adapters (PEFT) are put on top of it.
+    """
 
     def __init__(self, spec: StackSpec, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
         super().__init__(spec, dtype)
         self.in_features, self.out_features = spec.columns, spec.rows
-        self.bias = bias
+        self.register_parameter("bias", bias)
 
     @property
-    def weight(self) -> Tensor:
-        return self.dequantize().to(self.dtype)
+    def weight(self) -> Tensor:  # type: ignore[override]
+        return self.dequantize().to(self.dtype).as_subclass(Unpacked)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x, self.bias)
@@ -68,7 +92,9 @@ class TiedHead(nn.Module):
         return self._embedding[0].weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._embedding[0].product(x, self.bias)
+        there = self._embedding[0].device  # several devices: the ends of a model may be apart
+        bias = None if self.bias is None else self.bias.to(there)
+        return self._embedding[0].product(x.to(there), bias).to(x.device)
 
 
 class PackedExperts(nn.ModuleList):

@@ -3,6 +3,8 @@
 Works on a skeleton: nothing is read here, every stack starts at level 0.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -48,8 +50,10 @@ def _pack_embedding(model: nn.Module, matrix: Matrix, spec: StackSpec) -> None:
     if matrix.tied:
         head = model.get_submodule(matrix.tied)
         _set(model, matrix.tied, TiedHead(packed, getattr(head, "bias", None)))
+        _untie(model, f"{matrix.tied}.weight")
     if packed.original is not None:
         # Its rows come from the stack at every call; a place for them stays, and holds nothing.
+        packed.original.padding_idx = None  # of the gradient of rows that are constants now
         del packed.original._parameters["weight"]
         packed.original.register_buffer("weight", torch.empty(0), persistent=False)
     _set(model, matrix.module, packed)
@@ -64,10 +68,21 @@ def _pack_experts(
     transposed = members[0][0].transposed
     del module._parameters[key]
     setattr(module, key, PackedExperts([Stack(spec, dtype) for _, spec in members], transposed))
+    module._is_hf_initialized = True  # type: ignore[assignment]
     if isinstance(model, PreTrainedModel):
         model.set_experts_implementation("eager")  # the forward that takes one expert at a time
 
 
+def _untie(model: Any, name: str) -> None:
+    """transformers would tie the parameter again, which is none any more."""
+    model.all_tied_weights_keys = {
+        key: origin for key, origin in model.all_tied_weights_keys.items() if key != name
+    }
+    if isinstance(own := model._tied_weights_keys, dict):
+        model._tied_weights_keys = {key: origin for key, origin in own.items() if key != name}
+
+
 def _set(model: nn.Module, name: str, module: nn.Module) -> None:
+    module._is_hf_initialized = True  # type: ignore[assignment]  # nothing here is random
     parent, _, key = name.rpartition(".")
     setattr(model.get_submodule(parent), key, module)

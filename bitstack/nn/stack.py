@@ -23,7 +23,7 @@ class Stack(nn.Module):
     """
 
     def __init__(self, spec: StackSpec, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # what else a stack may pass for has weights to make
         self.spec, self.level, self.dtype = spec, 0, dtype
 
     def set_level(self, level: int, read: Read, device: torch.device | str = "cpu") -> None:
@@ -47,7 +47,19 @@ class Stack(nn.Module):
         One assignment: a product that runs meanwhile in another thread is of one level.
         """
         self._buffers = dict(tensors)
+        self._non_persistent_buffers_set = set()
         self.level = level
+
+    def reserve(self, level: int) -> None:
+        """Hold places for the tensors of `level`: on the meta device, and in no state dict.
+
+        Whoever plans devices counts them and puts them somewhere; nobody reads them.
+        """
+        specs = self.spec.resident(level)
+        self.hold(
+            level, {t.name: torch.empty(t.shape, dtype=t.dtype, device="meta") for t in specs}
+        )
+        self._non_persistent_buffers_set = {t.name for t in specs}
 
     def empty(self) -> None:
         """Give up every tensor; the stack is at level 0 again."""
