@@ -14,15 +14,17 @@ from bitstack.integrations.plugin import register
 if TYPE_CHECKING:
     from bitstack.compress import compress
     from bitstack.errors import UserError
+    from bitstack.export import export
     from bitstack.load import load
     from bitstack.memory import follow_memory
     from bitstack.plan import plan
     from bitstack.resize import resize
 
-__all__ = ["UserError", "compress", "follow_memory", "load", "plan", "resize"]
+__all__ = ["UserError", "compress", "export", "follow_memory", "load", "plan", "resize"]
 
 _HOMES = {
     "compress": "compress",
+    "export": "export",
     "follow_memory": "memory",
     "load": "load",
     "plan": "plan",

@@ -4,8 +4,7 @@ Checks that skeleton and container are of one model. Which levels, and what a mo
 whole, is `load`'s business.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +54,12 @@ def fill_stacks(
         stack = found[entry.name]
         where = stack.device if device is None else device
         stack.empty()
-        stack.set_level(level, partial(_part, reader, entry.name), where)
+        stack.set_level(level, parts_of(reader, entry.name), where)
 
 
-def _part(reader: Reader, stack: str, part: str) -> Tensor:
-    return reader.get(f"{stack}.{part}")
+def parts_of(reader: Reader, stack: str) -> Callable[[str], Tensor]:
+    """What reads one stack's tensors by their names within it."""
+    return lambda part: reader.get(f"{stack}.{part}")
 
 
 def fill(model: nn.Module, name: str, value: Tensor) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from bitstack.commands import demo, evaluate, generate, metric, plan, run
+from bitstack.commands import demo, evaluate, export, generate, metric, plan, run
 from bitstack.commands.shared import STYLE
 from bitstack.errors import UserError
 
@@ -61,6 +61,7 @@ app.command("run")(run.command)
 app.command("plan")(plan.plan)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
+app.command("export")(export.export)
 app.add_typer(metric.app, name="metric")
 
 

@@ -5,7 +5,6 @@ Calls the rooms in their order and holds no algorithm: matrices, calibration and
 """
 
 import json
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from bitstack import order as ordering
 from bitstack import tune
 from bitstack.assemble import assemble
+from bitstack.beside import copy_beside
 from bitstack.budget import Budgets
 from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
 from bitstack.container.shards import tensor_order, write_shards
@@ -26,10 +26,6 @@ from bitstack.source import Source, skeleton
 from bitstack.stacker import Stacker
 from bitstack.streaming import Spill
 
-_COPIED = (
-    "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-    "vocab*", "merges.txt", "spiece.model", "chat_template*", "LICENSE*",
-)  # fmt: skip
 _TUNE_TOKENS = 2048  # of one step
 _TUNED = "~tuned"  # sorts behind all other journal entries, so that its scale sets replace theirs
 
@@ -144,6 +140,4 @@ def _copy_config(source: Source, folder: Path) -> None:
     config = source.config.to_dict()
     config["quantization_config"] = {"quant_method": "bitstack"}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    for pattern in _COPIED:
-        for file in source.path.glob(pattern):
-            shutil.copyfile(file, folder / file.name)
+    copy_beside(source.path, folder)

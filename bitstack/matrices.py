@@ -108,13 +108,14 @@ def find_dense(model: nn.Module, matrices: list[Matrix]) -> list[Dense]:
     ]
 
 
-def _layer_of(name: str, layers: str) -> int | None:
+def layer_of(name: str, layers: str) -> int | None:
+    """Index of the decoder layer that `name` lies in; `layers` is the list's name."""
     match = re.match(re.escape(layers) + r"\.(\d+)\.", name)
     return int(match.group(1)) if match else None
 
 
 def _matrices_of(name: str, module: nn.Module, layers: str) -> Iterator[Matrix]:
-    layer = _layer_of(name, layers)
+    layer = layer_of(name, layers)
     if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward:
         return  # does something of its own (a router that picks experts): stays dense
     if isinstance(module, nn.Linear):

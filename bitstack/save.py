@@ -4,14 +4,15 @@ Every stack keeps the levels up to its own, so what was saved loads as it was sa
 `from_pretrained` and `bitstack.load`, and into smaller budgets too.
 """
 
-import copy
 from collections import Counter
 from functools import partial, update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from transformers import PretrainedConfig
 
+from bitstack.beside import config_of
 from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest, StackEntry
 from bitstack.container.reading import BlockReader
 from bitstack.container.shards import tensor_order, write_shards
@@ -76,15 +77,18 @@ def _write(folder: Path, model: Any, resident: "Resident") -> None:
     dense = [_dense(entry, tensors.own[entry.name]) for entry in resident.manifest.dense]
     order = _order(resident.manifest.order, levels)
     specs = {entry.name: entry.spec for entry in kept}
-    names = list(tensor_order([d.name for d in dense if d.persistent], specs, order))
+    stored_dense = [d.name for d in dense if d.persistent]
+    names = list(tensor_order(stored_dense, specs, order))
+    floor = len(stored_dense) + sum(len(spec.stored(1)) for spec in specs.values())
     try:
         stored = sum(t.bytes for spec in specs.values() for t in spec.all())
         total = stored + sum(d.bytes for d in dense if d.persistent)
-        shards = write_shards(folder, tensors, names, total, guard=resident.manifest.guard)
+        guard = resident.manifest.guard
+        shards = write_shards(folder, tensors, names, total, floor=floor, guard=guard)
     finally:
         tensors.reader.close()
     dtype = str(resident.stacks[0].dtype).removeprefix("torch.")
-    _write_config(folder, model, dtype)
+    _write_config(folder, model, config_of(model, resident.folder, dtype))
     changed: dict[str, Any] = {
         "stacks": kept, "dense": dense, "order": order, "shards": shards, "dtype": dtype,
     }  # fmt: skip
@@ -92,9 +96,7 @@ def _write(folder: Path, model: Any, resident: "Resident") -> None:
     Manifest(**same | changed).write(folder)
 
 
-def _write_config(folder: Path, model: Any, dtype: str) -> None:
-    config = copy.deepcopy(model.config)
-    config.architectures, config.dtype = [type(model).__name__], dtype
+def _write_config(folder: Path, model: Any, config: PretrainedConfig) -> None:
     config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
@@ -127,7 +129,7 @@ class _Live:
         for name, module in model.named_modules():
             if isinstance(module, PackedEmbedding) and module.original is not None:
                 self.own |= {f"{name}.{key}": t for key, t in module.original.named_buffers()}
-        self.reader: BlockReader = reader_of(resident.folder, resident.manifest, resident.levels)
+        self.reader: BlockReader = reader_of(resident, resident.levels)
 
     def get(self, name: str) -> Tensor:
         tensor = self.own[name] if name in self.own else self.reader.get(name)

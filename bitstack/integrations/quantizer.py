@@ -69,14 +69,14 @@ class BitstackQuantizer(HfQuantizer):
         from bitstack.assemble import prepare
         from bitstack.load import opened
 
-        folder = _folder(model.config.name_or_path, kwargs.get("checkpoint_files"))
+        place = _place(model.config.name_or_path, kwargs.get("checkpoint_files"))
         config = self.quantization_config
-        manifest, levels, reader = opened(folder, config.budget, config.level)
-        prepare(folder, model, manifest, levels, model.config.dtype)
+        manifest, levels, reader = opened(place, config.budget, config.level)
+        prepare(place.folder, model, manifest, levels, model.config.dtype)
         known = model._keys_to_ignore_on_load_unexpected or ()
         unread = {*known, _STORED, f"^{re.escape(manifest.guard)}$"}
         model._keys_to_ignore_on_load_unexpected = unread
-        self._opened = folder, manifest, levels, reader
+        self._opened = place, manifest, levels, reader
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
@@ -85,11 +85,11 @@ class BitstackQuantizer(HfQuantizer):
         from bitstack.load import attach
         from bitstack.pages import give_back
 
-        folder, manifest, levels, reader = self.__dict__.pop("_opened")
+        place, manifest, levels, reader = self.__dict__.pop("_opened")
         fill_stacks(model, manifest.stacks, levels, reader)
         reader.close()
         give_back()
-        return attach(model, folder, manifest, levels)
+        return attach(model, place, manifest, levels)
 
     def is_serializable(self) -> bool:
         """False: the `save_pretrained` that `attach` gives the model does not ask."""
@@ -110,31 +110,31 @@ def mark(model: Any) -> None:
     model._weight_conversions = []  # names are the model's own, on disk too
 
 
-def _folder(name: str, files: list[str] | None) -> Path:
-    """The container's folder; of a model on the Hub that of its snapshot, manifest fetched."""
+def _place(name: str, files: list[str] | None) -> Any:
+    """Where the container lies; of a model on the Hub in its snapshot, the manifest fetched."""
     from bitstack.container.manifest import MANIFEST
+    from bitstack.download import Located
 
     if not files:
         raise UserError(f"{name}: no weights of a container; give its folder or its Hub name")
     folder = Path(files[0]).parent
     if not (folder / MANIFEST).is_file() and "snapshots" in folder.parts:
         _fetch(name, folder, MANIFEST)
-    return folder
+    return Located(folder)
 
 
 def _fetch(repo: str, folder: Path, file: str) -> None:
-    """One more file of the snapshot that transformers downloaded."""
+    """One more file of the snapshot that transformers downloaded.
+
+    A `token` given to `from_pretrained` is not passed on to quantizers; the one logged in with is
+    taken.
+    """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
+
+    from bitstack.download import hub_errors
 
     parts = folder.parts
     at = len(parts) - 1 - parts[::-1].index("snapshots")  # cache/models--x--y/snapshots/commit/…
     inner = "/".join((*parts[at + 2 :], file))
-    try:
+    with hub_errors(f"{repo}: the Hub did not give {file}"):
         hf_hub_download(repo, inner, revision=parts[at + 1], cache_dir=Path(*parts[: at - 1]))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{repo}: the Hub did not give {file} ({reason}); log in with `hf auth login` or set "
-            "HF_TOKEN: a token= of from_pretrained is not passed on"
-        ) from None
