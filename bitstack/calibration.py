@@ -1,8 +1,8 @@
-"""Text in, what the decomposition needs to know of it out: second moments of every matrix's input
-and of the loss gradient at its output, streamed layer by layer.
+"""What is seen of a matrix while the model runs: second moments of its input, and squares of the
+loss gradient at its output.
 
-Nothing else is kept: no activations of more than one layer. How the model is run is `streaming`'s
-business, where the text comes from is `text`'s.
+How the model is run is `streaming`'s business, what the gradients are made for `sensitivity`'s,
+where the text comes from `text`'s.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bitstack.matrices import Matrix
-from bitstack.streaming import LayerRunner, Spill
 
 _PRODUCTS = (F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__)
 
@@ -154,109 +153,3 @@ class _ExpertProducts(TorchFunctionMode):
                 self.observer.saw(matrix, args[0])
                 self.observer.gave(matrix, result)
         return result
-
-
-@dataclass
-class Sensitivity:
-    """How much the loss feels an error: gradient second moments, means over tokens."""
-
-    rows: dict[str, Tensor]  # matrix -> [m], E[g²] of each output row
-    embedding: Tensor  # [d, d], E[g gᵀ] for a row of the embedding, at the tokens that use it
-
-    def of_embedding(
-        self, uses: Tensor, head_moment: Tensor | None, head_rows: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Moment [d, d] and row weights [V] of an embedding whose rows were used `uses` [V] times.
-
-        Row r used as input costs share_r · e G eᵀ; where the head is tied to it, used as output it
-        costs also rows_r · e H eᵀ. The sum is put as one moment and one weight a row, exact when
-        all rows err alike.
-        """
-        gradient = self.embedding
-        share = (uses + 1).to(gradient) / float(uses.sum() + len(uses))
-        if head_moment is None or head_rows is None:
-            return gradient, share
-        head = head_rows.to(gradient)
-        moment = head.sum() * head_moment + gradient
-        felt = head * head_moment.trace() + share * gradient.trace()
-        return moment, felt / moment.trace()
-
-
-def sensitivity(
-    runner: LayerRunner, matrices: list[Matrix], spill: Spill, *, seed: int
-) -> Sensitivity:
-    """One backward pass of the model's own expected loss.
-
-    Labels are drawn from the model's predictions, which makes the squared gradients the Fisher
-    information: the curvature of the loss, not its slope. Layer inputs are spilled to files on the
-    way forward and taken back on the way down.
-    """
-    observer = GradientObserver()
-    model, by_layer = runner.source.model, _by_layer(matrices)
-    with runner.outer():
-        hidden = runner.embed()
-        first = hidden
-        for index in range(len(runner)):
-            spill.put(f"layer-{index}", hidden)
-            with runner.layer(index), torch.no_grad():
-                hidden = [runner.step(index, h) for h in hidden]
-        with observed(model, by_layer.get(None, []), observer):
-            gradients = _head_gradients(runner, hidden, seed)
-        for index in reversed(range(len(runner))):
-            inputs = spill.take(f"layer-{index}")
-            with runner.layer(index), observed(model, by_layer.get(index, []), observer):
-                gradients = [
-                    _pull(runner, index, h, g) for h, g in zip(inputs, gradients, strict=True)
-                ]
-        tokens = sum(ids.numel() for ids in runner.windows)
-        rows = {name: square / tokens for name, square in observer.squares.items()}
-        return Sensitivity(rows, _embedding_gradient(runner, first, gradients) / tokens)
-
-
-def _by_layer(matrices: list[Matrix]) -> dict[int | None, list[Matrix]]:
-    layers: dict[int | None, list[Matrix]] = {}
-    for matrix in matrices:
-        layers.setdefault(matrix.layer, []).append(matrix)
-    return layers
-
-
-def _head_gradients(runner: LayerRunner, hidden: list[Tensor], seed: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    gradients = []
-    for batch, value in enumerate(hidden):
-        value = value.detach().requires_grad_()
-        logits = runner.logits(batch, value).float().flatten(0, 1)
-        chances = logits.detach().softmax(-1).cpu()
-        labels = torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
-        F.cross_entropy(logits, labels, reduction="sum").backward()
-        assert value.grad is not None
-        gradients.append(value.grad)
-    return gradients
-
-
-def _pull(runner: LayerRunner, index: int, hidden: Tensor, gradient: Tensor) -> Tensor:
-    hidden = hidden.detach().requires_grad_()
-    runner.step(index, hidden).backward(gradient)
-    assert hidden.grad is not None
-    return hidden.grad
-
-
-def _embedding_gradient(
-    runner: LayerRunner, hidden: list[Tensor], gradients: list[Tensor]
-) -> Tensor:
-    """Sum over tokens of g gᵀ for the embedding rows used.
-
-    Models may scale rows on their way to layer 0 (Gemma) or add positions (GPT-2); the scale is
-    the regression of what arrives on the rows themselves.
-    """
-    weight = runner.source.model.get_input_embeddings().weight
-    assert isinstance(weight, Tensor)
-    total = torch.zeros(weight.shape[1], weight.shape[1], device=weight.device)
-    for ids, arrived, gradient in zip(runner.windows, hidden, gradients, strict=True):
-        rows = weight[ids.to(weight.device)]
-        if arrived.shape != rows.shape:  # projected (OPT-350m) or multiplied (Gemma 3n) on the way
-            return torch.eye(weight.shape[1], device=weight.device)
-        scale = (arrived * rows).sum() / rows.square().sum().clamp_min(1e-12)
-        flat = gradient.flatten(0, 1) * scale
-        total.addmm_(flat.T, flat)
-    return total

@@ -21,11 +21,14 @@ from bitstack.container.shards import tensor_order, write_shards
 from bitstack.container.work import disk_errors
 from bitstack.job import Job, open_job
 from bitstack.measure import LayerMeasure
+from bitstack.predict import matrix_work
 from bitstack.recipe import Recipe, load_recipe
 from bitstack.source import Source, skeleton
 from bitstack.stacker import Stacker
 from bitstack.streaming import Spill
+from bitstack.workers import open_workers
 
+RECIPE = "recipe.yaml"  # what `--recipe` takes to make the same container again
 _TUNE_TOKENS = 2048  # of one step
 _TUNED = "~tuned"  # sorts behind all other journal entries, so that its scale sets replace theirs
 
@@ -43,16 +46,44 @@ def compress(
     `recipe` is a name, a YAML file or a Recipe; `fields` override its fields. UserError before
     anything is written for whatever can be known before; an interrupted run leaves a journal in
     `output`, from which the same call goes on, and nothing that loads.
+
+    Started by `torchrun`, the processes share the matrices; the bytes are those of one process
+    with as many threads as each of them has.
     """
     resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, **fields)
-    job = open_job(model, output, resolved, progress)
-    Stacker(job.runner(), job.matrices, job.dense, resolved, job.journal, progress).run()
+    workers = open_workers()
+    with workers.working():
+        job = open_job(model, output, resolved, progress and not workers.rank, workers)
+        _stack(job)
+        if workers.rank == 0:
+            _finish(job)
+            workers.say("finished", "")
+        else:
+            workers.hear("finished")
+        workers.leave()
+    return job.folder
+
+
+def _stack(job: Job) -> None:
+    Stacker(
+        job.runner(),
+        job.matrices,
+        job.dense,
+        job.recipe,
+        job.journal,
+        job.progress,
+        job.workers,
+        lambda matrix: matrix_work(matrix, job.recipe),
+    ).run()
+
+
+def _finish(job: Job) -> None:
+    """What one worker does alone: buffers, tuning, order, shards."""
     _keep_buffers(job)
-    if job.text and resolved.tune_steps and resolved.method == "codes":
+    if job.text and job.recipe.tune_steps and job.recipe.method == "codes":
         _tune(job)
     _write(job, _order(job, measured=job.text is not None))
     job.journal.remove()
-    return job.folder
 
 
 def _keep_buffers(job: Job) -> None:
@@ -121,6 +152,7 @@ def _write(job: Job, order: list[int]) -> None:
             floor=floor, size=job.recipe.shard_size, guard=job.stacks[0].parameter,
         )  # fmt: skip
         _copy_config(job.source, job.folder)
+        job.recipe.write(job.folder / RECIPE, job.calibration)
         Manifest(
             base_model=job.source.name,
             original_bytes=job.source.bytes,

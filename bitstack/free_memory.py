@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bitstack.errors import UserError
+from bitstack.pages import process_bytes
 
 _V2 = ("memory.max", "memory.current", "inactive_file")
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -19,6 +20,15 @@ def free_memory(root: Path = Path("/")) -> int:
     where `root` has no /proc/meminfo.
     """
     return max(0, min([_available(root), *_cgroups(root)]))
+
+
+def memory_room() -> int | None:
+    """Bytes this process could hold resident at most, those it holds included; None where the
+    system does not say."""
+    try:
+        return free_memory() + process_bytes()
+    except UserError:
+        return None
 
 
 def _available(root: Path) -> int:

@@ -3,9 +3,11 @@
 All that can go wrong with the user's input goes wrong here, where that can be known.
 """
 
+import difflib
+import fnmatch
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,19 +21,22 @@ from bitstack.container.work import FOLDER, Journal
 from bitstack.device import pick_device
 from bitstack.errors import UserError
 from bitstack.fingerprint import fingerprint
+from bitstack.free_memory import memory_room
 from bitstack.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
+from bitstack.predict import peak_memory
 from bitstack.recipe import Recipe
 from bitstack.source import Source, open_source
 from bitstack.streaming import LayerRunner
 from bitstack.text import Tokens, token_ids, windows
+from bitstack.workers import Workers
 
 _log = logging.getLogger(__name__)
-_BATCH_TOKENS = 8192  # of one forward pass through a layer
+_BATCH_TOKENS = 2048  # of one forward pass through a layer: a window of usual length
 
 
 @dataclass
-class Job:
-    """One compression: source, recipe, text and journal, and what the stages make of them."""
+class Checked:
+    """The inputs of a run, opened and found usable; nothing is written yet."""
 
     source: Source
     recipe: Recipe
@@ -39,12 +44,45 @@ class Job:
     text: tuple[Tokens, Tensor] | None  # and its windows, int64 [samples, length]
     matrices: list[Matrix]
     dense: list[Dense]
-    journal: Journal
-    progress: bool
 
     @cached_property
     def device(self) -> str:
         return pick_device(self.recipe.device)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all tensors a container holds."""
+        stored = sum(t.bytes for m in self.matrices for t in _spec(m, self.recipe).all())
+        return stored + sum(d.bytes for d in self.dense)
+
+    @property
+    def disk_bytes(self) -> int:
+        """At the peak: the journal, the shards made from it, and the states in files."""
+        return 2 * self.stored_bytes + _spilled_bytes(self.source, self.recipe, self.text)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Resident at the peak, of each worker."""
+        return peak_memory(self.source, self.matrices, self.recipe, self.batch_tokens)
+
+    @property
+    def tokens(self) -> int:
+        """Of the calibration; 0 without text."""
+        return self.text[1].numel() if self.text else 0
+
+    @property
+    def batch_tokens(self) -> int:
+        """Of one pass through a layer; 0 without text."""
+        return max(_BATCH_TOKENS, self.text[1].shape[1]) if self.text else 0
+
+
+@dataclass
+class Job(Checked):
+    """One compression: its inputs and its journal, and what the stages make of them."""
+
+    journal: Journal
+    progress: bool
+    workers: Workers = field(default_factory=Workers)
 
     def runner(self, *, samples: int | None = None, tokens: int = _BATCH_TOKENS) -> LayerRunner:
         """The source layer by layer over the (first `samples`) windows, `tokens` a batch."""
@@ -66,15 +104,17 @@ class Job:
         return [d.name for d in self.dense if d.persistent]
 
     @property
-    def stored_bytes(self) -> int:
-        """Bytes of all tensors a container holds."""
-        return _stored_bytes(self.matrices, self.dense, self.recipe)
-
-    @property
     def text_name(self) -> str:
         """What the container calls the text: no path of this machine."""
         path = Path(self.recipe.calibration)
         return path.name if path.exists() else self.recipe.calibration
+
+    @property
+    def calibration(self) -> str:
+        """The text as the recipe in the container names it: as it was given, where that says
+        nothing of this machine."""
+        given = Path(self.recipe.calibration)
+        return self.text_name if given.is_absolute() else self.recipe.calibration
 
     def text_note(self) -> dict[str, Any] | None:
         """What the container says of the text."""
@@ -89,26 +129,50 @@ class Job:
         }
 
 
-def open_job(model: str | Path, output: str | Path, recipe: Recipe, progress: bool) -> Job:
-    """Open and check everything. UserError for input that cannot be used."""
-    source = open_source(model)
-    folder = Path(output)
-    text = _read_text(source, recipe)
-    matrices = find_matrices(source.model, embeddings=recipe.embeddings == "decompose")
-    dense = find_dense(source.model, matrices)
-    if any(m.kind == "expert" for m in matrices):
-        source.model.set_experts_implementation("eager")  # one expert's product at a time
-    # The journal, the shards made from it, and what waits for the backward pass.
-    needed = 2 * _stored_bytes(matrices, dense, recipe) + _spilled_bytes(source, recipe, text)
-    _check_output(folder, needed)
-    if text is None:
+def open_job(
+    model: str | Path,
+    output: str | Path,
+    recipe: Recipe,
+    progress: bool,
+    workers: Workers | None = None,
+) -> Job:
+    """Open and check everything. UserError for input that cannot be used.
+
+    The first of several `workers` does it before the others, who take its word for what the run is
+    made from.
+    """
+    workers = workers or Workers()
+    made_from = workers.hear("fingerprint") if workers.rank else None
+    checked = check(model, output, recipe)
+    text = checked.text
+    if text is None and not workers.rank:
         _log.warning(
             "warning: no calibration text, so all inputs count alike and more is lost; "
             "give a calibration source"
         )
-    made_from = fingerprint(source.path, recipe, text[0].sha256 if text else None)
-    journal = Journal(folder, made_from)
-    return Job(source, recipe, folder, text, matrices, dense, journal, progress)
+    sha256 = text[0].sha256 if text else None
+    made_from = made_from or fingerprint(checked.source.path, recipe, sha256)
+    journal = Journal(checked.folder, made_from)
+    workers.say("fingerprint", made_from)
+    workers.wait("opened")  # before anybody adds to the journal, by which the work is shared
+    return Job(
+        checked.source, recipe, checked.folder, text, checked.matrices, checked.dense,
+        journal, progress, workers,
+    )  # fmt: skip
+
+
+def check(model: str | Path, output: str | Path, recipe: Recipe) -> Checked:
+    """Open the inputs and look whether there is room. UserError for what would stop the run."""
+    source = open_source(model)
+    text = _read_text(source, recipe)
+    matrices = _matrices(source, recipe)
+    dense = find_dense(source.model, matrices)
+    if any(m.kind == "expert" for m in matrices):
+        source.model.set_experts_implementation("eager")  # one expert's product at a time
+    checked = Checked(source, recipe, Path(output), text, matrices, dense)
+    _check_output(checked.folder)
+    _check_room(checked)
+    return checked
 
 
 def _read_text(source: Source, recipe: Recipe) -> tuple[Tokens, Tensor] | None:
@@ -135,37 +199,70 @@ def _read_text(source: Source, recipe: Recipe) -> tuple[Tokens, Tensor] | None:
     return tokens, windows(tokens.ids, length, count=recipe.samples, seed=recipe.seed)
 
 
+def _matrices(source: Source, recipe: Recipe) -> list[Matrix]:
+    """What is decomposed. UserError for overrides that match nothing, or parts of a tensor."""
+    found = find_matrices(source.model, embeddings=recipe.embeddings == "decompose")
+    names = [m.name for m in found]
+    for pattern in recipe.overrides:
+        if not fnmatch.filter(names, pattern):
+            roles = {m.role for m in found}
+            near = difflib.get_close_matches(pattern.removeprefix("*."), roles, n=3, cutoff=0.3)
+            raise UserError(
+                f"recipe {recipe.name}: overrides: {pattern!r} matches no matrix of the model; "
+                f"near it: {', '.join(near) or ', '.join(sorted(roles)[:3])}"
+            )
+    kept = [m for m in found if not recipe.leaves_dense(m.name)]
+    dense = {m.parameter for m in found} - {m.parameter for m in kept}
+    for matrix in found:
+        if recipe.leaves_dense(matrix.name) and matrix.parameter not in dense:
+            raise UserError(
+                f"recipe {recipe.name}: overrides: {matrix.name} is part of {matrix.parameter}, "
+                "whose other parts are decomposed; leave all of it dense or none"
+            )
+    if not kept:
+        raise UserError(f"recipe {recipe.name}: nothing is left to decompose")
+    return kept
+
+
 def _spec(matrix: Matrix, recipe: Recipe) -> StackSpec:
     """What the recipe makes of a matrix."""
+    recipe = recipe.of(matrix.name)
     rank = min(recipe.rank, matrix.rows, matrix.columns) if recipe.method == "signs" else 0
     return StackSpec(recipe.method, matrix.rows, matrix.columns, recipe.blocks, rank)
 
 
-def _stored_bytes(matrices: list[Matrix], dense: list[Dense], recipe: Recipe) -> int:
-    stored = sum(t.bytes for m in matrices for t in _spec(m, recipe).all())
-    return stored + sum(d.bytes for d in dense)
-
-
 def _spilled_bytes(source: Source, recipe: Recipe, text: tuple[Tokens, Tensor] | None) -> int:
-    """The inputs of all layers at once, fp32: they lie in files until the backward pass."""
+    """Inputs of all layers, outputs of the last and one gradient, fp32: they lie in files."""
     if text is None or recipe.method != "codes":
         return 0
     width = source.config.get_text_config().hidden_size
-    return 4 * width * text[1].numel() * len(find_layers(source.model)[1])
+    return 4 * width * text[1].numel() * (len(find_layers(source.model)[1]) + 2)
 
 
-def _check_output(folder: Path, needed: int) -> None:
+def _check_output(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}: is a file; name a folder")
     if (folder / MANIFEST).exists():
         raise UserError(f"--output {folder}: already holds a container; name another folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / FOLDER).is_dir():
         raise UserError(f"--output {folder}: is not empty; name a new folder")
+
+
+def _check_room(checked: Checked) -> None:
+    folder, work = checked.folder, checked.folder / FOLDER
     parent = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
-    free = shutil.disk_usage(parent).free
+    kept = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
+    free, needed = shutil.disk_usage(parent).free, checked.disk_bytes - kept
     if free < needed:
         raise UserError(
             f"--output {folder}: {format_bytes(needed)} of disk are needed while it runs, but "
             f"{format_bytes(free)} are free; free some, name a folder on another disk, or take "
             "fewer --samples"
+        )
+    room = memory_room()
+    if room is not None and room < checked.memory_bytes:
+        raise UserError(
+            f"{checked.source.path}: about {format_bytes(checked.memory_bytes)} of memory are "
+            f"needed at the peak, but {format_bytes(room)} can be had; close other programs, start "
+            "fewer workers, or take --recipe fast"
         )

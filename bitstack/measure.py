@@ -16,6 +16,9 @@ from bitstack.container.work import Journal
 from bitstack.nn import Stack
 from bitstack.streaming import LayerRunner
 
+_UNSCORED = -100  # what cross_entropy leaves out
+_ROWS = 1 << 22  # weights that are unpacked at a time
+
 
 @dataclass
 class LayerMeasure:
@@ -40,9 +43,12 @@ class LayerMeasure:
         return total / sum(ids[:, 1:].numel() for ids in runner.windows)
 
     def _loss(self, batch: int, hidden: torch.Tensor) -> float:
-        logits = self.runner.logits(batch, hidden)[:, :-1].flatten(0, 1).float()
-        labels = self.runner.windows[batch][:, 1:].flatten().to(logits.device)
-        return float(F.cross_entropy(logits, labels, reduction="sum"))
+        ids = F.pad(self.runner.windows[batch][:, 1:], (0, 1), value=_UNSCORED).to(hidden.device)
+        total = 0.0
+        for part, logits in self.runner.logits_by_part(batch, hidden):
+            logits = logits.flatten(0, 1).float()
+            total += float(F.cross_entropy(logits, ids[:, part].flatten(), reduction="sum"))
+        return total
 
     def _fill(self, layer: int | None, levels: list[int]) -> None:
         """Overwrite the loaded weights of one layer, or of the parts outside all layers."""
@@ -55,7 +61,14 @@ class LayerMeasure:
                 stack = Stack(entry.spec)
                 stack.set_level(level, partial(self._part, entry.name))
                 target = entry.matrix.of(model.get_parameter(entry.parameter))
-                target.copy_(stack.to(device).dequantize())
+                _fill_rows(target, stack.to(device))
 
     def _part(self, name: str, part: str) -> torch.Tensor:
         return self.journal.get(f"{name}.{part}")
+
+
+def _fill_rows(target: torch.Tensor, stack: Stack) -> None:
+    """Overwrite `target` with the matrix of `stack`, a few rows at a time."""
+    rows = torch.arange(len(target), device=target.device)
+    for some in rows.split(max(1, _ROWS // target.shape[1])):
+        target[some] = stack.gather(some).to(target.dtype)

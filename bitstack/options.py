@@ -9,7 +9,9 @@ from inspect import Parameter
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+import yaml
 
+from bitstack.errors import UserError
 from bitstack.recipe import Recipe, load_recipe
 
 _PLACEHOLDERS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
@@ -54,6 +56,8 @@ def _plain(annotation: Any) -> Any:
 def _metavar(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"[{'|'.join(str(value) for value in get_args(kind))}]"
+    if get_origin(kind) is dict:
+        return "{…}"
     if get_origin(kind) is list:
         (item,) = get_args(kind)
         return f"{_metavar(item)},…"
@@ -62,12 +66,27 @@ def _metavar(kind: Any) -> str:
 
 def _parts(name: str, value: Any) -> Any:
     """The parts of a comma-separated list."""
-    if get_origin(_plain(Recipe.model_fields[name].annotation)) is not list:
+    kind = get_origin(_plain(Recipe.model_fields[name].annotation))
+    if kind is dict:
+        return _mapping(name, value)
+    if kind is not list:
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _mapping(name: str, value: str) -> Any:
+    """A mapping written as YAML, which JSON is too."""
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"--{name}: not valid YAML or JSON: {' '.join(str(error).split())}"
+        ) from None
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return str(value) if value else "none"
     return ",".join(str(part) for part in value) if isinstance(value, list) else str(value)

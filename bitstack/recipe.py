@@ -5,6 +5,7 @@ Recipes by name are the files of `bitstack.recipes`. Nothing is executed here.
 """
 
 import difflib
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,11 @@ import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from bitstack.errors import UserError
+
+OVERRIDABLE = (
+    "blocks", "damping", "together", "sweeps", "passes", "preference", "rounds", "rank", "svd",
+    "dense",
+)  # fmt: skip
 
 
 class Recipe(BaseModel):
@@ -68,6 +74,11 @@ class Recipe(BaseModel):
     tune_rate: float = Field(
         0.01, gt=0, le=0.1, description="codes: Adam's rate for level 1; half for each level above."
     )
+    overrides: dict[str, dict[str, Any]] = Field(
+        {},
+        description='Other fields for some matrices: {"*.down_proj": {blocks: 6}, "lm_head": '
+        "{dense: true}}.",
+    )
     shard_size: ByteSize = Field(
         ByteSize(0),
         ge=0,
@@ -82,7 +93,47 @@ class Recipe(BaseModel):
             raise ValueError(f"blocks: {self.blocks} is too many for method codes; at most 8")
         if any(value < 0 for value in self.damping):
             raise ValueError(f"damping: {self.damping} holds a negative number; at least 0")
+        for pattern in self.overrides:
+            self._overridden(pattern)
         return self
+
+    def of(self, name: str) -> "Recipe":
+        """The recipe of the matrix `name`: later patterns go before earlier ones."""
+        recipe = self
+        for pattern in self.overrides:
+            if fnmatchcase(name, pattern):
+                changed = recipe._overridden(pattern)
+                recipe = changed.model_copy(update={"overrides": self.overrides})
+        return recipe
+
+    def leaves_dense(self, name: str) -> bool:
+        """Does the last override for the matrix `name` that speaks of `dense` say so?"""
+        said = [
+            o["dense"] for p, o in self.overrides.items() if fnmatchcase(name, p) and "dense" in o
+        ]
+        return bool(said and said[-1])
+
+    def _overridden(self, pattern: str) -> "Recipe":
+        """With the fields of one override. ValueError for what it must not hold."""
+        fields = self.overrides[pattern]
+        for key, value in fields.items():
+            if key not in OVERRIDABLE:
+                raise ValueError(
+                    f"overrides: {pattern!r} holds {key}; allowed: {', '.join(OVERRIDABLE)}"
+                )
+            if key == "dense" and not isinstance(value, bool):
+                raise ValueError(f"overrides: {pattern!r}: dense is {value!r}; true or false")
+        changed = {k: v for k, v in fields.items() if k != "dense"}
+        try:
+            return Recipe.model_validate(self.model_dump() | changed | {"overrides": {}})
+        except ValidationError as error:
+            problems = "; ".join(_problem(one) for one in error.errors())
+            raise ValueError(f"overrides: {pattern!r}: {problems}") from None
+
+    def write(self, file: Path, calibration: str) -> None:
+        """As a YAML file that `load_recipe` takes, with `calibration` named so."""
+        fields = self.model_dump(mode="json") | {"calibration": calibration}
+        file.write_text(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
 
 
 def load_recipe(source: str | Path | None = None, **overrides: Any) -> Recipe:

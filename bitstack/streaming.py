@@ -20,6 +20,8 @@ from bitstack.errors import UserError
 from bitstack.matrices import find_layers
 from bitstack.source import Source
 
+LOGITS = 1 << 24  # numbers of a vocabulary's width made at a time: 64 MiB in fp32
+
 Output = Any  # what a decoder layer returns: a tensor, or a tuple that starts with one
 
 
@@ -79,6 +81,16 @@ class LayerRunner:
         self._learn_output()
         return [self._through(ids)[0] for ids in self.windows]
 
+    def learn(self) -> None:
+        """See how the model calls its layers, by one batch of every shape."""
+        self._learn_output()
+        for ids in {ids.shape: ids for ids in self.windows}.values():
+            self._through(ids)
+
+    def enter(self, batch: int) -> Tensor:
+        """The hidden states [b, length, width] of one batch that enter layer 0."""
+        return self._through(self.windows[batch])[0]
+
     def step(self, index: int, hidden: Tensor) -> Tensor:
         """Layer `index` (loaded) on `hidden`."""
         call = self.calls[hidden.shape][index]
@@ -88,6 +100,18 @@ class LayerRunner:
     def logits(self, batch: int, hidden: Tensor) -> Tensor:
         """The model's logits for batch `batch` when its last layer gives `hidden`."""
         return self._through(self.windows[batch], last=hidden)[1]
+
+    def logits_by_part(self, batch: int, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """`logits` a few positions at a time: (positions, logits [b, positions, vocabulary]).
+
+        What stands behind the last layer works on each position by itself.
+        """
+        ids = self.windows[batch]
+        wide = self.source.config.get_text_config().vocab_size * len(ids)
+        step = max(1, LOGITS // wide)
+        for start in range(0, ids.shape[1], step):
+            part = slice(start, start + step)
+            yield part, self._through(ids[:, part], last=hidden[:, part])[1]
 
     def _learn_output(self) -> None:
         """Does a layer return a tensor or a tuple? One real call of layer 0 tells."""
@@ -181,12 +205,20 @@ class Spill:
             folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, key: str, tensors: list[Tensor]) -> None:
-        path = self.folder / key
-        with disk_errors(path):
-            save_file({str(i): t.detach().contiguous() for i, t in enumerate(tensors)}, path)
+        self.put_named(key, {str(i): tensor for i, tensor in enumerate(tensors)})
+
+    def put_named(self, key: str, tensors: dict[str, Tensor]) -> None:
+        """Tensors by name, whole or not at all: another process may be waiting for the file."""
+        partial = self.folder / f"{key}.partial"
+        with disk_errors(partial):
+            save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, partial)
+        partial.rename(self.folder / key)
+
+    def named(self, key: str) -> dict[str, Tensor]:
+        return load_file(self.folder / key)
 
     def peek(self, key: str) -> list[Tensor]:
-        tensors = load_file(self.folder / key)
+        tensors = self.named(key)
         return [tensors[str(i)] for i in range(len(tensors))]
 
     def take(self, key: str) -> list[Tensor]:

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import pico
+from bitstack import streaming
 from bitstack.calibration import (
     InputObserver,
     Moments,
-    Sensitivity,
     observed,
-    sensitivity,
 )
 from bitstack.matrices import Matrix, find_matrices
+from bitstack.sensitivity import Sensitivity, draw, sensitivity, state
 from bitstack.source import open_source
 from bitstack.streaming import LayerRunner, Spill
+from bitstack.workers import Workers
 
 Folder = Callable[..., Path]
 LENGTH, SEED = 24, 5
@@ -66,10 +67,10 @@ def whole(folder: Path, matrices: list[Matrix]) -> Whole:
     model.get_input_embeddings().register_forward_hook(
         lambda _, args, output: embedded.append(output.requires_grad_())
     )
-    generator = torch.Generator().manual_seed(SEED)
-    for ids in windows():
+    for batch, ids in enumerate(windows()):
         logits = model(ids).logits.flatten(0, 1)
-        labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+        uniform = torch.rand(ids.shape, generator=torch.Generator().manual_seed(SEED + batch))
+        labels = draw(logits.detach().softmax(-1), uniform.flatten())
         F.cross_entropy(logits, labels, reduction="sum").backward()
     weight = model.get_input_embeddings().weight
     rows = [e.grad * e.detach() / weight[ids] for e, ids in zip(embedded, windows(), strict=True)]
@@ -171,10 +172,11 @@ def test_input_moments_are_those_of_the_whole_model(pico_model: Folder, name: st
 
 @pytest.mark.parametrize("name", pico.FAMILIES)
 def test_gradient_moments_are_those_of_the_whole_model(
-    pico_model: Folder, tmp_path: Path, name: str
+    pico_model: Folder, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner, matrices = streamed(pico_model(name))
-    found = sensitivity(runner, matrices, Spill(tmp_path), seed=SEED)
+    monkeypatch.setattr(streaming, "LOGITS", 7 * pico.VOCABULARY)  # a few positions at a time
+    found = sensitivity(runner, matrices, Spill(tmp_path), seed=SEED, workers=Workers())
     expected = whole(pico_model(name), matrices)
     tokens = sum(ids.numel() for ids in windows())
     for matrix in matrices:
@@ -187,7 +189,17 @@ def test_gradient_moments_are_those_of_the_whole_model(
     moment = expected.embedding.T @ expected.embedding / tokens
     # Where positions are added, how much of layer 0's input the row is has to be estimated.
     assert close(found.embedding, moment, 0.1 if name in ("gpt-2", "opt") else 2e-4)
-    assert not list(tmp_path.iterdir())  # nothing spilled is left
+    left = {state(layer, batch) for layer in range(3) for batch in range(3)}
+    assert {p.name for p in tmp_path.iterdir()} == left | {f"felt-{part}" for part in range(3)}
+
+
+def test_labels_are_drawn_as_often_as_the_model_expects_them() -> None:
+    chances = torch.tensor([[0.1, 0.0, 0.6, 0.3]]).expand(4000, 4)
+    uniform = torch.rand(4000, generator=torch.Generator().manual_seed(0))
+    drawn = torch.bincount(draw(chances, uniform), minlength=4) / 4000
+    torch.testing.assert_close(drawn, chances[0], atol=0.03, rtol=0)
+    ends = draw(chances[:2], torch.tensor([0.0, 1.0]))
+    assert ends.tolist() == [0, 3]
 
 
 @pytest.mark.parametrize("name", EXPERTS)

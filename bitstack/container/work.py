@@ -30,7 +30,12 @@ class Journal:
             self.path.mkdir(parents=True, exist_ok=True)
         self.notes: dict[str, dict[str, Any]] = {}
         self._where: dict[str, Path] = {}
-        for file in sorted(self.path.glob("*.safetensors")):
+        self._files: set[Path] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up the entries that other workers have written."""
+        for file in sorted(set(self.path.glob("*.safetensors")) - self._files):
             self._open(file)
 
     def put(self, key: str, tensors: dict[str, Tensor], note: dict[str, Any]) -> None:
@@ -72,6 +77,7 @@ class Journal:
                 f"{file.parent.parent}: holds an unfinished run with another model, recipe or "
                 "calibration text; finish that one, or delete the folder first"
             )
+        self._files.add(file)
         self.notes[head["key"]] = head["note"]
         self._where |= dict.fromkeys(names, file)
 
