@@ -73,7 +73,7 @@ def _stack(job: Job) -> None:
         job.journal,
         job.progress,
         job.workers,
-        lambda matrix: matrix_work(matrix, job.recipe),
+        lambda matrix: matrix_work(matrix, job.recipe, text=job.text is not None),
     ).run()
 
 

@@ -1,4 +1,4 @@
-"""What a run will take, as `run --dry-run` shows it: the counts of `predict` beside what is free."""
+"""What a run will take, as `run --dry-run` shows it: `predict` beside what is free."""
 
 import shutil
 from dataclasses import dataclass

@@ -23,8 +23,11 @@ _PER_WEIGHT = 600  # operations: what the elementwise work on a weight costs bes
 _PROBE = (256, 768)  # rows and columns of the matrix that is decomposed to measure speed
 
 
-def matrix_work(matrix: Matrix, recipe: Recipe) -> float:
-    """Operations that decomposing one matrix takes, in those of a large product."""
+def matrix_work(matrix: Matrix, recipe: Recipe, *, text: bool) -> float:
+    """Operations that decomposing one matrix takes, in those of a large product.
+
+    Without text inputs count alike, and the products are as good as free.
+    """
     recipe = recipe.of(matrix.name)
     m, n = matrix.rows, matrix.columns
     if recipe.method == "signs":
@@ -33,6 +36,8 @@ def matrix_work(matrix: Matrix, recipe: Recipe) -> float:
         some = 4.0 * m * n * (3 * recipe.rank + 8) * 12
         return recipe.blocks * (full if recipe.svd == "full" else min(full, some))
     products, factors = _products(recipe)
+    if not text:
+        return products * m * n * _PER_WEIGHT
     return products * m * n * (2.0 * n + _PER_WEIGHT) + factors * 2.0 * n**3 / 3
 
 
@@ -41,13 +46,13 @@ def _products(recipe: Recipe) -> tuple[float, float]:
     plan = Plan(recipe.blocks, together=tuple(recipe.together))
     searched = bool(recipe.sweeps)
     products = factors = 0.0
-    level = 0
+    top = 0
     for size in plan.groups():
-        for level in range(level + 1, level + size + 1):
-            products += 2 * recipe.rounds * _refit(level)
-            factors += 2 * recipe.rounds
+        products += 2 * recipe.rounds * sum(_refit(top + j) for j in range(1, size + 1))
+        factors += 2 * recipe.rounds * size
+        top += size
         if searched:
-            products += recipe.rounds * (recipe.sweeps * _search(1, 2**size) + _refit(level))
+            products += recipe.rounds * (recipe.sweeps * _search(1, 2**size) + _refit(top))
             factors += recipe.rounds
     if searched:
         joint = min(sum(recipe.together), recipe.blocks)
@@ -98,7 +103,7 @@ def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: i
     stages = [outer + largest]
     for matrix in matrices:
         held = layer if matrix.layer is not None else outer
-        stages.append(held + _matrix_bytes(matrix, recipe.of(matrix.name)))
+        stages.append(held + _matrix_bytes(matrix, recipe.of(matrix.name), bool(batch)))
     if batch:
         text = source.config.get_text_config()
         wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
@@ -112,18 +117,18 @@ def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: i
     return _PROCESS + max(stages)
 
 
-def _matrix_bytes(matrix: Matrix, recipe: Recipe) -> int:
+def _matrix_bytes(matrix: Matrix, recipe: Recipe, text: bool) -> int:
     """While one matrix is decomposed: moments, codes, a panel, and the packed planes."""
     m, n = matrix.rows, matrix.columns
     if recipe.method == "signs":
-        return 4 * n * n * 3 + 4 * m * n * 5
+        return 4 * n * n * 3 * text + 4 * m * n * 5
     joint = max(sum(recipe.together), recipe.blocks - sum(recipe.together), 1)
     damped = joint if recipe.sweeps and recipe.passes else 1
     squares = 4 * n * n * (5 + damped)  # two moments, the damped ones, one more and one in double
-    return squares + 3 * m * n + m * n * recipe.blocks // 4 + _PANEL
+    return squares * text + 3 * m * n + m * n * recipe.blocks // 4 + _PANEL
 
 
-def speed(recipe: Recipe, device: str) -> tuple[float, float]:
+def speed(recipe: Recipe, device: str, *, text: bool) -> tuple[float, float]:
     """Operations a second of decomposing and of running the model, each measured once."""
     rows, columns = _PROBE
     generator = torch.Generator().manual_seed(0)
@@ -131,10 +136,11 @@ def speed(recipe: Recipe, device: str) -> tuple[float, float]:
     decompose(weight[:8, :8], recipe.model_copy(update={"overrides": {}}))  # the first is slow
     small = recipe.model_copy(update={"overrides": {}})
     probe = Matrix("probe", "probe", "probe", "linear", rows, columns)
-    seconds = _timed(lambda: decompose(weight, small))
+    moment = weight.T @ weight if text else None
+    seconds = _timed(lambda: decompose(weight, small, moment=moment))
     factor = weight.new_ones(1024, 1024)
     product = min(_timed(lambda: factor @ factor) for _ in range(3))
-    return matrix_work(probe, small) / seconds, 2 * 1024**3 / product
+    return matrix_work(probe, small, text=text) / seconds, 2 * 1024**3 / product
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -152,8 +158,8 @@ def predict(
 
     `tokens` are those of the calibration, `batch` of one pass; 0 without text.
     """
-    decomposing, running = speed(recipe, device)
-    work = sum(matrix_work(m, recipe) for m in matrices)
+    decomposing, running = speed(recipe, device, text=bool(tokens))
+    work = sum(matrix_work(m, recipe, text=bool(tokens)) for m in matrices)
     if not tokens:
         return 0.0, work / decomposing, 0.0
     length = min(batch, recipe.length)

@@ -21,8 +21,9 @@ class Problem:
     """Approximate X = `weight` diag(scale) [m, n] under `moment` [n, n] (mean diagonal 1) and row
     weights [m] (mean 1).
 
-    The error of an approximation A is Σ_r rows_r (x − a)_r moment (x − a)_rᵀ. `scale` [n] turns
-    X-space columns back into W's. `unit` is what one unit of `moment` is in E[x xᵀ].
+    The error of an approximation A is Σ_r rows_r (x − a)_r moment (x − a)_rᵀ. A `moment` that is
+    diagonal is its diagonal alone, [n]. `scale` [n] turns X-space columns back into W's, `unit` is
+    what one unit of `moment` is in E[x xᵀ].
     """
 
     weight: Tensor
@@ -52,7 +53,7 @@ class Problem:
     def damped(self, damping: float) -> Tensor:
         """The moment with `damping` times the identity added, fp32 [n, n]."""
         moment = self.moment.clone()
-        moment.diagonal().add_(damping)
+        diagonal(moment).add_(damping)
         return moment
 
     def row_errors(self, approximation: Callable[[slice], Tensor]) -> Tensor:
@@ -65,18 +66,28 @@ class Problem:
         return torch.cat([self._errors(self.x(r)) for r in self.panels()])
 
     def _errors(self, error: Tensor) -> Tensor:
-        return ((error @ self.moment) * error).sum(1).clamp_min(0) * self.unit
+        return (times(error, self.moment) * error).sum(1).clamp_min(0) * self.unit
+
+
+def times(x: Tensor, moment: Tensor) -> Tensor:
+    """`x` [k, n] times a moment, whole [n, n] or its diagonal [n]."""
+    return x * moment if moment.ndim == 1 else x @ moment
+
+
+def diagonal(moment: Tensor) -> Tensor:
+    """The diagonal [n] of a moment, as a view."""
+    return moment if moment.ndim == 1 else moment.diagonal()
 
 
 def make_problem(weight: Tensor, moment: Tensor | None, rows: Tensor | None) -> Problem:
     """Normalise `weight` [m, n] with E[x xᵀ] [n, n] and row weights [m] (None: identity, ones)."""
     if moment is None or not moment.diagonal().mean() > 0:
-        moment = torch.eye(weight.shape[1], device=weight.device)
+        moment = torch.ones(weight.shape[1], device=weight.device)
     moment = moment.float()
-    scale = moment.diagonal().clamp_min(0).sqrt()
+    scale = diagonal(moment).clamp_min(0).sqrt()
     scale = scale / scale.mean() + 1e-3
-    scaled = (moment / scale).div_(scale.unsqueeze(1))
-    unit = float(scaled.diagonal().mean())
+    scaled = (moment / scale).div_(scale if moment.ndim == 1 else scale.unsqueeze(1))
+    unit = float(diagonal(scaled).mean())
     return Problem(weight, scaled.div_(unit), _row_weights(rows, weight), scale, unit)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bitstack.decompose.level import Level
-from bitstack.decompose.problem import Problem
+from bitstack.decompose.problem import Problem, diagonal, times
 
 _RIDGE = 1e-4
 _TABLE_STEPS = 6
@@ -27,7 +27,7 @@ def refit_rows(problem: Problem, level: Level, moment: Tensor) -> Level:
     u = level.u.clone()
     for rows in problem.panels():
         q = level.cells(rows).mul_(level.v)
-        felt = q @ moment
+        felt = times(q, moment)
         size = q.mul_(felt).sum(1)
         best = felt.mul_(problem.x(rows)).sum(1) / size.clamp_min(1e-20)
         u[rows] = torch.where(size > 1e-20, best, u[rows])
@@ -40,9 +40,11 @@ def refit_columns(problem: Problem, level: Level, moment: Tensor) -> Level:
     R holds the row weights. Two m n² products and one n³/3 factorisation.
     """
     left, right = _column_equations(problem, level, moment)
-    ridge = _RIDGE * left.diagonal().mean().clamp_min(1e-30)
-    left.diagonal().add_(ridge)
+    ridge = _RIDGE * diagonal(left).mean().clamp_min(1e-30)
+    diagonal(left).add_(ridge)
     right += ridge * level.v
+    if left.ndim == 1:
+        return replace(level, v=(right / left).float())
     failed = torch.empty((), dtype=torch.int32, device=left.device)
     # In place: for wide matrices nothing here is larger.
     factor, failed = torch.linalg.cholesky_ex(left, out=(left, failed))
@@ -53,14 +55,17 @@ def refit_columns(problem: Problem, level: Level, moment: Tensor) -> Level:
 
 
 def _column_equations(problem: Problem, level: Level, moment: Tensor) -> tuple[Tensor, Tensor]:
-    """Left [n, n] and right side [n] of the equations for v, fp64."""
+    """Left [n, n] (a diagonal moment: [n]) and right side [n] of the equations for v, fp64."""
     gram = torch.zeros_like(moment)
     right = torch.zeros_like(level.v)
     for rows in problem.panels():
         f = level.cells(rows).mul_(level.u[rows].unsqueeze(1))
         weighted = f * problem.rows[rows].unsqueeze(1)
-        gram.addmm_(weighted.T, f)
-        right += weighted.mul_(problem.x(rows) @ moment).sum(0)
+        if gram.ndim == 1:
+            gram += (weighted * f).sum(0)
+        else:
+            gram.addmm_(weighted.T, f)
+        right += weighted.mul_(times(problem.x(rows), moment)).sum(0)
     return gram.mul_(moment).double(), right.double()
 
 
@@ -94,9 +99,9 @@ def _table_equations(problem: Problem, level: Level, moment: Tensor) -> tuple[Te
     size, residual = torch.zeros_like(level.table), torch.zeros_like(level.table)
     for rows in problem.panels():
         codes, grid, weighted = _grids(problem, level, rows)
-        size += _by_code(level, codes, (grid * weighted).mul_(moment.diagonal()))
+        size += _by_code(level, codes, (grid * weighted).mul_(diagonal(moment)))
         error = problem.x(rows) - level.values(rows)
-        residual += _by_code(level, codes, weighted.mul_(error @ moment))
+        residual += _by_code(level, codes, weighted.mul_(times(error, moment)))
     return size, residual
 
 
@@ -105,7 +110,7 @@ def _table_felt(problem: Problem, level: Level, moment: Tensor, table: Tensor) -
     total = torch.zeros_like(table)
     for rows in problem.panels():
         codes, grid, weighted = _grids(problem, level, rows)
-        total += _by_code(level, codes, weighted.mul_(grid.mul_(table[codes]) @ moment))
+        total += _by_code(level, codes, weighted.mul_(times(grid.mul_(table[codes]), moment)))
     return total
 
 

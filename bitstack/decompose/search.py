@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bitstack.decompose.level import Level
-from bitstack.decompose.problem import Problem
+from bitstack.decompose.problem import Problem, times
 from bitstack.kernels import native
 
 _PANEL = 64
@@ -63,7 +63,7 @@ class _Search:
         """The codes of some rows chosen anew: rows do not feel one another."""
         mine = [replace(level, u=level.u[rows], code=level.codes(rows)) for level in self.levels]
         x = problem.x(rows)
-        products = [(x - a.values()) @ h for a, h in zip(mine, self.felt, strict=True)]
+        products = [times(x - a.values(), h) for a, h in zip(mine, self.felt, strict=True)]
         search = replace(self, levels=mine)
         code = mine[-1].code.T.contiguous()  # a column is contiguous
         for start in range(0, len(code), _PANEL):
@@ -71,14 +71,15 @@ class _Search:
             local = torch.stack([g[:, part].T for g in products])  # [J, panel, m]
             moves = search.choose(part, local, code[part])
             for g, moved, h in zip(products, moves, search.felt, strict=True):
-                g.addmm_(moved.T, h[part])
+                if h.ndim > 1:
+                    g.addmm_(moved.T, h[part])
         return code.T
 
     def choose(self, part: slice, products: Tensor, code: Tensor) -> Tensor:
         """Choose the codes [panel, m] of columns `part` in place; returns how the error of each
         level moved, [J, panel, m]. `products` [J, panel, m] is spent."""
         if code.device.type == "cpu" and native.searches():
-            blocks = torch.stack([h[part, part] for h in self.felt])
+            blocks = torch.stack([_block(h, part) for h in self.felt])
             u = torch.stack([level.u for level in self.levels])
             v = torch.stack([level.v[part] for level in self.levels])
             tables = [level.table.contiguous() for level in self.levels]
@@ -86,11 +87,15 @@ class _Search:
                 u, v, tables, blocks, self.weights, products, code, self.first, self.candidates
             )
         moves = torch.zeros_like(products)
+        mine = [_block(h, part) for h in self.felt]
         for c in range(len(code)):
-            self._column(part, c, products, code, moves)
+            self._column(part, c, mine, products, code, moves)
         return moves
 
-    def _column(self, part: slice, c: int, products: Tensor, code: Tensor, moves: Tensor) -> None:
+    def _column(
+        self, part: slice, c: int, blocks: list[Tensor], products: Tensor, code: Tensor,
+        moves: Tensor,
+    ) -> None:  # fmt: skip
         """What the native panel does, one column, in torch."""
         now = code[c].int()
         step = torch.arange(self.candidates, device=code.device).int() << self.first
@@ -98,14 +103,19 @@ class _Search:
         cost = torch.zeros(candidates.shape, device=code.device)
         changes = []
         column = part.start + c
-        for level, h, w, g in zip(self.levels, self.felt, self.weights, products, strict=True):
+        for level, h, w, g in zip(self.levels, blocks, self.weights, products, strict=True):
             mask = 2**level.planes - 1
             table = level.table * level.v[column]
             change = (table[now & mask] - table[candidates & mask]) * level.u
             changes.append(change)
-            cost += float(w) * change * (change * h[column, column] + 2 * g[c])
+            cost += float(w) * change * (change * h[c, c] + 2 * g[c])
         best = cost.argmin(0, keepdim=True)
         code[c] = candidates.gather(0, best)[0].to(code.dtype)
-        for change, h, g, moved in zip(changes, self.felt, products, moves, strict=True):
+        for change, h, g, moved in zip(changes, blocks, products, moves, strict=True):
             moved[c] = change.gather(0, best)[0]
-            g.addr_(h[column, part], moved[c])
+            g.addr_(h[c], moved[c])
+
+
+def _block(moment: Tensor, part: slice) -> Tensor:
+    """The moment [panel, panel] of the columns `part`."""
+    return torch.diag(moment[part]) if moment.ndim == 1 else moment[part, part]

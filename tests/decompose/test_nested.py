@@ -69,6 +69,17 @@ def test_rows_in_panels_are_decomposed_as_all_at_once(
         assert torch.allclose(parts.row_errors[level - 1], felt, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("plan", [Plan(3), Plan(6, sweeps=0, passes=0)])
+def test_no_moment_is_the_identity(plan: Plan) -> None:
+    weight = layer(50, 70)[0]
+    without = decompose_codes(weight, plan)
+    identity = decompose_codes(weight, plan, moment=torch.eye(70))
+    assert without.relative_errors == pytest.approx(identity.relative_errors, rel=0.02)
+    for level in range(1, plan.blocks + 1):
+        error = (weight - stored(without, level)).square().sum(1)
+        assert torch.allclose(without.row_errors[level - 1], error, rtol=1e-3, atol=1e-6)
+
+
 def test_same_input_same_bytes() -> None:
     weight, moment = layer()
     one, two = (decompose_codes(weight, Plan(5), moment=moment) for _ in range(2))
