@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from bitstack.commands import demo, evaluate, export, generate, metric, plan, run
+from bitstack.commands import demo, evaluate, export, generate, metric, plan, push, run
 from bitstack.commands.shared import STYLE
 from bitstack.errors import UserError
 
@@ -62,6 +62,7 @@ app.command("plan")(plan.plan)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("export")(export.export)
+app.command("push")(push.push)
 app.add_typer(metric.app, name="metric")
 
 

@@ -76,6 +76,12 @@ def locate(
     return Located(folder, Remote(name, folder.name, token))
 
 
+def is_name(text: str) -> bool:
+    """Whether a text is `owner/name`, without a revision, and so may be a name on the Hub."""
+    named = _NAME.fullmatch(text)
+    return named is not None and named["revision"] is None
+
+
 def _download(
     name: str, revision: str | None, token: str | bool | None, patterns: Iterable[str]
 ) -> Path:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bitstack.evaluate import Evaluation
     from bitstack.evaluate_tasks import TaskEvaluation
     from bitstack.metrics.tasks import TaskScore
+    from bitstack.integrations.hub import Pushed
     from bitstack.plan import PlanRow
 
 _PIPED = 120  # columns where no terminal says how many it has
@@ -122,6 +123,16 @@ def container_lines(folder: Path, manifest: "Manifest") -> list[str]:
 
 def _size(count: int) -> str:
     return f"{count} bytes ({format_bytes(count)})"
+
+
+def push_lines(pushed: "Pushed") -> list[str]:
+    """The files with their bytes, and where they went."""
+    wide = max(len(str(size)) for size in pushed.files.values())
+    files = [f"{size:>{wide}}  {file}" for file, size in pushed.files.items()]
+    total = sum(pushed.files.values())
+    where = pushed.url or f"dry run: nothing was sent; see {pushed.card}"
+    removed = [f"removed {file}, of an earlier container" for file in pushed.removed]
+    return [*files, f"{total:>{wide}}  bytes ({format_bytes(total)})", *removed, where]
 
 
 def print_demo(to: Console, demo: "Demo") -> None:

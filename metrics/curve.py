@@ -26,14 +26,15 @@ class CurvePoint:
 
 def plot_memory_quality(
     curves: Mapping[str, Sequence[CurvePoint]],
-    original: CurvePoint,
+    original: CurvePoint | None,
     folder: Path,
     *,
     title: str,
     caption: str,
     name: str = "memory-quality",
+    formats: Sequence[str] = ("png", "svg"),
 ) -> list[Path]:
-    """Write `name`.png and `name`.svg into `folder` and return their paths.
+    """Write `name`.png and `name`.svg, or other `formats`, into `folder`; returns their paths.
 
     One line a curve, its points in order of bytes; the original is a point and a dashed line.
     `caption` says how the points were measured.
@@ -42,21 +43,24 @@ def plot_memory_quality(
     axes = figure.add_subplot()
     for label, points in curves.items():
         _draw(axes, label, sorted(points, key=lambda point: point.resident_bytes))
-    _draw_original(axes, original)
+    if original:
+        _draw_original(axes, original)
     axes.set_title(title, loc="left", fontsize=11, pad=12)
     axes.set_xlabel("resident memory of the whole model (MiB)")
     axes.set_ylabel("bits per byte on held-out text (lower is better)")
-    axes.set_xlim(left=0, right=1.08 * original.resident_bytes / MIB)
+    drawn = [point for points in curves.values() for point in points]
+    drawn += [original] if original else []
+    axes.set_xlim(left=0, right=1.08 * max(point.resident_bytes for point in drawn) / MIB)
     axes.yaxis.set_major_locator(MaxNLocator(7))
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper right")
     figure.supxlabel(caption, fontsize=7.5, color="0.35")
     # Fixed ids and no date: the same points give the same file.
+    paths = [folder / f"{name}.{kind}" for kind in formats]
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-        figure.savefig(paths[0])
-        figure.savefig(paths[1], metadata={"Date": None})
+        for path in paths:
+            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     return paths
 
 

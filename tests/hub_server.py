@@ -283,10 +283,13 @@ class _Handler(BaseHTTPRequestHandler):
             names = [{"rfilename": file} for file in sorted(repo.commits[commit])]
             self._json({"id": name, "sha": commit, "private": repo.private, "siblings": names})
 
-    def tree(self, name: str, revision: str) -> None:
+    def tree(self, name: str, revision: str, folder: str | None = None) -> None:
         self._note()
         if found := self._repo(name, revision):
             repo, commit = found
+            if folder:
+                self._refuse(404, f"{folder} does not exist", "EntryNotFound")
+                return
             self._json([self._entry(repo, file, commit) for file in sorted(repo.commits[commit])])
 
     def _entry(self, repo: Repo, file: str, commit: str) -> dict[str, Any]:
@@ -347,7 +350,7 @@ ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
     (("POST",), rf"{API}/commit/(?P<revision>.+)", _Handler.commit),
     (("GET",), rf"{API}/revision/(?P<revision>.+)", _Handler.info),
     (("GET",), API, _Handler.info),
-    (("GET",), rf"{API}/tree/(?P<revision>.+)", _Handler.tree),
+    (("GET",), rf"{API}/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?", _Handler.tree),
     (("GET", "HEAD"), rf"{NAME}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", _Handler.resolve),
     (("GET", "HEAD"), r"/cdn/(?P<oid>\w+)/(?P<file>.+)", _Handler.large),
 ]

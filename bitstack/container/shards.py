@@ -124,8 +124,7 @@ class ShardReader:
         """Those of `shards` that hold one of `names` are here, or a UserError for the first that
         is not whole. The others may be missing: a prefix is a smaller model.
         """
-        held = {self._where.get(name) for name in names}
-        needed = [shard for shard in shards if shard.file in held]
+        needed = self.holding(names, shards)
         missing = [shard.file for shard in needed if not (self.folder / shard.file).is_file()]
         if self.remote and missing:
             self.remote.fetch(missing)
@@ -138,6 +137,11 @@ class ShardReader:
                     f"{path}: {found}, but {shard.bytes} bytes are needed for this budget; copy "
                     "the file again, or give a smaller budget if it was left out on purpose"
                 )
+
+    def holding(self, names: Iterable[str], shards: Sequence[ShardEntry]) -> list[ShardEntry]:
+        """Those of `shards` that hold one of `names`."""
+        held = {self._where.get(name) for name in names}
+        return [shard for shard in shards if shard.file in held]
 
     def get(self, name: str) -> Tensor:
         """One tensor. UserError where the file is gone, damaged or lacks it."""
