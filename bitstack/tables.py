@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from bitstack.demo import Demo
     from bitstack.evaluate import Evaluation
     from bitstack.evaluate_tasks import TaskEvaluation
-    from bitstack.metrics.tasks import TaskScore
     from bitstack.integrations.hub import Pushed
+    from bitstack.metrics.tasks import TaskScore
     from bitstack.plan import PlanRow
 
 _PIPED = 120  # columns where no terminal says how many it has
