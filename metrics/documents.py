@@ -20,22 +20,28 @@ TEXT_PASSAGE = 4096  # bytes; with most tokenizers about 1024 tokens
 def read_texts(source: str, *, max_bytes: int | None = None) -> list[str]:
     """The documents of a text source, at most about `max_bytes` of them (UTF-8).
 
-    The lines of a `.jsonl` and the rows of a data set are documents. A text file is cut into
-    passages of 4096 bytes, so that there is something to draw for an interval, and the same
-    passages for every tokenizer. Raises UserError as `read_documents`, or if `max_bytes` is
-    below 1.
+    The lines of a `.jsonl` and the rows of a data set are documents, and the first are taken. A
+    text file is cut into passages of 4096 bytes, so that there is something to draw for an
+    interval, and the same passages for every tokenizer; they are taken at equal distances.
+    Raises UserError as `read_documents`, or if `max_bytes` is below 1.
     """
     if max_bytes is not None and max_bytes < 1:
         raise UserError(f"max bytes is {max_bytes}; it must be at least 1, or left out for all")
-    found: list[str] = []
+    if has_rows(source):
+        return list(_first(read_documents(source), max_bytes))
+    found = [piece for text in read_documents(source) for piece in passages(text, TEXT_PASSAGE)]
+    count = len(found) if max_bytes is None else min(len(found), -(-max_bytes // TEXT_PASSAGE))
+    return [found[i * len(found) // count] for i in range(count)]
+
+
+def _first(texts: Iterable[str], max_bytes: int | None) -> Iterator[str]:
+    """Texts up to the one that brings `max_bytes`."""
     size = 0
-    for text in read_documents(source):
-        for piece in [text] if has_rows(source) else passages(text, TEXT_PASSAGE):
-            if max_bytes is not None and size >= max_bytes:
-                return found
-            found.append(piece)
-            size += len(piece.encode())
-    return found
+    for text in texts:
+        if max_bytes is not None and size >= max_bytes:
+            return
+        yield text
+        size += len(text.encode())
 
 
 def texts_sha256(texts: Iterable[str]) -> str:

@@ -77,6 +77,8 @@ def test_a_text_file_is_cut_and_lines_are_not(tmp_path: Path) -> None:
     pieces = read_texts(str(tmp_path / "text.txt"))
     assert "".join(pieces) == long
     assert [len(piece) for piece in pieces[:-1]] == [4096] * (len(long) // 4096)
+    half = read_texts(str(tmp_path / "text.txt"), max_bytes=4097)
+    assert half == [pieces[0], pieces[len(pieces) // 2]]
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": long}) + "\n" + '{"text": "b"}\n')
     assert read_texts(str(tmp_path / "text.jsonl")) == [long, "b"]
     assert read_texts(str(tmp_path / "text.jsonl"), max_bytes=5) == [long]
