@@ -92,7 +92,8 @@ class TiedHead(nn.Module):
         return self._embedding[0].weight
 
     def forward(self, x: Tensor) -> Tensor:
-        there = self._embedding[0].device  # several devices: the ends of a model may be apart
+        # Several devices: the ends of a model may be apart. While it is tuned it holds no blocks.
+        there = next(self._embedding[0].buffers(), x).device
         bias = None if self.bias is None else self.bias.to(there)
         return self._embedding[0].product(x.to(there), bias).to(x.device)
 
