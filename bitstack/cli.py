@@ -37,7 +37,7 @@ app = typer.Typer(
     cls=_Commands,
     help="Compress a causal language model once; load it into any memory budget.",
     no_args_is_help=True,
-    **STYLE,
+    **STYLE | {"add_completion": True},
 )
 
 

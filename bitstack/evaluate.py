@@ -53,9 +53,11 @@ def evaluate(
     max_tokens: int | None = None,
     device: str = "auto",
     progress: bool = False,
+    shared: bool = False,
 ) -> Evaluation:
     """Perplexity and bits per byte of a container or an original model over the source `text`.
 
+    With `shared` the processes of `accelerate launch` take a part of the text each.
     UserError for everything `open_model`, `token_ids` and `perplexity` refuse, and for a model
     whose outputs are no numbers.
     """
@@ -63,7 +65,7 @@ def evaluate(
     tokens = token_ids(text, opened.tokenizer, max_tokens=max_tokens)
     return score(
         opened, tokens, model=str(path), text=text, level=level,
-        window=window, stride=stride, progress=progress,
+        window=window, stride=stride, progress=progress, shared=shared,
     )  # fmt: skip
 
 
@@ -77,10 +79,13 @@ def score(
     window: int | None = None,
     stride: int | None = None,
     progress: bool = False,
+    shared: bool = False,
 ) -> Evaluation:
     """The record of a model that is open already, over a text that is token ids already."""
     check_ids(opened, tokens, model)
-    found = perplexity(opened.model, tokens, window=window, stride=stride, progress=progress)
+    found = perplexity(
+        opened.model, tokens, window=window, stride=stride, progress=progress, shared=shared
+    )
     if not math.isfinite(found.nll_per_token):
         raise UserError(
             f"{model}: its loss on {text} is {found.nll_per_token}, no number; its weights are "

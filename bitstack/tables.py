@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bitstack.demo import Demo
     from bitstack.evaluate import Evaluation
     from bitstack.evaluate_tasks import TaskEvaluation
+    from bitstack.forecast import Forecast
     from bitstack.integrations.hub import Pushed
     from bitstack.metrics.tasks import TaskScore
     from bitstack.plan import PlanRow
@@ -119,6 +120,57 @@ def container_lines(folder: Path, manifest: "Manifest") -> list[str]:
         f"{largest or 'none'}{more}",
         f"next        compress-model plan {folder}",
     ]
+
+
+def container_record(folder: Path, manifest: "Manifest") -> dict[str, Any]:
+    """The same for other tools: sizes in bytes."""
+    budgets = manifest.budgets
+    return {
+        "folder": str(folder),
+        "original_bytes": manifest.original_bytes,
+        "floor_bytes": budgets.floor_bytes,
+        "total_bytes": budgets.total_bytes,
+        "stacks": len(manifest.stacks),
+        "weights": manifest.weights,
+        "dense_bytes": manifest.fixed_bytes,
+        "dense": [entry.model_dump() for entry in manifest.dense],
+        "recipe": manifest.recipe,
+        "text": manifest.text,
+    }
+
+
+def forecast_table(found: "Forecast") -> Table:
+    """What a run will take, and what there is."""
+    made = table(["", "needed", "free"], left=[""])
+    free = found.free_memory_bytes
+    for name, seconds in (
+        ("calibration", found.calibrate_seconds),
+        ("decomposition", found.decompose_seconds),
+        ("order and tuning, by one worker", found.finish_seconds),
+        ("time, one worker", found.seconds),
+    ):
+        made.add_row(name, _duration(seconds), "")
+    memory, disk = format_bytes(found.memory_bytes), format_bytes(found.disk_bytes)
+    made.add_row(
+        "memory at its peak, a worker", memory, "?" if free is None else format_bytes(free)
+    )
+    made.add_row("disk at its peak", disk, format_bytes(found.free_disk_bytes))
+    made.add_row("container", format_bytes(found.container_bytes), "")
+    made.add_row("original in memory", format_bytes(found.original_bytes), "")
+    made.add_row("matrices", str(found.matrices), "")
+    return made
+
+
+def _duration(seconds: float) -> str:
+    """`1 h 04 min`, `4 min 10 s`, `0.5 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
 def _size(count: int) -> str:

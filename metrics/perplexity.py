@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from bitstack.errors import UserError
 from bitstack.text import Tokens
+from bitstack.workers import gathered, processes
 
 DEFAULT_WINDOW = 2048  # tokens, the window of the BitStack, GPTQ and AWQ papers
 SOFTMAX_ELEMENTS = 2**24  # logits turned to fp32 at a time: 64 MiB
@@ -44,6 +45,7 @@ def perplexity(
     stride: int | None = None,
     batch_size: int = 8,
     progress: bool = False,
+    shared: bool = False,
 ) -> Perplexity:
     """Score every token of the text once, each in the first window that holds it.
 
@@ -58,6 +60,7 @@ def perplexity(
     Bits per byte, `nll_per_token / ln 2 · ids / bytes`, takes ids and bytes (UTF-8) from the
     whole evaluated text, so it compares across tokenizers.
 
+    With `shared` the processes of `accelerate launch` take a part each, and all get the result.
     Raises UserError for a window or stride that cannot be, and for a text of fewer than 2 tokens.
     """
     window, stride = _checked(model, window, stride)
@@ -66,21 +69,24 @@ def perplexity(
             f"text too short: {len(tokens.ids)} tokens of {tokens.bytes} bytes found, at least 2 "
             "tokens and 1 byte needed; give more text"
         )
-    total = torch.zeros((), dtype=torch.float64)
-    scored = 0
+    found: list[tuple[int, float, int]] = []  # batch, nats, tokens
+    rank, count = processes() if shared else (0, 1)
     batches = list(_batches(len(tokens.ids), window, stride, batch_size))
     was_training = model.training
     model.eval()
     try:
-        for starts, length, fresh in tqdm(
-            batches, desc="perplexity", unit="batch", disable=None if progress else True
+        own = list(enumerate(batches))[rank::count]
+        for batch, (starts, length, fresh) in tqdm(
+            own, desc="perplexity", unit="batch", disable=None if progress and not rank else True
         ):
             losses = _losses(model, _gather(tokens.ids, starts, length), fresh)
-            total += losses.double().sum().cpu()
-            scored += len(losses)
+            found.append((batch, float(losses.double().sum()), len(losses)))
     finally:
         model.train(was_training)
-    nll = float(total) / scored
+    # Added in the order of the text, so that the sum does not depend on who computed what.
+    found = sorted(gathered(found) if shared else found)
+    scored = sum(size for _, _, size in found)
+    nll = sum(nats for _, nats, _ in found) / scored
     return Perplexity(
         tokens=scored,
         window=window,

@@ -5,18 +5,26 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import silence
+from bitstack.commands.shared import Json, Quiet, silence
 
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for container, table and plot.")] = Path(
         "out/demo"
     ),
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    json: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Compress the embedded model and compare it at five budgets, offline."""
-    silence()
+    silence(own=quiet)
+    from dataclasses import asdict
+
     from bitstack.demo import run_demo
+    from bitstack.json_file import write_json
     from bitstack.tables import console, print_demo
 
-    print_demo(console(), run_demo(output, progress=not quiet))
+    found = run_demo(output, progress=not quiet)
+    if not quiet and json != "-":
+        print_demo(console(), found)
+    if json:
+        write_json(json, {"rows": [asdict(row) for row in found.rows]})

@@ -17,6 +17,7 @@ from bitstack.commands.shared import (
     silence,
     split,
 )
+from bitstack.workers import is_first
 
 
 def evaluate(
@@ -55,11 +56,11 @@ def evaluate(
 
     if text is None and tasks is None:
         raise UserError("give --text FILE, --tasks NAME,NAME or both: what to measure on")
-    shown, record = json != "-" and not quiet, dict[str, Any]()
+    shown, record = is_first() and json != "-" and not quiet, dict[str, Any]()
     if text is not None:
         found = evaluate(
             model, text, budget=budget, level=level, window=window, stride=stride,
-            max_tokens=max_tokens, device=device, progress=not quiet,
+            max_tokens=max_tokens, device=device, progress=not quiet, shared=True,
         )  # fmt: skip
         record |= found.to_json()
         if shown:
@@ -74,5 +75,5 @@ def evaluate(
         record |= scored.to_json()
         if shown:
             console().print(task_table(scored))
-    if json:
+    if json and is_first():
         write_json(json, record)

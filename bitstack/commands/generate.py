@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Budget, Device, Model, silence
+from bitstack.commands.shared import Budget, Device, Json, Model, Quiet, silence
 
 
 def generate(
@@ -17,15 +17,22 @@ def generate(
     draft_budget: Annotated[
         str | None, typer.Option(metavar="B", help="Draft with fewer blocks: the same greedy text.")
     ] = None,
+    json: Json = None,
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Continue a prompt, printed as it comes."""
-    silence()
+    silence(own=quiet)
     from bitstack.generate import generate
     from bitstack.opening import open_model
 
     opened = open_model(model, budget=budget, device=device)
-    generate(
+    text = generate(
         opened, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
-        stream=True, draft_budget=draft_budget,
+        stream=not quiet and json != "-", draft_budget=draft_budget,
     )  # fmt: skip
+    if json:
+        from bitstack.json_file import write_json
+
+        sizes = {"resident_bytes": opened.resident_bytes, "bits_per_weight": opened.bits_per_weight}
+        write_json(json, {"model": str(model), "prompt": prompt, "continuation": text, **sizes})

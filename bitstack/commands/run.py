@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bitstack.commands.shared import STYLE, Quiet, silence
+from bitstack.commands.shared import STYLE, Json, Quiet, silence, told_of
+from bitstack.workers import is_first
 
 
 def run(
@@ -17,6 +18,13 @@ def run(
     recipe: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Recipe by name, or YAML file.")
     ] = "default",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Predict time, memory and disk, and stop there.")
+    ] = False,
+    json: Json = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="A line for every matrix: error, blocks, seconds.")
+    ] = False,
     quiet: Quiet = False,
     **options: Any,
 ) -> None:
@@ -29,13 +37,37 @@ def run(
 
     resolved = load_recipe(recipe, **recipe_fields(options))
     silence(own=quiet)
+    if dry_run:
+        _predict(model, output, resolved, json, quiet)
+        return
     from bitstack.compress import compress
     from bitstack.container.manifest import read_manifest
-    from bitstack.tables import container_lines
+    from bitstack.json_file import write_json
+    from bitstack.tables import container_lines, container_record
 
-    folder = compress(model, output, recipe=resolved, progress=not quiet)
-    if not quiet:
-        typer.echo("\n".join(container_lines(folder, read_manifest(folder))))
+    with told_of(verbose):
+        folder = compress(model, output, recipe=resolved, progress=not quiet)
+    if not is_first():
+        return
+    manifest = read_manifest(folder)
+    if not quiet and json != "-":
+        typer.echo("\n".join(container_lines(folder, manifest)))
+    if json:
+        write_json(json, container_record(folder, manifest))
+
+
+def _predict(model: str, output: Path, recipe: Any, json: str | None, quiet: bool) -> None:
+    from dataclasses import asdict
+
+    from bitstack.forecast import forecast
+    from bitstack.json_file import write_json
+    from bitstack.tables import console, forecast_table
+
+    found = forecast(model, output, recipe)
+    if not quiet and json != "-":
+        console().print(forecast_table(found))
+    if json:
+        write_json(json, asdict(found) | {"seconds": found.seconds})
 
 
 def _signed(function: Callable[..., None], parameters: Iterable[Parameter]) -> Callable[..., None]:

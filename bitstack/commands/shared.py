@@ -6,6 +6,8 @@ torch, transformers and pydantic are never imported here, so that `--help` answe
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +59,26 @@ STYLE: dict[str, Any] = {
 def split(names: str | None) -> list[str] | None:
     """`a,b` as a list; None stays None."""
     return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+@contextmanager
+def told_of(wanted: bool) -> Iterator[None]:
+    """Within it bitstack's log lines are shown above the progress bar, where `wanted`."""
+    if not wanted:
+        yield
+        return
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    log = logging.getLogger("bitstack")
+    handler, level = logging.StreamHandler(), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        with logging_redirect_tqdm([log]):
+            yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def silence(*, own: bool = False) -> None:
