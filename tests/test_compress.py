@@ -418,3 +418,42 @@ def test_the_folder_is_one_that_transformers_users_know(pico_model: Folder, run:
     assert config["model_type"] == "gpt2"
     index = json.loads((container / "model.safetensors.index.bitstack.json").read_text())
     assert set(index["weight_map"].values()) == {s.file for s in read_manifest(container).shards}
+
+
+# --- recipes ---
+
+
+def test_the_recipe_of_a_container_makes_it_again(
+    pico_model: Folder, run: Folder, text_file: Path, tmp_path: Path
+) -> None:
+    overrides = {"*.down_proj": {"blocks": 2}, "*.0.mlp.up_proj": {"dense": True}}
+    first = run(pico_model("llama-tied"), "first", **QUICK, overrides=overrides)
+    again = compress(
+        pico_model("llama-tied"), tmp_path / "again",
+        recipe=first / "recipe.yaml", calibration=str(text_file),
+    )  # fmt: skip
+    assert contents(again) == contents(first)
+    manifest = read_manifest(first)
+    levels = {entry.name: entry.levels for entry in manifest.stacks}
+    assert levels["model.layers.1.mlp.down_proj"] == 2
+    assert levels["model.layers.1.mlp.up_proj"] == 3
+    assert "model.layers.0.mlp.up_proj" not in levels
+    assert "model.layers.0.mlp.up_proj.weight" in {entry.name for entry in manifest.dense}
+    assert str(tmp_path) not in (first / "recipe.yaml").read_text()
+    assert logits(load(first)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"*.donw_proj": {"blocks": 2}}, r"matches no matrix of the model; near it: .*down_proj"),
+        ({"*.experts.down_proj.1": {"dense": True}}, "leave all of it dense or none"),
+        ({"*": {"dense": True}}, "nothing is left to decompose"),
+    ],
+)
+def test_overrides_that_do_not_fit_the_model(
+    pico_model: Folder, run: Folder, tmp_path: Path, overrides: Any, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(pico_model("mixtral"), **QUICK, overrides=overrides)
+    assert not (tmp_path / "out").exists()

@@ -109,3 +109,40 @@ def test_options_come_back_as_the_values_they_were_written_from(fields: dict) ->
     given = {name: _written(value) for name, value in fields.items()}
     recipe = load_recipe(**recipe_fields(dict.fromkeys(Recipe.model_fields) | given))
     assert recipe == load_recipe(**fields)
+
+
+def test_overrides_by_pattern() -> None:
+    recipe = load_recipe(
+        blocks=4, overrides={"*.down_proj": {"blocks": 6}, "*.1.*": {"sweeps": 0, "blocks": 2}}
+    )
+    assert recipe.of("layers.0.up_proj").blocks == 4
+    assert recipe.of("layers.0.down_proj").blocks == 6
+    both = recipe.of("layers.1.down_proj")
+    assert (both.blocks, both.sweeps) == (2, 0)  # the later pattern goes first
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"seed": 3}, "holds seed; allowed: blocks, "),
+        ({"blocks": 0}, "greater than or equal to 1"),
+        ({"blocks": 9}, "at most 8"),
+        ({"dense": "maybe"}, "dense is 'maybe'; true or false"),
+    ],
+)
+def test_overrides_that_cannot_be(override: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_recipe(overrides={"*.down_proj": override})
+
+
+def test_a_mapping_on_the_command_line() -> None:
+    given = recipe_fields({"overrides": '{"*.down_proj": {blocks: 6}}'})
+    assert given == {"overrides": {"*.down_proj": {"blocks": 6}}}
+    with pytest.raises(UserError, match="--overrides: not valid YAML or JSON"):
+        recipe_fields({"overrides": "{a: "})
+
+
+def test_a_written_recipe_is_read_as_it_was(tmp_path: Path) -> None:
+    recipe = load_recipe("fast", overrides={"lm_head": {"dense": True}}, shard_size="2MB", seed=4)
+    recipe.write(tmp_path / "recipe.yaml", recipe.calibration)
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
