@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bitstack.errors import UserError
-from bitstack.nn.steps import threads_of_forward
+from bitstack.nn.steps import resources_of_forward
 
 
 class Guard:
@@ -99,5 +99,5 @@ def _forward(model: nn.Module, guard: Guard, inner: Any, *args: Any, **kwargs: A
     call = inner or partial(type(model).forward, model)
     if torch.compiler.is_compiling():  # a lock would break the graph
         return call(*args, **kwargs)
-    with guard.forward(), threads_of_forward(model, args, kwargs):
+    with guard.forward(), resources_of_forward(model, args, kwargs):
         return call(*args, **kwargs)

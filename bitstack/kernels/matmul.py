@@ -2,17 +2,17 @@
 
 Threads take panels in turn, and each unpacks and multiplies its own on one core. Nobody waits for
 anybody before the end, where torch's own parallel product waits at a barrier, in every panel, for
-threads that other work keeps from running. Panels are kept between calls; they are the only memory
-this costs. What a call with few tokens runs is the compiled kernels' business.
+threads that other work keeps from running. Panels are the only memory this costs; they are kept
+between calls until `release`. What a call with few tokens runs is the compiled kernels' business.
 
 Floors, t tokens and a matrix of m x n: 2 t m n operations of the matrix product, the same as dense;
 beside them the planes read, and m n dense weights written to cache once and read again.
 """
 
 import os
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitstack.kernels import native, threads
+from bitstack.pages import empty_pages
 
 _PANELS = 1 << 24  # bytes of all panels: small next to a model
 _LEAST = 1 << 22  # bytes of one: enough rows for an efficient product
-_scratch = threading.local()
+_idle: list[Tensor] = []  # panels nobody uses now; its methods are atomic
 
 
 def panels(rows: int, row_bytes: int, threads: int) -> list[tuple[int, int]]:
@@ -33,13 +34,25 @@ def panels(rows: int, row_bytes: int, threads: int) -> list[tuple[int, int]]:
     return [(begin, min(begin + step, rows)) for begin in range(0, rows, step)]
 
 
-def _buffer(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """Memory of this thread for one panel, [rows, columns]."""
+@contextmanager
+def _panel(rows: int, columns: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Memory for one panel, [rows, columns]."""
     size = rows * columns * dtype.itemsize
-    memory = getattr(_scratch, "memory", None)
-    if memory is None or memory.numel() < size:
-        memory = _scratch.memory = torch.empty(size, dtype=torch.uint8)
-    return memory[:size].view(dtype).view(rows, columns)
+    try:
+        memory = _idle.pop()
+    except IndexError:
+        memory = empty_pages(size)
+    if memory.numel() < size:
+        memory = empty_pages(size)
+    try:
+        yield memory[:size].view(dtype).view(rows, columns)
+    finally:
+        _idle.append(memory)
+
+
+def release() -> None:
+    """Give the memory of idle panels back to the system, for a model that goes on step by step."""
+    _idle.clear()
 
 
 def linear(
@@ -59,13 +72,11 @@ def linear(
     out = x.new_empty(flat.shape[0], rows)
 
     def multiply(begin: int, end: int) -> None:
-        weight = _buffer(end - begin, columns, x.dtype)
-        if halves:
-            native.unpack_halves(variant, planes, scale, rows, weight, begin=begin)
-        else:
-            native.unpack(variant, planes, scale, rows, weight, begin=begin)
+        unpack = native.unpack_halves if halves else native.unpack
         part = None if bias is None else bias[begin:end].to(x.dtype)
-        out[:, begin:end] = F.linear(flat, weight, part)
+        with _panel(end - begin, columns, x.dtype) as weight:
+            unpack(variant, planes, scale, rows, weight, begin=begin)
+            out[:, begin:end] = F.linear(flat, weight, part)
 
     _share(multiply, panels(rows, columns * x.itemsize, threads.count()))
     return out.view(*x.shape[:-1], rows)

@@ -1,16 +1,17 @@
-"""Which forwards of a packed model are steps of few tokens, and the threads torch gets for them.
+"""Which forwards of a packed model are steps of few tokens, and what they get and leave behind.
 
 In a step nearly all work is in the coded products. What is left to torch's own operators is small,
 as long as no large matrix is dense and no long cache has to be read: then one thread does it (see
-`kernels.threads`).
+`kernels.threads`). Other forwards leave nothing behind that the steps after them do not need.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from bitstack.kernels.matmul import release
 from bitstack.kernels.ops import MATMUL_FROM
 from bitstack.kernels.threads import torch_takes
 from bitstack.nn.modules import PackedExperts
@@ -19,11 +20,18 @@ _LARGE = 1 << 20  # weights of a dense matrix whose product wants more than one 
 _LONG = 4096  # tokens of cache whose reading does
 
 
-def threads_of_forward(
+@contextmanager
+def resources_of_forward(
     model: nn.Module, args: Sequence[Any], given: Mapping[str, Any]
-) -> AbstractContextManager[None]:
+) -> Iterator[None]:
     """For one call of a causal language model with these arguments."""
-    return torch_takes(_is_step(args, given) and is_packed_whole(model))
+    step = _is_step(args, given)
+    with torch_takes(step and is_packed_whole(model)):
+        try:
+            yield
+        finally:
+            if not step:
+                release()
 
 
 def threads_of_generate(model: nn.Module) -> AbstractContextManager[None]:

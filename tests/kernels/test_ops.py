@@ -124,6 +124,20 @@ def test_many_threads_get_what_one_gets(tokens: int) -> None:
         torch.testing.assert_close(results[0], other, rtol=1e-4, atol=1e-3)
 
 
+def test_panels_are_used_again_and_given_back() -> None:
+    if not native.variants():
+        pytest.skip("the compiled kernels were not built")
+    small, large = make_coded(100, 300, 3), make_coded(900, 700, 3)
+    matmul.release()
+    for matrix in (small, large, small):
+        x = torch.randn(64, matrix.columns)
+        out = kernels.coded_linear(x, matrix.planes, matrix.scale, matrix.rows)
+        torch.testing.assert_close(out, x @ matrix.dense.T, rtol=1e-4, atol=1e-3)
+        assert 0 < len(matmul._idle) <= torch.get_num_threads()
+    matmul.release()
+    assert matmul._idle == []
+
+
 def test_panels_in_a_mode_of_the_caller() -> None:
     matrix = make_coded(300, 200, 3)
     x = torch.randn(64, 200)

@@ -10,7 +10,7 @@ from torch import nn
 
 import pico
 from bitstack import load
-from bitstack.kernels import threads
+from bitstack.kernels import matmul, native, threads
 from bitstack.nn import steps
 
 Folder = Callable[..., Path]
@@ -50,6 +50,18 @@ def test_a_step_leaves_the_cores_to_the_products(free: Folder) -> None:
     model(inputs_embeds=model.get_input_embeddings()(IDS[:, :5]))
     model(inputs_embeds=model.get_input_embeddings()(IDS))
     assert seen == [(3, 3), (1, 3), (1, 3), (1, 3), (3, 3)]
+
+
+def test_a_prompt_leaves_no_panels_behind(free: Folder) -> None:
+    if not native.variants():
+        pytest.skip("the compiled kernels were not built")
+    model = load(free("llama-gqa"))
+    held: list[int] = []
+    model.model.norm.register_forward_hook(lambda *_: held.append(len(matmul._idle)))
+    matmul.release()
+    model(IDS)
+    assert held[0] > 0
+    assert matmul._idle == []
 
 
 def test_a_step_behind_a_long_cache(free: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
