@@ -11,7 +11,7 @@ namespace bitstack {
 constexpr int kMaxPlanes = 8;
 constexpr int kMaxEntries = 256;  // of a table: 2^kMaxPlanes
 constexpr int64_t kGroup = 32;    // columns that share one activation scale in the fast product
-constexpr int kLowFrom = 5;       // planes from which the fast product's table has 16 bits
+constexpr int kLowFrom = 4;       // planes from which the fast product's table has 16 bits
 
 enum Dtype : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
