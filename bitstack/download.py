@@ -114,6 +114,11 @@ def hub_errors(what: str) -> Iterator[None]:
         yield
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{what}: {_reason(error)}") from None
+    except AttributeError as error:
+        if error.obj is not None or error.name != "request":
+            raise
+        # The closed client of `_reason`, met a moment later.
+        raise UserError(f"{what}: it cannot be reached; check the network and call again") from None
 
 
 def _reason(error: Exception) -> str:
