@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from bitstack.commands import demo, evaluate, export, generate, metric, plan, push, run
+from bitstack.commands import (
+    demo,
+    evaluate,
+    export,
+    generate,
+    metric,
+    plan,
+    push,
+    report,
+    run,
+)
 from bitstack.commands.shared import STYLE
 from bitstack.errors import UserError
 
@@ -64,6 +74,7 @@ app.command("generate")(generate.generate)
 app.command("export")(export.export)
 app.command("push")(push.push)
 app.add_typer(metric.app, name="metric")
+app.command("report")(report.report)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""JSON results for other tools: whole or not at all, and only numbers that JSON has."""
+"""Files of results: whole or not at all; in JSON, only numbers that JSON has."""
 
 import json
 import math
@@ -10,15 +10,21 @@ from typing import Any
 from bitstack.errors import UserError
 
 
-def write_json(target: str | Path, data: Any) -> None:
+def write_json(target: str | Path, data: Any, *, option: str = "--json") -> None:
     """Write `data` to the file `target`, or to stdout for `-`; infinities and NaN become null.
 
-    UserError where the file cannot be written; an existing file is then unchanged.
+    UserError, naming the `option`, where the file cannot be written; an existing file is then
+    unchanged.
     """
     text = json.dumps(_finite(data), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     if str(target) == "-":
         sys.stdout.write(text)
         return
+    write_text(target, text, option=option)
+
+
+def write_text(target: str | Path, text: str, *, option: str) -> None:
+    """Write the file `target`, as `write_json` does."""
     path = Path(target)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -27,7 +33,7 @@ def write_json(target: str | Path, data: Any) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(
-            f"--json {path}: cannot write ({error.strerror}); name a file in a folder that exists"
+            f"{option} {path}: cannot write ({error.strerror}); name a file in a folder that exists"
         ) from None
 
 

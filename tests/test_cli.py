@@ -99,7 +99,7 @@ def test_help_answers_at_once() -> None:
 
 def test_every_command_explains_itself() -> None:
     listed = call("--help").stdout
-    for command in ("demo", "run", "plan", "eval", "generate", "push"):
+    for command in ("demo", "run", "plan", "eval", "generate", "push", "report"):
         assert f"\n  {command} " in listed
         assert call(command, "--help").exit_code == 0
 

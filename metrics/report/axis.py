@@ -1,0 +1,104 @@
+"""From values to places on a chart, in percent, and the ticks between. Knows nothing of models."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bitstack.budget import PREFIXES
+
+MOST_TICKS = 6
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A line of the grid: its place in percent from the left or the bottom, and its words."""
+
+    place: float
+    label: str
+
+
+@dataclass(frozen=True)
+class BytesAxis:
+    """Bytes on a logarithmic scale: equal steps are equal factors."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, sizes: Sequence[int]) -> "BytesAxis":
+        """From the smallest to the largest of `sizes`, with room on either side, more on the left,
+        where the values' words stand."""
+        low, high = min(sizes), max(sizes)
+        whole = high / low if high > low else 2.0
+        return cls(low / whole**0.13, high * whole**0.05)
+
+    def place(self, size: float) -> float:
+        """Percent from the left."""
+        return 100 * math.log(size / self.low) / math.log(self.high / self.low)
+
+    @property
+    def ticks(self) -> list[Tick]:
+        """Powers of two of bytes; where those are few, one and a half times them too."""
+        first, last = math.ceil(math.log2(self.low)), math.floor(math.log2(self.high))
+        step = max(1, math.ceil((last - first + 1) / MOST_TICKS))
+        sizes = [2.0**power for power in range(first, last + 1, step)]
+        if len(sizes) < 3:
+            sizes = [f * 2.0**power for power in range(first - 1, last + 1) for f in (1, 1.25, 1.5)]
+        return [
+            Tick(self.place(size), short_bytes(size))
+            for size in sizes
+            if self.low <= size <= self.high
+        ]
+
+
+@dataclass(frozen=True)
+class LinearAxis:
+    """A value from `low` to `high`, both multiples of `step`."""
+
+    low: float
+    high: float
+    step: float
+
+    @classmethod
+    def over(
+        cls, values: Sequence[float], *, most: int = MOST_TICKS, room: float = 0
+    ) -> "LinearAxis":
+        """Around all of `values`, from round number to round number in about `most` steps.
+
+        Below them is at least the share `room` of what they span.
+        """
+        low, high = min(values), max(values)
+        low -= room * (high - low)
+        if high - low <= 1e-9 * max(abs(low), abs(high), 1):
+            room = max(abs(high) * 0.1, 1e-3)
+            low, high = low - room, high + room
+        step = _round_up((high - low) / (most - 1))
+        return cls(math.floor(low / step) * step, math.ceil(high / step) * step, step)
+
+    def place(self, value: float) -> float:
+        """Percent from the bottom."""
+        return 100 * (value - self.low) / (self.high - self.low)
+
+    @property
+    def digits(self) -> int:
+        """Decimals that the step needs."""
+        return next(d for d in range(20) if abs(round(self.step, d) - self.step) < 1e-6 * self.step)
+
+    @property
+    def ticks(self) -> list[Tick]:
+        count = round((self.high - self.low) / self.step)
+        values = [self.low + index * self.step for index in range(count + 1)]
+        return [Tick(self.place(v), f"{v:.{self.digits}f}") for v in values]
+
+
+def _round_up(step: float) -> float:
+    """The least of 1, 2, 2.5, 5 times a power of ten that is at least `step`."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return power * min(f for f in (1, 2, 2.5, 5, 10) if f * power >= step * (1 - 1e-9))
+
+
+def short_bytes(size: float) -> str:
+    """`768 KiB`, `1.5 MiB`: no more digits than it takes."""
+    units = ["B", *(f"{prefix.upper()}iB" for prefix in PREFIXES)]
+    power = min(int(math.log2(size) // 10), len(units) - 1) if size >= 1 else 0
+    return f"{size / 1024**power:.4g} {units[power]}"

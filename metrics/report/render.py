@@ -1,0 +1,143 @@
+"""A report as one page of HTML, as Markdown and as JSON. The words are in the templates.
+
+The page holds all it needs: style, script and figures. Nothing is measured here.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from bitstack.budget import format_bytes
+from bitstack.errors import UserError
+from bitstack.json_file import write_json, write_text
+from bitstack.metrics.along_curve import ORIGINAL
+from bitstack.metrics.report.charts import bytes_axis, loss_chart
+from bitstack.metrics.report.data import Report
+from bitstack.metrics.report.levels import LevelMap, level_map
+from bitstack.metrics.report.metric_charts import Group, metric_groups
+
+PAGE, NOTES = "page.html.j2", "report.md.j2"
+
+
+def html(report: Report) -> str:
+    """The page, which needs no other file and no network."""
+    axis, levels = bytes_axis(report), level_map(report.manifest)
+    loss, groups = loss_chart(report, axis), _groups(report)
+    charts = [*filter(None, [loss]), *(chart for group in groups for chart in group.charts)]
+    return str(
+        _template(PAGE).render(
+            report=report,
+            manifest=report.manifest,
+            axis=axis,
+            levels=levels,
+            loss=loss,
+            groups=groups,
+            names=_names(report),
+            data=_data(report, levels) | {"charts": {c.key: c.data() for c in charts}},
+        )
+    )
+
+
+def markdown(report: Report) -> str:
+    """The same numbers for a README or an issue."""
+    return str(
+        _template(NOTES).render(
+            report=report,
+            manifest=report.manifest,
+            groups=_groups(report),
+            names=_names(report),
+        )
+    )
+
+
+def _groups(report: Report) -> list[Group]:
+    if report.metrics is None:
+        return []
+    return metric_groups(report.metrics, report.rows, bytes_axis(report))
+
+
+def _names(report: Report) -> list[str]:
+    """Everyone that was measured, the largest first."""
+    first = [ORIGINAL] if report.original else []
+    return first + [row.name for row in reversed(report.rows)]
+
+
+def output_files(output: str | Path) -> tuple[Path, Path, Path]:
+    """Where page, Markdown and JSON go. UserError for a name or folder that cannot be written."""
+    page = Path(output)
+    if page.suffix not in (".html", ".htm"):
+        raise UserError(f"--output {page}: must end in .html; .md and .json are written beside it")
+    if not page.parent.is_dir():
+        raise UserError(f"--output {page}: no folder {page.parent}; make it first")
+    return page, page.with_suffix(".md"), page.with_suffix(".json")
+
+
+def write_report(report: Report, output: str | Path) -> list[Path]:
+    """Write page, Markdown and JSON, each whole or not at all; returns their paths.
+
+    UserError as `output_files` has it, and where a file cannot be written.
+    """
+    page, notes, numbers = files = output_files(output)
+    contents = html(report), markdown(report)  # both made before either is written
+    write_json(numbers, report.to_json(), option="--output")
+    write_text(notes, contents[1], option="--output")
+    write_text(page, contents[0], option="--output")
+    return list(files)
+
+
+def _data(report: Report, levels: LevelMap) -> dict[str, Any]:
+    """What the script needs to know of every block, as arrays: a model may have 100,000."""
+    manifest = report.manifest
+    budgets = manifest.budgets
+    sizes = sorted({tuple(own) for own in budgets.stack_bytes})
+    kind = {own: index for index, own in enumerate(sizes)}
+    cells = [cell.stacks for row in levels.rows for cell in row.cells]
+    cell_of = {stack: index for index, stacks in enumerate(cells) for stack in stacks}
+    return {
+        "fixed": budgets.fixed_bytes,
+        "weights": manifest.weights,
+        "original": manifest.original_bytes,
+        "low": report.sizes[0],
+        "high": report.sizes[-1],
+        "axis": [bytes_axis(report).low, bytes_axis(report).high],
+        "sizes": sizes,
+        "kinds": [kind[tuple(own)] for own in budgets.stack_bytes],
+        "cells": [cell_of[stack] for stack in range(len(manifest.stacks))],
+        "names": [_name(row.label, cell.layer) for row in levels.rows for cell in row.cells],
+        "experts": [entry.expert for entry in manifest.stacks],
+        "order": manifest.order,
+        "start": report.rows[len(report.rows) // 2].blocks if report.rows else 0,
+        "rows": [
+            [row.blocks, row.name, row.tokens_per_second, row.scored and row.scored.nll_per_token]
+            for row in report.rows
+        ],
+        "loss": report.original and report.original.scored.bits_per_byte,
+    }
+
+
+def _name(label: str, layer: int | None) -> str:
+    return label if layer is None else f"layer {layer}, {label}"
+
+
+@cache
+def _template(name: str) -> Any:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[..., str]] = {
+        "size": format_bytes,
+        "cell": lambda value: str(value).replace("|", "\\|"),
+        "count": lambda number: f"{number:,}",
+        "perplexity": lambda value: "too large" if value is None else f"{value:.4g}",
+        "share": lambda part: f"{part:.1%}",
+    }
+    environment.filters.update(filters)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment.get_template(name)

@@ -1,0 +1,96 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bitstack.container.manifest import read_manifest
+from bitstack.errors import UserError
+from bitstack.evaluate import evaluate
+from bitstack.load import load
+from bitstack.metrics.report import Report, collect, figures
+from bitstack.plan import plan
+
+SHORT = {"window": 32, "max_tokens": 300}
+
+
+def test_figures_are_those_of_plan_and_eval(
+    report: Report, pico_model: Callable[..., Path], text_file: Path
+) -> None:
+    names = [row.name for row in report.rows]
+    assert (names[0], names[-1]) == ("floor", "everything")
+    assert [row.plan.resident_bytes for row in report.rows] == sorted(
+        {row.plan.resident_bytes for row in report.rows}
+    )
+    for row in (report.rows[0], report.rows[2], report.rows[-1]):
+        (again,) = plan(report.container, row.plan.budget_bytes)
+        assert again.resident_bytes == row.plan.resident_bytes == report.sizes[row.blocks]
+        model = load(report.container, row.plan.budget_bytes)
+        assert model.bitstack.resident_bytes == row.plan.resident_bytes
+        found = evaluate(report.container, str(text_file), budget=row.plan.budget_bytes, **SHORT)
+        assert row.scored is not None
+        assert row.scored.nll_per_token == pytest.approx(found.nll_per_token)
+    assert report.original is not None
+    found = evaluate(pico_model("llama-gqa"), str(text_file), **SHORT)
+    assert report.original.scored.nll_per_token == pytest.approx(found.nll_per_token)
+
+
+def test_the_metrics_stand_at_the_same_budgets(report: Report) -> None:
+    assert report.metrics is not None
+    assert [point.resident_bytes for point in report.metrics.points] == [
+        report.manifest.original_bytes, *(row.plan.resident_bytes for row in report.rows),
+    ]  # fmt: skip
+    last = report.metrics.points[-1]
+    assert last.gap is not None
+    assert last.gap.intervals["kl"] is not None
+    assert "tokenizer" in last.undefined["density"]
+
+
+def test_steps_are_the_order(report: Report) -> None:
+    budgets = report.manifest.budgets
+    steps = report.steps()
+    assert len(steps) == len(report.manifest.order)
+    for step in steps[:: max(1, len(steps) // 7)]:
+        levels, size = budgets.levels(step["resident_bytes"])
+        assert size == step["resident_bytes"]
+        index = [entry.name for entry in report.manifest.stacks].index(step["stack"])
+        assert levels[index] == step["level"]
+
+
+def test_dense_tensors_are_grouped_and_none_is_lost(report: Report) -> None:
+    assert sum(group.bytes for group in report.dense) == report.manifest.fixed_bytes
+    assert sum(group.count for group in report.dense) == len(report.manifest.dense)
+    assert any(group.name.startswith("model.layers.*.") for group in report.dense)
+
+
+def test_without_text_no_model_is_loaded(
+    stacked: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "open_model", lambda *args, **kwargs: pytest.fail("loaded"))
+    found = collect(stacked("gpt-2"), budgets=["100%", "99%"])
+    assert [(row.name, row.scored) for row in found.rows] == [("100%", None)]
+    assert found.original is None
+    assert found.metrics is None
+
+
+def test_the_original_is_found_beside_the_container(
+    stacked: Callable[..., Path], pico_model: Callable[..., Path], text_file: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(stacked("gpt-2"), tmp_path / "c")
+    options = {"text": str(text_file), "budgets": ["100%"], "metrics": False, **SHORT}
+    assert collect(tmp_path / "c", **options).original is None
+    name = read_manifest(tmp_path / "c").base_model
+    shutil.copytree(pico_model("llama-gqa"), tmp_path / name)  # of that name, but another model
+    assert collect(tmp_path / "c", **options).original is None
+    shutil.rmtree(tmp_path / name)
+    shutil.copytree(pico_model("gpt-2"), tmp_path / name)
+    found = collect(tmp_path / "c", **options)
+    assert found.original is not None
+    assert found.original.scored.resident_bytes == found.manifest.original_bytes
+
+
+def test_another_models_folder_is_refused(
+    stacked: Callable[..., Path], pico_model: Callable[..., Path]
+) -> None:
+    with pytest.raises(UserError, match=r"--original .*: a model of \d+ bytes, but .* was made"):
+        collect(stacked("gpt-2"), original=pico_model("llama-gqa"))
