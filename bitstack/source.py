@@ -48,7 +48,7 @@ def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The model of `config` with its parameters on the meta device and its buffers real, in the
     dtypes that `from_pretrained` would give them."""
     with init_empty_weights(include_buffers=False), no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     widen(model, dtype)
     with torch.no_grad():
         model.initialize_weights()  # buffers that a constructor makes in `dtype` alone
@@ -184,7 +184,7 @@ def open_source(path: str | Path | Located) -> Source:
 def load_config(folder: Path) -> PretrainedConfig:
     """The config of a model folder or container. UserError where it cannot be read."""
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise UserError(f"{folder}: config.json cannot be read: {one_line(error)}") from None
 
@@ -192,7 +192,7 @@ def load_config(folder: Path) -> PretrainedConfig:
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder or container. UserError where there is none to use."""
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: no usable tokenizer: {one_line(error)}") from None
 
