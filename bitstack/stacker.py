@@ -119,7 +119,7 @@ class Stacker:
             moments, scales = self._observe(index, matrices, mine)
             for matrix in mine:
                 moment = scaled_moment(_moment(matrix, moments), scales.get(matrix.name))
-                self._matrix(matrix, moment, self._rows(matrix))
+                self._matrix(matrix, moment, self._rows(matrix, moments))
             if keeps:
                 self._keep_dense(index, self.runner.inside[index])
 
@@ -166,7 +166,8 @@ class Stacker:
                     for _ in self.runner.logits_by_part(batch, last):
                         observer.end_batch()
             for matrix in mine:
-                moment, rows = _moment(matrix, observer.moments), self._rows(matrix)
+                moment = _moment(matrix, observer.moments)
+                rows = self._rows(matrix, observer.moments)
                 if matrix.kind == "embedding" and self.sensitivity:
                     ids = torch.cat([batch.flatten() for batch in self.runner.windows])
                     uses = torch.bincount(ids, minlength=matrix.rows)
@@ -201,15 +202,17 @@ class Stacker:
         tensors = {n: model.get_parameter(n).to(kept[n]).cpu() for n in names if n in kept}
         self.journal.put(_dense_key(index), tensors, {})
 
-    def _rows(self, matrix: Matrix) -> Tensor | None:
-        """E[g²] of a matrix's outputs; an expert that no token reached gets its siblings' mean."""
+    def _rows(self, matrix: Matrix, moments: dict[str, Moments]) -> Tensor | None:
+        """E[g²] of a matrix's outputs; an expert that no token reached counts as if one had, with
+        the gradients of a token that reached a sibling."""
         if not self.sensitivity:
             return None
         found = self.sensitivity.rows
         prefix = f"{matrix.parameter}."
         siblings = [rows for name, rows in found.items() if name.startswith(prefix)]
         if matrix.kind == "expert" and matrix.name not in found and siblings:
-            return torch.stack(siblings).mean(0)
+            uses = sum(m.tokens for name, m in moments.items() if name.startswith(prefix))
+            return torch.stack(siblings).sum(0) / max(uses, 1)
         return found.get(matrix.name)
 
 

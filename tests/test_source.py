@@ -312,3 +312,23 @@ def test_no_tokenizer(edited: Folder) -> None:
         file.unlink()
     with pytest.raises(UserError, match="no usable tokenizer"):
         open_source(folder).tokenizer()
+
+
+@pytest.mark.parametrize("model_type", ["its-own", "llama"])
+def test_code_of_the_repository_is_never_run(
+    pico_model: Folder, tmp_path: Path, model_type: str
+) -> None:
+    """A model that needs its own code is refused; one that transformers knows does without."""
+    folder = shutil.copytree(pico_model("llama-tied"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    code = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (folder / "config.json").write_text(
+        json.dumps(config | {"model_type": model_type, "auto_map": code})
+    )
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    if model_type == "llama":
+        assert open_source(folder).model
+    else:
+        with pytest.raises(UserError, match=r"config\.json cannot be read: .*custom code"):
+            open_source(folder)
+    assert not (tmp_path / "ran").exists()
