@@ -130,6 +130,11 @@ class Budgets:
         """At the end of the order."""
         return int(self._totals[-1])
 
+    @property
+    def prefix_bytes(self) -> list[int]:
+        """Resident bytes at the floor and after every entry of the order."""
+        return [int(total) for total in self._totals]
+
     def levels(self, budget_bytes: int) -> tuple[list[int], int]:
         """Level of every stack, and resident bytes, of the longest prefix within the budget.
 

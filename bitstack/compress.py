@@ -9,13 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bitstack import order as ordering
-from bitstack import tune
-from bitstack.assemble import assemble
 from bitstack.beside import copy_beside
-from bitstack.budget import Budgets
 from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
 from bitstack.container.shards import tensor_order, write_shards
 from bitstack.container.work import disk_errors
@@ -23,14 +18,12 @@ from bitstack.job import Job, open_job
 from bitstack.measure import LayerMeasure
 from bitstack.predict import matrix_work
 from bitstack.recipe import Recipe, load_recipe
-from bitstack.source import Source, skeleton
-from bitstack.stacker import Stacker
-from bitstack.streaming import Spill
+from bitstack.source import Source
+from bitstack.stacker import LOWER, UPPER, WHOLE, Stacker, Stage
+from bitstack.tuning import tune_lower
 from bitstack.workers import open_workers
 
 RECIPE = "recipe.yaml"  # what `--recipe` takes to make the same container again
-_TUNE_TOKENS = 2048  # of one step
-_TUNED = "~tuned"  # sorts behind all other journal entries, so that its scale sets replace theirs
 
 
 def compress(
@@ -65,7 +58,24 @@ def compress(
 
 
 def _stack(job: Job) -> None:
-    Stacker(
+    """All stacks into the journal; where they are tuned, first the lower planes, then the rest."""
+    _stacker(job, LOWER if job.tunes else WHOLE).run()
+    if job.workers.rank == 0:
+        _keep_buffers(job)
+    if not job.tunes:
+        return
+    if job.workers.rank == 0:
+        tune_lower(job)
+        job.workers.say("tuned", "")
+    else:
+        job.workers.hear("tuned")
+        job.journal.refresh()
+    job.workers.wait("tuned seen")  # before anybody adds to the journal, by which work is shared
+    _stacker(job, UPPER).run()
+
+
+def _stacker(job: Job, stage: Stage) -> Stacker:
+    return Stacker(
         job.runner(),
         job.matrices,
         job.dense,
@@ -74,15 +84,14 @@ def _stack(job: Job) -> None:
         job.progress,
         job.workers,
         lambda matrix: matrix_work(matrix, job.recipe, text=job.text is not None),
-    ).run()
+        stage,
+    )
 
 
 def _finish(job: Job) -> None:
-    """What one worker does alone: buffers, tuning, order, shards."""
-    _keep_buffers(job)
-    if job.text and job.recipe.tune_steps and job.recipe.method == "codes":
-        _tune(job)
+    """What one worker does alone: order and shards."""
     _write(job, _order(job, measured=job.text is not None))
+    job.recipe.write(job.folder / RECIPE, job.calibration)
     job.journal.remove()
 
 
@@ -105,40 +114,6 @@ def _order(job: Job, *, measured: bool) -> list[int]:
         roles = [e.matrix.role for e in stacks]
         losses = ordering.corrected(losses, roles, measure, show=job.progress)
     return ordering.predicted_order([e.spec.bytes() for e in stacks], losses)
-
-
-def _tune(job: Job) -> None:
-    """Scales tuned along the order as it is predicted, into the journal."""
-    if _TUNED in job.journal:
-        return
-    stacks = job.stacks
-    budgets = Budgets(
-        stack_bytes=[e.spec.bytes() for e in stacks],
-        fixed_bytes=0,
-        order=_order(job, measured=False),
-        weights=[e.rows * e.columns for e in stacks],
-    )
-    low, high = budgets.floor_bytes, budgets.uniform(min(tune.TUNED, job.recipe.blocks))[1]
-    dense = [DenseEntry.of(d) for d in job.dense]
-    levels = [e.levels for e in stacks]
-    empty = skeleton(job.source.config, torch.float32)
-    model = assemble(empty, stacks, dense, job.journal, levels)
-    tuned = tune.make_tunable(model.to(job.device), stacks, job.journal.get)
-    tune.Tuner(
-        model,
-        list(tuned.values()),
-        job.runner(tokens=_TUNE_TOKENS),
-        Spill(job.journal.path / "targets"),
-        lambda share: budgets.levels(low + int(share * (high - low)))[0],
-        seed=job.recipe.seed,
-        rate=job.recipe.tune_rate,
-    ).run(job.recipe.tune_steps, show=job.progress)
-    scales = {
-        f"{name}.scale_{level}": stack.stored(level)
-        for name, stack in tuned.items()
-        for level in range(1, len(stack.change) + 1)
-    }
-    job.journal.put(_TUNED, scales, {})
 
 
 def _write(job: Job, order: list[int]) -> None:

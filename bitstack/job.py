@@ -26,6 +26,7 @@ from bitstack.matrices import Dense, Matrix, find_dense, find_layers, find_matri
 from bitstack.predict import peak_memory
 from bitstack.recipe import Recipe
 from bitstack.source import Source, open_source
+from bitstack.stacker import LOWER, WHOLE, Stage
 from bitstack.streaming import LayerRunner
 from bitstack.text import Tokens, token_ids, windows
 from bitstack.workers import Workers
@@ -52,13 +53,22 @@ class Checked:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all tensors a container holds."""
-        stored = sum(t.bytes for m in self.matrices for t in _spec(m, self.recipe).all())
+        specs = [_spec(m, self.recipe.of(m.name)) for m in self.matrices]
+        stored = sum(t.bytes for spec in specs for t in spec.all())
         return stored + sum(d.bytes for d in self.dense)
 
     @property
     def disk_bytes(self) -> int:
         """At the peak: the journal, the shards made from it, and the states in files."""
-        return 2 * self.stored_bytes + _spilled_bytes(self.source, self.recipe, self.text)
+        lower = [_spec(m, LOWER.recipe(self.recipe, m.name)) for m in self.matrices]
+        tuned = 2 * sum(t.bytes for spec in lower for t in spec.all()) if self.tunes else 0
+        return 2 * self.stored_bytes + tuned + _spilled_bytes(self.source, self.recipe, self.text)
+
+    @property
+    def tunes(self) -> bool:
+        """Are the lower planes tuned before those above are made?"""
+        recipe = self.recipe
+        return bool(self.text and recipe.tune_steps and recipe.method == "codes")
 
     @property
     def memory_bytes(self) -> int:
@@ -93,10 +103,18 @@ class Job(Checked):
     @cached_property
     def stacks(self) -> list[StackEntry]:
         """The finished stacks, from the journal."""
+        return self.made(WHOLE)
+
+    def made(self, stage: Stage) -> list[StackEntry]:
+        """What a stage has made of the stacks, from the journal."""
         return [
-            StackEntry.of(m, _spec(m, self.recipe), self.journal.notes[m.name]["errors"])
+            StackEntry.of(m, _spec(m, stage.recipe(self.recipe, m.name)), self._errors(stage, m))
             for m in self.matrices
         ]
+
+    def _errors(self, stage: Stage, matrix: Matrix) -> list[float]:
+        errors: list[float] = self.journal.notes[f"{stage.prefix}{matrix.name}"]["errors"]
+        return errors
 
     @property
     def stored_dense(self) -> list[str]:
@@ -225,8 +243,7 @@ def _matrices(source: Source, recipe: Recipe) -> list[Matrix]:
 
 
 def _spec(matrix: Matrix, recipe: Recipe) -> StackSpec:
-    """What the recipe makes of a matrix."""
-    recipe = recipe.of(matrix.name)
+    """What the recipe of a matrix makes of it."""
     rank = min(recipe.rank, matrix.rows, matrix.columns) if recipe.method == "signs" else 0
     return StackSpec(recipe.method, matrix.rows, matrix.columns, recipe.blocks, rank)
 

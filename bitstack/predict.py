@@ -113,7 +113,7 @@ def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: i
         stages.append(outer + 5 * 4 * max(LOGITS, text.vocab_size) + 12 * batch * text.hidden_size)
         if recipe.tune_steps and recipe.method == "codes":
             logits = 5 * 4 * 2048 * text.vocab_size
-            stages.append(2 * whole + outer + logits + layer)
+            stages.append((5 if recipe.tune_codes else 2) * whole + outer + logits + layer)
     return _PROCESS + max(stages)
 
 

@@ -84,6 +84,13 @@ class Recipe(BaseModel):
         ge=0,
         description="Most bytes of a file, such as 200MB; 0: a 32nd of all, 1 MiB to 1 GiB.",
     )
+    tune_codes: float = Field(
+        0.005,
+        ge=0,
+        le=0.1,
+        description="codes: how far a step of tuning at level 2 moves weights towards other codes, "
+        "of the table's largest value; half for each level above; 0: codes stay.",
+    )
     seed: int = Field(0, ge=0, description="Seed of everything random.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to decompose.")
 
@@ -105,6 +112,10 @@ class Recipe(BaseModel):
                 changed = recipe._overridden(pattern)
                 recipe = changed.model_copy(update={"overrides": self.overrides})
         return recipe
+
+    def lower(self) -> "Recipe":
+        """For the planes alone that are chosen together."""
+        return self.model_copy(update={"blocks": min(self.blocks, sum(self.together))})
 
     def leaves_dense(self, name: str) -> bool:
         """Does the last override for the matrix `name` that speaks of `dense` say so?"""

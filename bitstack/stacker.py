@@ -29,6 +29,31 @@ _FELT = "~sensitivity"  # the journal's entry; no matrix is called so
 _BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Which planes of every stack are made: all at once, or those below and above the tuning.
+
+    `prefix` stands before the journal's names of what is made here, `below` before those of the
+    planes it is built on; `lower`: only the planes that are chosen together.
+    """
+
+    prefix: str = ""
+    below: str = ""
+    lower: bool = False
+    says: str = "decompose"  # what the progress bar is called
+
+    def recipe(self, recipe: Recipe, name: str) -> Recipe:
+        """The recipe of the matrix `name` in this stage."""
+        own = recipe.of(name)
+        return own.lower() if self.lower else own
+
+
+WHOLE = Stage()
+LOWER = Stage(prefix="~lower.", lower=True)
+TUNED = "~tuned."
+UPPER = Stage(below=TUNED, says="planes above")
+
+
 @dataclass
 class Stacker:
     """Decomposes `matrices` of the runner's model; without windows it works free of data.
@@ -44,6 +69,7 @@ class Stacker:
     progress: bool = False
     workers: Workers = field(default_factory=Workers)
     cost: Callable[[Matrix], float] = lambda matrix: matrix.weights * matrix.columns
+    stage: Stage = WHOLE
     sensitivity: Sensitivity | None = None
     _mine: set[str] = field(init=False)  # keys of the journal that this worker writes
     _bar: tqdm = field(init=False)
@@ -52,16 +78,16 @@ class Stacker:
         """Fill the journal: one entry a matrix, one for the dense tensors of each layer."""
         self._mine = self._share()
         self._calibrate()
-        todo = [m for m in self.matrices if m.name in self._mine]
+        todo = [m for m in self.matrices if self._is_mine(m)]
         self._bar = tqdm(
-            total=sum(map(self.cost, todo)), desc="decompose", bar_format=_BAR,
+            total=sum(map(self.cost, todo)), desc=self.stage.says, bar_format=_BAR,
             disable=not self.progress or None,
         )  # fmt: skip
         with self._bar, torch.no_grad():
             for index in range(len(self.runner)):
                 self._layer(index)
             self._outer()
-        self.workers.wait("stacks")
+        self.workers.wait(f"{self.stage.prefix}stacks")
         self.journal.refresh()
 
     @cached_property
@@ -78,7 +104,7 @@ class Stacker:
         """What is still to be done by this worker: neighbours, so that it reads few layers."""
         items: dict[str, float] = {}
         for index in (*range(len(self.runner)), None):
-            inside = {m.name: self.cost(m) for m in self.matrices if m.layer == index}
+            inside = {self._key(m): self.cost(m) for m in self.matrices if m.layer == index}
             items |= inside | {_dense_key(index): 0.0}
         left = {key: cost for key, cost in items.items() if key not in self.journal}
         owners = shares(list(left.values()), self.workers.count)
@@ -111,7 +137,7 @@ class Stacker:
 
     def _layer(self, index: int) -> None:
         matrices = [m for m in self.matrices if m.layer == index]
-        mine = [m for m in matrices if m.name in self._mine]
+        mine = [m for m in matrices if self._is_mine(m)]
         keeps = _dense_key(index) in self._mine
         if not (mine or keeps or self._rolls):
             return
@@ -155,7 +181,7 @@ class Stacker:
 
     def _outer(self) -> None:
         """Embedding, head, and whatever else stands outside the layers."""
-        mine = [m for m in self.matrices if m.layer is None and m.name in self._mine]
+        mine = [m for m in self.matrices if m.layer is None and self._is_mine(m)]
         if not (mine or _dense_key(None) in self._mine):
             return
         observer = InputObserver()
@@ -179,7 +205,8 @@ class Stacker:
     def _matrix(self, matrix: Matrix, moment: Tensor | None, rows: Tensor | None) -> None:
         start = time.perf_counter()
         weight = matrix.of(self.runner.source.model.get_parameter(matrix.parameter))
-        done = decompose(weight, self.recipe.of(matrix.name), moment=moment, rows=rows)
+        recipe = self.stage.recipe(self.recipe, matrix.name)
+        done = decompose(weight, recipe, moment=moment, rows=rows, below=self._below(matrix))
         felt = torch.ones(matrix.rows) if rows is None else rows.cpu().float()
         note = {
             "levels": done.spec.levels,
@@ -188,13 +215,27 @@ class Stacker:
             # Second order: half the curvature times the squared error, nats per token.
             "losses": (done.row_errors.cpu() @ felt / 2).tolist(),
         }
-        tensors = {f"{matrix.name}.{name}": t.cpu() for name, t in done.tensors.items()}
-        self.journal.put(matrix.name, tensors, note)
+        key = self._key(matrix)
+        self.journal.put(key, {f"{key}.{name}": t.cpu() for name, t in done.tensors.items()}, note)
         self._bar.update(self.cost(matrix))
         _log.info(
             "%s: %d x %d, %d blocks, relative error %.3g, %.1f s", matrix.name, matrix.rows,
             matrix.columns, done.spec.levels, done.relative_errors[-1], time.perf_counter() - start,
         )  # fmt: skip
+
+    def _key(self, matrix: Matrix) -> str:
+        return f"{self.stage.prefix}{matrix.name}"
+
+    def _is_mine(self, matrix: Matrix) -> bool:
+        return self._key(matrix) in self._mine
+
+    def _below(self, matrix: Matrix) -> dict[str, Tensor] | None:
+        """The tensors of the planes that are settled already."""
+        if not self.stage.below:
+            return None
+        key = f"{self.stage.below}{matrix.name}."
+        found = self.journal.under(key)
+        return {name.removeprefix(key): self.journal.get(name) for name in found}
 
     def _keep_dense(self, index: int | None, names: list[str]) -> None:
         kept = {d.name: d.dtype for d in self.dense if d.persistent}

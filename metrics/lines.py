@@ -13,6 +13,7 @@ from bitstack.metrics.gap_fit import GapLine
 from bitstack.metrics.gap_law import BestTeacher
 from bitstack.metrics.measured_capacity import MeasuredCapacity
 from bitstack.metrics.measured_gap import MeasuredGap
+from bitstack.metrics.order_check import OrderCheck
 
 WIDTH = 22
 
@@ -196,3 +197,23 @@ def _aligned(facts: dict[str, Any]) -> list[str]:
 
 def _line(name: str, fact: Any) -> str:
     return f"{name:<{WIDTH}}{fact}"
+
+
+def order_lines(found: OrderCheck) -> list[str]:
+    """Every stop along an order, and where the loss rises."""
+    stops = [
+        f"{format_bytes(s.resident_bytes):>{WIDTH}}  {s.nll_per_token:.5f}" for s in found.stops
+    ]
+    rises = [
+        f"rises by {b.nll_per_token - a.nll_per_token:.2g} nats from "
+        f"{format_bytes(a.resident_bytes)} to {format_bytes(b.resident_bytes)}"
+        for a, b in found.violations
+    ]
+    return [
+        f"{'resident bytes':>{WIDTH}}  nats per token ({found.tokens} tokens of {found.text}, "
+        f"window {found.window})",
+        *stops,
+        f"{len(found.stops)} stops, each at least {found.step:.2g} of the bytes above the last: "
+        + (f"{len(rises)} where the loss rises" if rises else "the loss falls at each"),
+        *rises,
+    ]

@@ -1,4 +1,5 @@
-"""`compress-model metric`: information capacity, and the groups `density` and `gap`."""
+"""`compress-model metric`: information capacity, the groups `density` and `gap`,
+and a check of the order."""
 
 from typing import Annotated
 
@@ -8,6 +9,7 @@ from bitstack.commands import metric_density, metric_gap
 from bitstack.commands.shared import (
     STYLE,
     Budgets,
+    Container,
     Device,
     Json,
     MaxBytes,
@@ -23,6 +25,33 @@ app = typer.Typer(
 )
 app.add_typer(metric_density.app, name="density")
 app.add_typer(metric_gap.app, name="gap")
+
+
+@app.command("order")
+def order(
+    folder: Container,
+    text: Text,
+    step: Annotated[float, typer.Option(help="Least growth between two stops.")] = 0.01,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens of a window [default: the model's, 2048 at most].")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Use only the first tokens.")] = None,
+    json: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Whether the loss falls with every step along the order of a container."""
+    silence(own=quiet)
+    from bitstack.json_file import write_json
+    from bitstack.metrics.lines import order_lines
+    from bitstack.metrics.order_check import check_order
+
+    found = check_order(
+        folder, text, step=step, window=window, max_tokens=max_tokens, progress=not quiet
+    )
+    if json != "-" and not quiet:
+        typer.echo("\n".join(order_lines(found)))
+    if json:
+        write_json(json, found.to_json())
 
 
 @app.command("information-capacity")

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ class Journal:
         with safe_open(self._where[name], framework="pt") as opened:
             return opened.get_tensor(name)
 
+    def under(self, prefix: str) -> list[str]:
+        """Names of the tensors that start with `prefix`."""
+        return [name for name in self._where if name.startswith(prefix)]
+
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
@@ -80,6 +85,19 @@ class Journal:
         self._files.add(file)
         self.notes[head["key"]] = head["note"]
         self._where |= dict.fromkeys(names, file)
+
+
+@dataclass(frozen=True)
+class Preferred:
+    """Reads a journal, and takes the tensors whose names start with `prefix` for those without."""
+
+    journal: Journal
+    prefix: str
+
+    def get(self, name: str) -> Tensor:
+        """One tensor by its name in the container."""
+        own = f"{self.prefix}{name}"
+        return self.journal.get(own if self.journal.under(own) else name)
 
 
 @contextmanager

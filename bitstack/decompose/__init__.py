@@ -1,5 +1,7 @@
 """One matrix in, its stack out, by the method the recipe names."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from bitstack.decompose.nested import Plan, decompose_codes
@@ -12,12 +14,17 @@ __all__ = ["Decomposed", "decompose", "fold_scales", "scaled_moment"]
 
 
 def decompose(
-    weight: Tensor, recipe: Recipe, *, moment: Tensor | None = None, rows: Tensor | None = None
+    weight: Tensor,
+    recipe: Recipe,
+    *,
+    moment: Tensor | None = None,
+    rows: Tensor | None = None,
+    below: Mapping[str, Tensor] | None = None,
 ) -> Decomposed:
     """Decompose `weight` [m, n], on the device it lies on; same recipe and inputs, same bytes.
 
     `moment` is E[x xᵀ] [n, n] of its inputs and `rows` E[g²] [m] of its outputs, where there was
-    calibration.
+    calibration. `below` holds the first planes of codes, where they are settled already.
     """
     if recipe.method == "signs":
         return decompose_signs(
@@ -37,4 +44,4 @@ def decompose(
         passes=recipe.passes,
         preference=tuple(recipe.preference),
     )
-    return decompose_codes(weight, plan, moment=moment, rows=rows)
+    return decompose_codes(weight, plan, moment=moment, rows=rows, below=below)

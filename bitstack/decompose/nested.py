@@ -5,6 +5,7 @@ groups are done their whole codes are chosen again with the errors of all their 
 level's scales are stored as fp16 and later planes are built on what was stored.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from bitstack.decompose.result import Decomposed
 from bitstack.decompose.search import descend
 from bitstack.decompose.split import split
 from bitstack.kernels import packing
+from bitstack.kernels.reference import split_scale
 
 
 @dataclass(frozen=True)
@@ -45,24 +47,32 @@ class Plan:
     def preference_at(self, level: int) -> float:
         return self.preference[min(level, len(self.preference)) - 1]
 
-    def groups(self) -> list[int]:
-        """Sizes of the groups, the last ones single planes: they add up to `blocks`."""
+    def groups(self, done: int = 0) -> list[int]:
+        """Sizes of the groups above the first `done` planes, the last ones single planes: with
+        `done` they add up to `blocks`."""
         sizes: list[int] = []
-        for size in (*self.together, *[1] * self.blocks):
-            sizes.append(min(size, self.blocks - sum(sizes)))
+        for size in [1] * self.blocks if done else (*self.together, *[1] * self.blocks):
+            sizes.append(min(size, self.blocks - done - sum(sizes)))
         return [size for size in sizes if size]
 
 
 def decompose_codes(
-    weight: Tensor, plan: Plan, *, moment: Tensor | None = None, rows: Tensor | None = None
+    weight: Tensor,
+    plan: Plan,
+    *,
+    moment: Tensor | None = None,
+    rows: Tensor | None = None,
+    below: Mapping[str, Tensor] | None = None,
 ) -> Decomposed:
-    """Decompose `weight` [m, n] into planes under E[x xᵀ] [n, n] and row weights [m]."""
+    """Decompose `weight` [m, n] into planes under E[x xᵀ] [n, n] and row weights [m].
+
+    With `below`, the stored tensors of its first planes (all the groups of `plan.together`), these
+    stay as they are and only those above are chosen.
+    """
     problem = make_problem(weight, moment, rows)
-    u, v = first_scales(problem)
-    code = torch.zeros(problem.shape, dtype=torch.uint8, device=problem.device)
-    levels = [Level(code, u, v, torch.zeros(1, device=u.device), 0)]
+    levels = [_nothing(problem), *(unpack_levels(problem, below) if below else [])]
     joint = min(sum(plan.together), plan.blocks)
-    for size in plan.groups():
+    for size in plan.groups(levels[-1].planes):
         levels += _group(problem, plan, levels[-1], size)
         if levels[-1].planes == joint and plan.sweeps:
             levels[1:] = _whole_codes(problem, plan, levels[1:])
@@ -70,6 +80,13 @@ def decompose_codes(
             levels[joint + 1 :] = _whole_codes(problem, plan, levels[joint + 1 :], joint)
         levels[1:] = shared([level.stored(problem) for level in levels[1:]])
     return pack_levels(problem, levels[1:])
+
+
+def _nothing(problem: Problem) -> Level:
+    """The level of no planes."""
+    u, v = first_scales(problem)
+    code = torch.zeros(problem.shape, dtype=torch.uint8, device=problem.device)
+    return Level(code, u, v, torch.zeros(1, device=u.device), 0)
 
 
 def _group(problem: Problem, plan: Plan, below: Level, size: int) -> list[Level]:
@@ -113,6 +130,20 @@ def _error(problem: Problem, level: Level) -> float:
     errors = problem.row_errors(level.values) * problem.rows
     size = sum(float(problem.x(rows).square_().sum()) for rows in problem.panels())
     return float(errors.sum()) + 1e-12 * size + 1e-30
+
+
+def unpack_levels(problem: Problem, tensors: Mapping[str, Tensor]) -> list[Level]:
+    """The levels of which `pack_levels` made `tensors`."""
+    m, n = problem.shape
+    count = len(tensors) // 2
+    planes = [tensors[f"plane_{j}"].to(problem.device) for j in range(1, count + 1)]
+    code = packing.codes(planes, n)
+    levels = []
+    for j in range(1, count + 1):
+        scale = tensors[f"scale_{j}"].to(problem.device).float()
+        u, v, table = split_scale(scale, m, n)
+        levels.append(Level(code, u, v * problem.scale, table, j))
+    return levels
 
 
 def pack_levels(problem: Problem, levels: list[Level]) -> Decomposed:

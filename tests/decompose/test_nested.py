@@ -1,5 +1,6 @@
 """Nested codes: what is stored is what was reported, and broken input does no harm."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -134,3 +135,15 @@ def test_hard_moments(name: str) -> None:
         errors = [weight - stored(d, level) for d in (done, free)]
         with_moment, without = (float(((e @ felt) * e).sum()) for e in errors)
         assert with_moment <= without * 1.001
+
+
+@pytest.mark.parametrize("plan", [Plan(6), Plan(8, together=(1, 2)), Plan(4)])
+def test_planes_on_settled_ones_are_those_of_one_go(plan: Plan) -> None:
+    """Built in two goes, a stack has the bytes it has in one."""
+    weight, moment = layer(40, 33)
+    whole = decompose_codes(weight, plan, moment=moment)
+    lower = replace(plan, blocks=sum(plan.together))
+    below = decompose_codes(weight, lower, moment=moment).tensors
+    done = decompose_codes(weight, plan, moment=moment, below=below)
+    assert done.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(done.tensors[name], whole.tensors[name]) for name in whole.tensors)

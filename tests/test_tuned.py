@@ -1,0 +1,61 @@
+"""A stack that learns: exact gradients, and codes that follow theirs."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitstack.tuned import Positions, _Product
+
+TABLE = torch.tensor([0.5, -1.0, 1.0, -0.5])  # as nested codes leave it: not in order
+
+
+@pytest.mark.parametrize("batch", [(3,), (2, 3)])
+def test_the_product_has_the_gradients_of_its_definition(batch: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    code = torch.randint(0, 4, (5, 7), generator=generator, dtype=torch.uint8)
+    shapes = [(*batch, 7), (5,), (7,), (4,)]
+    numbers = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+
+    def product(x: torch.Tensor, *scales: torch.Tensor) -> torch.Tensor:
+        return _Product.apply(x, code, *scales, None)
+
+    def plain(x: torch.Tensor, u: torch.Tensor, v: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, t[code.long()] * v * u.unsqueeze(1))
+
+    leaves = [n.requires_grad_() for n in numbers]
+    assert torch.allclose(product(*leaves), plain(*leaves))
+    assert torch.autograd.gradcheck(product, leaves)
+
+
+def codes(seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 4, (6, 10), generator=generator, dtype=torch.uint8)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), sign=st.sampled_from([-1.0, 1.0]))
+def test_codes_end_where_a_steady_gradient_drives_them(seed: int, sign: float) -> None:
+    code = codes(seed)
+    positions = Positions(code)
+    values = [TABLE[code.int()]]
+    for _ in range(60):
+        code = positions.move(code, sign * torch.ones(code.shape), TABLE, rate=0.1)
+        values.append(TABLE[code.int()])
+    steps = torch.stack(values).diff(dim=0) * -sign
+    assert (steps >= 0).all()
+    assert (values[-1] == -sign).all()
+
+
+def test_small_steps_add_up_to_a_new_code() -> None:
+    code = torch.full((2, 3), 3, dtype=torch.uint8)  # -0.5; the next cell begins at 0
+    positions, gradient = Positions(code), -torch.ones(2, 3)
+    moved = [code := positions.move(code, gradient, TABLE, rate=1e-3) for _ in range(600)]
+    first = next(i for i, c in enumerate(moved) if (c == 0).all())
+    assert 450 <= first <= 550  # 0.5 in steps of 0.001
+
+
+def test_without_a_gradient_nothing_moves() -> None:
+    code = codes(0)
+    assert torch.equal(Positions(code).move(code, torch.zeros(code.shape), TABLE, 0.1), code)
