@@ -30,10 +30,10 @@ from transformers import LlamaConfig, PretrainedConfig
 from transformers.generation.streamers import BaseStreamer
 
 from bitstack import kernels, load
+from bitstack.assemble import fill
 from bitstack.budget import format_bytes
 from bitstack.json_file import write_json
 from bitstack.kernels import native
-from bitstack.load import fill
 from bitstack.source import skeleton, tie
 
 PROMPT = 64  # tokens in front of those that are timed
