@@ -119,7 +119,7 @@ def dense_twin(model: Any) -> Any:
     twin = skeleton(config, model.dtype)
     manifest = model.bitstack.manifest
     for entry, stack in zip(manifest.stacks, model.bitstack.stacks, strict=True):
-        fill(twin, entry.parameter, stack.weight)
+        fill(twin, entry.parameter, stack.dequantize().to(stack.dtype))
     for entry in manifest.dense:
         if entry.persistent:
             fill(twin, entry.name, model.get_parameter(entry.name))
