@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Budgets, Container, Device, Quiet, silence
+from bitstack.commands.shared import (
+    Budgets,
+    Container,
+    Device,
+    Limit,
+    Quiet,
+    Tasks,
+    TasksFolder,
+    silence,
+    split,
+)
 
 
 def report(
@@ -35,6 +45,9 @@ def report(
     stride: Annotated[
         int | None, typer.Option(help="Tokens between windows [default: the window].")
     ] = None,
+    tasks: Tasks = None,
+    tasks_folder: TasksFolder = None,
+    limit: Limit = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -45,7 +58,8 @@ def report(
     output_files(output)  # what is wrong with the name is said before hours of measuring
     found = collect(
         folder, text=text, budgets=budget or (), original=original, max_tokens=max_tokens,
-        window=window, stride=stride, device=device, progress=not quiet,
+        window=window, stride=stride, tasks=split(tasks), tasks_folder=tasks_folder, limit=limit,
+        device=device, progress=not quiet,
     )  # fmt: skip
     for file in write_report(found, output):
         if not quiet:

@@ -4,10 +4,10 @@
 same numbers as Markdown and JSON beside it.
 """
 
-from bitstack.metrics.report.data import Original, Report, Row
+from bitstack.metrics.report.data import Measured, Report, Row
 from bitstack.metrics.report.figures import collect
 from bitstack.metrics.report.render import html, markdown, output_files, write_report
 
 __all__ = [
-    "Original", "Report", "Row", "collect", "html", "markdown", "output_files", "write_report",
+    "Measured", "Report", "Row", "collect", "html", "markdown", "output_files", "write_report",
 ]  # fmt: skip

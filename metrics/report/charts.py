@@ -153,8 +153,6 @@ def loss_chart(report: Report, axis: BytesAxis) -> Chart | None:
         for row in report.measured
         if row.scored
     ]
-    first = report.original
-    original = first and (
-        "original", report.manifest.original_bytes, first.scored.bits_per_byte, None,
-    )  # fmt: skip
+    first = report.original and report.original.scored
+    original = first and ("original", report.manifest.original_bytes, first.bits_per_byte, None)
     return make_chart("loss", "Loss", "bits per byte", rows, original, axis, digits=4, room=0.06)

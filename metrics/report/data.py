@@ -12,28 +12,51 @@ from typing import Any
 from bitstack.container.manifest import Manifest
 from bitstack.evaluate import Evaluation
 from bitstack.metrics.along_curve import MetricsCurve
+from bitstack.metrics.tasks import TaskScore
 from bitstack.plan import PlanRow
 
 FORMAT = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured of one model: loss and speed (None: no text was given), task scores."""
+
+    scored: Evaluation | None = None
+    tokens_per_second: float | None = None
+    tasks: tuple[TaskScore, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields; a task's score without the values of its documents."""
+        return {
+            "scored": self.scored and self.scored.to_json(),
+            "tokens_per_second": self.tokens_per_second,
+            "tasks": [score.to_json() for score in self.tasks],
+        }
+
+
 @dataclass(frozen=True)
-class Row:
-    """One budget: what it buys, and what was measured of it (None: nothing was)."""
+class Row(Measured):
+    """One budget: what it buys, and what was measured of it."""
 
     name: str  # floor, 2bpw, everything, or as asked for
     plan: PlanRow
     blocks: int  # loaded after the floor
-    scored: Evaluation | None = None
-    tokens_per_second: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        own = {"name": self.name, "plan": asdict(self.plan), "blocks": self.blocks}
+        return own | super().to_json()
 
 
 @dataclass(frozen=True)
-class Original:
-    """The model the container was made from, measured the same way."""
+class Tasks:
+    """Benchmark tasks that every model runs, and how."""
 
-    scored: Evaluation
-    tokens_per_second: float
+    names: tuple[str, ...]  # as asked for: a group is one name
+    folder: str | None = None  # of the data, or of task files
+    limit: int | None = None  # documents of a task, None for all
+    seed: int = 0  # of the intervals
 
 
 @dataclass(frozen=True)
@@ -54,8 +77,9 @@ class Report:
     container: str  # as named
     manifest: Manifest
     rows: list[Row]
-    original: Original | None = None
+    original: Measured | None = None  # the model it was made from, measured the same way
     metrics: MetricsCurve | None = None  # at the budgets of `rows`
+    tasks: Tasks | None = None
     environment: dict[str, Any] = field(default_factory=dict)  # what ran, on what, when
 
     @cached_property
@@ -87,8 +111,9 @@ class Report:
             "fixed_bytes": manifest.fixed_bytes,
             "weights": manifest.weights,
             "dtype": manifest.dtype,
-            "original": self.original and asdict(self.original),
-            "rows": [asdict(row) for row in self.rows],
+            "original": self.original and self.original.to_json(),
+            "rows": [row.to_json() for row in self.rows],
+            "tasks": self.tasks and asdict(self.tasks),
             "metrics": self.metrics and self.metrics.to_json(),
             "order": self.steps(),
             "dense": [asdict(group) for group in self.dense],

@@ -1,39 +1,29 @@
-"""The figures of a report, from the code that the commands run: `plan`, `eval`, decoding speed.
+"""The figures of a report: which models are measured at which budgets, and what is made of it.
 
-One model is in memory at a time. Nothing is written here.
+Measuring one of them is in `measure`. Nothing is written here.
 """
 
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
-from tqdm import tqdm
 
 from bitstack.budget import Budget
 from bitstack.container.manifest import Manifest, read_manifest
 from bitstack.device import pick_device
 from bitstack.download import locate
 from bitstack.errors import UserError
-from bitstack.evaluate import Evaluation, score
-from bitstack.kernels import which
-from bitstack.metrics.along_curve import MetricsCurve, metrics_along_curve
-from bitstack.metrics.decode_speed import seconds_per_token
-from bitstack.metrics.report.data import Original, Report, Row
-from bitstack.opening import is_container, open_model
+from bitstack.metrics.along_curve import metrics_along_curve
+from bitstack.metrics.report.data import Measured, Report, Row, Tasks
+from bitstack.metrics.report.measure import Model, Terms, environment, measure_all
+from bitstack.metrics.tasks import with_recovery
+from bitstack.opening import is_container
 from bitstack.plan import plan
 from bitstack.source import open_source
-from bitstack.text import token_ids
 
 # Between the floor and everything: quality changes most below 3 bits a weight.
 BUDGETS = ("1.5bpw", "2bpw", "2.5bpw", "3bpw", "4bpw", "6bpw")
 MAX_TOKENS = 20_000
 METRIC_BYTES = 50_000
-SPEED_TOKENS = 32
 
 
 def collect(
@@ -45,72 +35,69 @@ def collect(
     max_tokens: int | None = MAX_TOKENS,
     window: int | None = None,
     stride: int | None = None,
+    tasks: Sequence[str] | None = None,
+    tasks_folder: str | Path | None = None,
+    limit: int | None = None,
     metrics: bool = True,
     device: str = "auto",
     progress: bool = False,
 ) -> Report:
-    """The report of the container `folder`, measured on the source `text` where one is given.
+    """The report of the container `folder`: loss and speed on the source `text`, scores on `tasks`.
 
     Without `budgets`: the floor, everything, and BUDGETS between. `original` is the folder it was
     made from; without it, a folder of that name and size in the working directory or beside the
     container. `metrics` adds information capacity, capacity density and capacity gap, on the first
-    METRIC_BYTES of the text. Without `text` no model is loaded. UserError for what `plan`,
-    `open_model`, `token_ids` and `score` refuse, and for an original of another size.
+    METRIC_BYTES of the text. `tasks` are names of tasks or groups, run on their first `limit`
+    documents; `tasks_folder` is as `run_tasks` has it. Without `text` and `tasks` no model is
+    loaded. UserError for what `plan`, `open_model`, `token_ids`, `score` and `run_tasks` refuse,
+    and for an original of another size.
     """
     container = locate(folder).folder
     manifest = read_manifest(container)
     pick_device(device)
     source = _original(container, manifest, original)
     report = Report(str(folder), manifest, _rows(container, manifest, budgets))
-    if text is None:
+    if text is None and tasks is None:
         return report
-    options: dict[str, Any] = {"max_tokens": max_tokens, "window": window, "stride": stride}
-    named = [(row.name, folder, row.plan.budget_bytes) for row in report.rows]
-    found = []
-    everyone: list[tuple[str, str | Path, int | None]] = [
-        *([("original", source, None)] if source else []),
-        *named,
-    ]
-    bar = tqdm(everyone, desc="report", disable=None if progress else True)
-    for name, path, size in bar:
-        bar.set_postfix_str(name)
-        found.append(_measure(path, size, text, device=device, **options))
+    where = None if tasks_folder is None else str(tasks_folder)
+    chosen = None if tasks is None else Tasks(tuple(tasks), where, limit)
+    terms = Terms(text, chosen, max_tokens, window, stride, device, progress)
+    measured = _measured(report, source, terms)
+    return measured if text is None or not metrics else _with_metrics(measured, source, terms)
+
+
+def _measured(report: Report, source: Path | None, terms: Terms) -> Report:
+    """The report with loss, speed and scores of its rows and of the original in `source`."""
+    models: list[Model] = [("original", source, None)] if source else []
+    models += [(row.name, report.container, row.plan.budget_bytes) for row in report.rows]
+    found = measure_all(models, terms)
     first = found.pop(0) if source else None
-    scored = zip(report.rows, found, strict=True)
+    pairs = zip(report.rows, found, strict=True)
     return replace(
         report,
-        rows=[replace(row, scored=one, tokens_per_second=speed) for row, (one, speed) in scored],
-        original=first and Original(*first),
-        metrics=_metrics(report, text, source, device, progress) if metrics else None,
-        environment=_environment(device),
+        rows=[replace(row, **vars(_beside(one, first, terms.tasks))) for row, one in pairs],
+        original=first,
+        tasks=terms.tasks,
+        environment=environment(terms),
     )
 
 
-def _metrics(
-    report: Report, text: str, source: Path | None, device: str, progress: bool
-) -> MetricsCurve:
-    """The three metrics at the budgets of the report."""
+def _beside(one: Measured, original: Measured | None, tasks: Tasks | None) -> Measured:
+    """`one` with the original's task scores beside its own."""
+    if original is None or tasks is None:
+        return one
+    return replace(one, tasks=tuple(with_recovery(one.tasks, original.tasks, seed=tasks.seed)))
+
+
+def _with_metrics(report: Report, source: Path | None, terms: Terms) -> Report:
+    """The report with the three metrics at its budgets."""
+    assert terms.text is not None
     budgets = [row.plan.budget_bytes for row in report.rows]
-    return metrics_along_curve(
-        report.container, text, budgets, original=source, max_bytes=METRIC_BYTES, device=device,
-        progress=progress,
+    curve = metrics_along_curve(
+        report.container, terms.text, budgets, original=source, max_bytes=METRIC_BYTES,
+        device=terms.device, progress=terms.progress,
     )  # fmt: skip
-
-
-def _measure(
-    path: str | Path,
-    budget: int | None,
-    text: str,
-    *,
-    max_tokens: int | None,
-    window: int | None,
-    stride: int | None,
-    device: str,
-) -> tuple[Evaluation, float]:
-    opened = open_model(path, budget=budget, device=device)
-    tokens = token_ids(text, opened.tokenizer, max_tokens=max_tokens)
-    scored = score(opened, tokens, model=Path(path).name, text=text, window=window, stride=stride)
-    return scored, 1 / seconds_per_token(opened.model, tokens=SPEED_TOKENS)
+    return replace(report, metrics=curve)
 
 
 def _rows(container: Path, manifest: Manifest, budgets: Sequence[str | int | Budget]) -> list[Row]:
@@ -163,16 +150,3 @@ def _bytes(folder: Path) -> int | None:
         return open_source(folder).bytes
     except UserError:
         return None
-
-
-def _environment(device: str) -> dict[str, Any]:
-    where = pick_device(device)
-    packages = ("bitstack", "torch", "transformers")
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": torch.cuda.get_device_name() if where == "cuda" else platform.machine(),
-        "kernel": which(where).name,
-        "threads": torch.get_num_threads(),
-        "speed_tokens": SPEED_TOKENS,
-        **{name: version(name) for name in packages},
-    }

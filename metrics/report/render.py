@@ -18,6 +18,7 @@ from bitstack.metrics.report.charts import bytes_axis, loss_chart
 from bitstack.metrics.report.data import Report
 from bitstack.metrics.report.levels import LevelMap, level_map
 from bitstack.metrics.report.metric_charts import Group, metric_groups
+from bitstack.metrics.report.scores import score_table
 
 PAGE, NOTES = "page.html.j2", "report.md.j2"
 
@@ -35,6 +36,7 @@ def html(report: Report) -> str:
             levels=levels,
             loss=loss,
             groups=groups,
+            scores=score_table(report),
             names=_names(report),
             data=_data(report, levels) | {"charts": {c.key: c.data() for c in charts}},
         )
@@ -48,6 +50,7 @@ def markdown(report: Report) -> str:
             report=report,
             manifest=report.manifest,
             groups=_groups(report),
+            scores=score_table(report),
             names=_names(report),
         )
     )
@@ -91,6 +94,7 @@ def write_report(report: Report, output: str | Path) -> list[Path]:
 def _data(report: Report, levels: LevelMap) -> dict[str, Any]:
     """What the script needs to know of every block, as arrays: a model may have 100,000."""
     manifest = report.manifest
+    whole = report.original and report.original.scored
     budgets = manifest.budgets
     sizes = sorted({tuple(own) for own in budgets.stack_bytes})
     kind = {own: index for index, own in enumerate(sizes)}
@@ -114,7 +118,7 @@ def _data(report: Report, levels: LevelMap) -> dict[str, Any]:
             [row.blocks, row.name, row.tokens_per_second, row.scored and row.scored.nll_per_token]
             for row in report.rows
         ],
-        "loss": report.original and report.original.scored.bits_per_byte,
+        "loss": whole and whole.bits_per_byte,
     }
 
 

@@ -7,8 +7,9 @@ import pytest
 from bitstack.container.manifest import read_manifest
 from bitstack.errors import UserError
 from bitstack.evaluate import evaluate
+from bitstack.evaluate_tasks import evaluate_tasks
 from bitstack.load import load
-from bitstack.metrics.report import Report, collect, figures
+from bitstack.metrics.report import Report, collect, measure
 from bitstack.plan import plan
 
 SHORT = {"window": 32, "max_tokens": 300}
@@ -31,6 +32,7 @@ def test_figures_are_those_of_plan_and_eval(
         assert row.scored is not None
         assert row.scored.nll_per_token == pytest.approx(found.nll_per_token)
     assert report.original is not None
+    assert report.original.scored is not None
     found = evaluate(pico_model("llama-gqa"), str(text_file), **SHORT)
     assert report.original.scored.nll_per_token == pytest.approx(found.nll_per_token)
 
@@ -44,6 +46,38 @@ def test_the_metrics_stand_at_the_same_budgets(report: Report) -> None:
     assert last.gap is not None
     assert last.gap.intervals["kl"] is not None
     assert "tokenizer" in last.undefined["density"]
+
+
+def test_task_scores_are_those_of_eval(
+    report: Report, pico_model: Callable[..., Path], tasks_folder: Path
+) -> None:
+    assert report.tasks is not None
+    row = report.rows[1]
+    found = evaluate_tasks(
+        report.container, report.tasks.names, tasks_folder, budget=row.plan.budget_bytes,
+        original=pico_model("llama-gqa"),
+    )  # fmt: skip
+    assert list(row.tasks) == found.tasks
+    assert report.original is not None
+    assert [one.value for one in report.original.tasks] == [one.original for one in found.tasks]
+
+
+def test_tasks_without_text_measure_nothing_else(
+    stacked: Callable[..., Path], pico_model: Callable[..., Path], tasks_folder: Path
+) -> None:
+    options = {"tasks": ["boats"], "tasks_folder": tasks_folder, "limit": 5, "budgets": ["100%"]}
+    found = collect(stacked("gpt-2"), original=pico_model("gpt-2"), **options)
+    assert found.original is not None
+    for one in (found.original, *found.rows):
+        assert (one.scored, one.tokens_per_second) == (None, None)
+        assert [(score.task, score.documents) for score in one.tasks] == [("boats", 5)]
+    assert found.metrics is None
+    assert "lm_eval" in found.environment
+    assert "speed_tokens" not in found.environment
+    alone = collect(stacked("gpt-2"), **options)
+    assert alone.original is None
+    (score,) = alone.rows[0].tasks
+    assert (score.value, score.recovery) == (found.rows[0].tasks[0].value, None)
 
 
 def test_steps_are_the_order(report: Report) -> None:
@@ -66,7 +100,7 @@ def test_dense_tensors_are_grouped_and_none_is_lost(report: Report) -> None:
 def test_without_text_no_model_is_loaded(
     stacked: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "open_model", lambda *args, **kwargs: pytest.fail("loaded"))
+    monkeypatch.setattr(measure, "open_model", lambda *args, **kwargs: pytest.fail("loaded"))
     found = collect(stacked("gpt-2"), budgets=["100%", "99%"])
     assert [(row.name, row.scored) for row in found.rows] == [("100%", None)]
     assert found.original is None
@@ -86,6 +120,7 @@ def test_the_original_is_found_beside_the_container(
     shutil.copytree(pico_model("gpt-2"), tmp_path / name)
     found = collect(tmp_path / "c", **options)
     assert found.original is not None
+    assert found.original.scored is not None
     assert found.original.scored.resident_bytes == found.manifest.original_bytes
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from bitstack.budget import format_bytes
 from bitstack.errors import UserError
+from bitstack.metrics.bootstrap import Interval
 from bitstack.metrics.report import Report, html, markdown, write_report
+from bitstack.metrics.report.scores import Cell, score_table
 
 VOID = {"meta", "link", "input", "br"}
 HOSTILE = "</script><img src=x onerror=alert(1)>|`{{ 7*7 }}`"
@@ -55,7 +57,7 @@ def test_the_page_is_whole_and_needs_nothing_else(report: Report) -> None:
 def test_page_and_markdown_say_the_same_numbers(report: Report) -> None:
     page, notes = html(report), markdown(report)
     assert report.original is not None
-    for scored in [report.original.scored, *(row.scored for row in report.rows)]:
+    for scored in [one.scored for one in (report.original, *report.rows)]:
         assert scored is not None
         for word in (f"{scored.bits_per_byte:.4f}", f"{scored.resident_bytes:,}"):
             assert word in page
@@ -72,6 +74,57 @@ def test_page_and_markdown_say_the_same_numbers(report: Report) -> None:
         assert point.undefined["density"] in text.replace("&#39;", "'")
         assert str(report.manifest.recipe["seed"]) in text
         assert format_bytes(report.manifest.fixed_bytes) in text
+
+
+def test_task_scores_stand_in_every_file(report: Report, tmp_path: Path) -> None:
+    page, notes, numbers = write_report(report, tmp_path / "r.html")
+    table = page.read_text().split('id="h-tasks"')[1].split("</table>")[0]
+    lines = notes.read_text().split("## Benchmark tasks")[1].split("## ")[0]
+    record = json.loads(numbers.read_text())
+    assert report.original is not None
+    first = report.original.tasks[0]
+    assert f"<td>{first.value:.4f} ± {first.standard_error:.4f}</td>" in table
+    assert f"| original | {first.value:.4f} ± {first.standard_error:.4f} |" in lines
+    for row in report.rows:
+        acc, ends = row.tasks[0], row.tasks[0].recovery_interval
+        assert ends is not None
+        score = f"{acc.value:.4f} ± {acc.standard_error:.4f}"
+        kept = f"{acc.recovery:.1%} ({ends.low:.1%} to {ends.high:.1%})"
+        assert f"<td>{score}<small>{kept}</small></td>" in table
+        assert f"| {row.name} | {score}; {kept} |" in lines
+    assert [r["tasks"] for r in record["rows"]] == [
+        json.loads(json.dumps([one.to_json() for one in row.tasks])) for row in report.rows
+    ]
+    assert record["tasks"]["names"] == ["boats", "lambada"]
+    assert "perplexity, better ↓<br>24 documents, 0-shot" in table
+    assert "perplexity (lower is better), 24 documents" in lines
+
+
+def test_scores_that_have_no_error_or_interval(report: Report) -> None:
+    """A score of one document has neither, a resample without a right answer no end."""
+    row = report.rows[0]
+    endless = Interval(0.5, float("inf"))
+    one = replace(
+        row.tasks[0], standard_error=None, recovery=0.5, recovery_interval=endless, value=0.25
+    )
+    scores = score_table(replace(report, original=None, rows=[replace(row, tasks=(one,))]))
+    assert scores is not None
+    (column,) = scores.columns
+    assert column.cells == [Cell("0.2500", "50.0%")]
+
+
+def test_tasks_without_a_text(report: Report) -> None:
+    assert report.original is not None
+    bare = {"scored": None, "tokens_per_second": None}
+    rows = [replace(row, **bare) for row in report.rows]
+    found = replace(report, original=replace(report.original, **bare), rows=rows, metrics=None)
+    page, notes = html(found), markdown(found)
+    parsed(page)
+    assert "Loss was not measured" in page
+    assert "Loss and speed were not measured" in notes
+    for text in (page, notes):
+        assert "Benchmark tasks" in text
+        assert "bits per byte" not in text.split("<script")[0].lower()
 
 
 def test_tables_of_the_markdown_are_whole(report: Report) -> None:
@@ -94,6 +147,7 @@ def test_a_model_without_measurements(experts: Report) -> None:
     assert "Quality was not measured" in page
     assert "mean of 4 experts" in page
     assert "Nothing was measured" in markdown(experts)
+    assert "Benchmark tasks" not in page + markdown(experts)
 
 
 def test_files(report: Report, tmp_path: Path) -> None:
