@@ -57,7 +57,7 @@ def evaluate(
 ) -> Evaluation:
     """Perplexity and bits per byte of a container or an original model over the source `text`.
 
-    With `shared` the processes of `accelerate launch` take a part of the text each.
+    With `shared` the processes of `accelerate launch` or `torchrun` take a part of it each.
     UserError for everything `open_model`, `token_ids` and `perplexity` refuse, and for a model
     whose outputs are no numbers.
     """

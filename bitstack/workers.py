@@ -147,17 +147,6 @@ def open_workers() -> Workers:
     return Workers(rank, count, PrefixStore(f"bitstack/{attempt}", store))
 
 
-def gathered(own: list[Any]) -> list[Any]:
-    """The lists of all processes of `accelerate launch` (or torchrun), one behind the other."""
-    if processes()[1] == 1:
-        return own
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    PartialState()  # joins the process group: gloo, or nccl where there is CUDA
-    return list(gather_object(own))
-
-
 def processes() -> tuple[int, int]:
     """Number of this process, and of how many, as a launcher's environment says."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

@@ -18,8 +18,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from bitstack.errors import UserError
+from bitstack.gather import gathered, meet
 from bitstack.text import Tokens
-from bitstack.workers import gathered, processes
+from bitstack.workers import processes
 
 DEFAULT_WINDOW = 2048  # tokens, the window of the BitStack, GPTQ and AWQ papers
 SOFTMAX_ELEMENTS = 2**24  # logits turned to fp32 at a time: 64 MiB
@@ -60,8 +61,10 @@ def perplexity(
     Bits per byte, `nll_per_token / ln 2 · ids / bytes`, takes ids and bytes (UTF-8) from the
     whole evaluated text, so it compares across tokenizers.
 
-    With `shared` the processes of `accelerate launch` take a part each, and all get the result.
-    Raises UserError for a window or stride that cannot be, and for a text of fewer than 2 tokens.
+    With `shared` the processes of `accelerate launch` or `torchrun` take a part each, and all get
+    the result: to the bit the one of a single process with as many threads.
+    Raises UserError for a window or stride that cannot be, for a text of fewer than 2 tokens, and
+    for processes that cannot meet.
     """
     window, stride = _checked(model, window, stride)
     if len(tokens.ids) < 2 or tokens.bytes == 0:
@@ -71,6 +74,8 @@ def perplexity(
         )
     found: list[tuple[int, float, int]] = []  # batch, nats, tokens
     rank, count = processes() if shared else (0, 1)
+    if shared:
+        meet()  # what hinders them is said before the work, not after it
     batches = list(_batches(len(tokens.ids), window, stride, batch_size))
     was_training = model.training
     model.eval()

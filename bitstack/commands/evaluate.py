@@ -65,7 +65,7 @@ def evaluate(
         record |= found.to_json()
         if shown:
             typer.echo("\n".join(evaluation_lines(found)))
-    if tasks is not None:
+    if tasks is not None and is_first():  # the others have only the text to share
         from bitstack.evaluate_tasks import evaluate_tasks
 
         scored = evaluate_tasks(

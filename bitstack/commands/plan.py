@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Budgets, Container, Json, silence
+from bitstack.commands.shared import Budgets, Container, Json, Quiet, silence
 
 
 def plan(
@@ -14,9 +14,10 @@ def plan(
         int | None, typer.Option(help="Tokens of the KV cache [default: 4096 at most].")
     ] = None,
     json: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Show exact bytes and KV cache for each budget, and the kernel that would run."""
-    silence()
+    silence(own=quiet)
     from dataclasses import asdict
 
     from bitstack.json_file import write_json
@@ -24,7 +25,7 @@ def plan(
     from bitstack.tables import console, kernel_line, plan_table
 
     rows = plan(folder, budget or (), context=context)
-    if json != "-":
+    if json != "-" and not quiet:
         console().print(plan_table(rows))
         console().print(kernel_line(rows[0]), soft_wrap=True)
     if json:
