@@ -113,6 +113,17 @@ def test_scores_that_have_no_error_or_interval(report: Report) -> None:
     assert column.cells == [Cell("0.2500", "50.0%")]
 
 
+def test_a_group_of_tasks_has_no_documents_of_its_own(report: Report) -> None:
+    rows = [
+        replace(row, tasks=tuple(replace(one, documents=0) for one in row.tasks))
+        for row in report.rows
+    ]
+    scores = score_table(replace(report, original=None, rows=rows))
+    assert scores is not None
+    assert {column.how for column in scores.columns} == {"group"}
+    assert [line.name for line in scores.lines] == [row.name for row in reversed(rows)]
+
+
 def test_tasks_without_a_text(report: Report) -> None:
     assert report.original is not None
     bare = {"scored": None, "tokens_per_second": None}
