@@ -32,7 +32,7 @@ FEW = {"samples": 3, "length": 24, "order_samples": 1, "blocks": 3, "sweeps": 1,
 def launched(launcher: list[str], *args: object) -> str:
     """Standard output of all processes together."""
     command = [sys.executable, "-m", *launcher, *(str(arg) for arg in args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,0 +1,110 @@
+"""What commands print for other programs: --json and --quiet, and what a shell completes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from bitstack import demo
+from bitstack.cli import app
+
+NAME = "llama-gqa"
+
+
+def call(*args: object) -> Result:
+    done = CliRunner().invoke(app, [str(arg) for arg in args])
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def test_generate(stacked: Callable[..., Path], tmp_path: Path) -> None:
+    asked = ["generate", stacked(NAME), "--budget", "3bpw", "--prompt", "The river"]
+    asked += ["--max-new-tokens", 5]
+    said = call(*asked, "--json", "-")
+    found = json.loads(said.stdout)
+    assert list(found) == [
+        "model", "prompt", "continuation", "resident_bytes", "bits_per_weight",
+    ]  # fmt: skip
+    assert (found["model"], found["prompt"]) == (str(stacked(NAME)), "The river")
+    assert 2 < found["bits_per_weight"] <= 3
+    shown = call(*asked, "--json", tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == found
+    assert shown.stdout.rstrip("\n") == "The river" + found["continuation"]
+    assert call(*asked, "--quiet").output == ""
+
+
+def test_demo(
+    pico_model: Callable[..., Path],
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small: dict[str, Any] = {
+        "model": pico_model(NAME), "calibration": text_file, "held_out": text_file,
+        "max_tokens": 100, "window": 32, "blocks": 3, "samples": 4, "length": 32,
+        "order_samples": 1, "tune_steps": 0, "passes": 0, "sweeps": 0,
+    }  # fmt: skip
+    monkeypatch.setattr(demo, "run_demo", partial(demo.run_demo, **small))
+    said = call("demo", "--output", tmp_path / "out", "--json", "-", "--quiet")
+    rows = json.loads(said.stdout)["rows"]
+    assert rows == json.loads((tmp_path / "out" / "demo.json").read_text())["rows"]
+    assert (rows[0]["name"], rows[-1]["name"]) == ("original", "everything")
+    for row in rows:
+        assert list(row) == ["name", "scored", "tokens_per_second", "continuation"]
+        assert row["scored"]["tokens"] == rows[0]["scored"]["tokens"]
+
+
+def test_a_quiet_plan_is_its_file(stacked: Callable[..., Path], tmp_path: Path) -> None:
+    asked = ["plan", stacked(NAME), "--budget", "50%"]
+    said = call(*asked, "--quiet", "--json", tmp_path / "plan.json")
+    assert said.output == ""
+    assert json.loads((tmp_path / "plan.json").read_text()) == json.loads(
+        call(*asked, "--quiet", "--json", "-").stdout
+    )
+
+
+COMPLETED = """
+import sys
+from bitstack.cli import main
+try: main()
+finally: print([m for m in ("torch", "transformers") if m in sys.modules], file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("compress-model ge", ["generate"]),
+        ("compress-model plan x --qu", ["--quiet"]),
+        ("compress-model run x --shard", ["--shard-size"]),  # a field of the recipe
+    ],
+)
+def test_a_shell_completes_without_torch(words: str, expected: list[str]) -> None:
+    asked = {
+        "_COMPRESS_MODEL_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", COMPLETED],
+        capture_output=True, text=True, timeout=60, env=os.environ | asked,
+    )  # fmt: skip
+    assert done.stdout.split() == expected
+    assert done.stderr == "[]\n"
+
+
+def test_the_script_for_a_shell() -> None:
+    named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPLETED, "--show-completion", "bash"],
+        capture_output=True, text=True, timeout=60, env=os.environ | named,
+    )  # fmt: skip
+    assert "complete -o default -F _compress_model_completion compress-model" in done.stdout
+    assert done.stderr == "[]\n"
