@@ -69,7 +69,7 @@ class Recipe(BaseModel):
         description="Windows each perplexity that corrects or makes the order is measured on.",
     )
     tune_steps: int = Field(
-        150, ge=0, description="codes: steps of tuning the scales against the original; 0: none."
+        300, ge=0, description="codes: steps of tuning the scales against the original; 0: none."
     )
     tune_rate: float = Field(
         0.01, gt=0, le=0.1, description="codes: Adam's rate for level 1; half for each level above."
