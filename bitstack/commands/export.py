@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Budget, Container, Quiet, silence
+from bitstack.commands.shared import Budget, Container, Json, Quiet, silence
 
 
 def export(
@@ -15,14 +15,19 @@ def export(
     level: Annotated[
         int | None, typer.Option(metavar="J", help="Every stack at this level instead.")
     ] = None,
+    json: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a dense Hugging Face folder, for tools that know no containers."""
     silence(own=quiet)
     from bitstack.budget import format_bytes
     from bitstack.export import export
+    from bitstack.json_file import write_json
 
     written = export(folder, output, budget, level=level, progress=not quiet)
-    if not quiet:
-        size = sum(file.stat().st_size for file in written.glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in written.glob("*.safetensors"))
+    if not quiet and json != "-":
         typer.echo(f"{written}: {format_bytes(size)} of dense weights")
+    if json:
+        asked = {"budget": budget, "level": level}
+        write_json(json, {"folder": str(written), **asked, "dense_bytes": size})

@@ -70,6 +70,14 @@ def test_a_quiet_plan_is_its_file(stacked: Callable[..., Path], tmp_path: Path) 
     )
 
 
+def test_export(stacked: Callable[..., Path], tmp_path: Path) -> None:
+    output = tmp_path / "dense"
+    asked = ["export", stacked(NAME), "--budget", "3bpw", "--output", output]
+    found = json.loads(call(*asked, "--json", "-").stdout)
+    size = sum(file.stat().st_size for file in output.glob("*.safetensors"))
+    assert found == {"folder": str(output), "budget": "3bpw", "level": None, "dense_bytes": size}
+
+
 COMPLETED = """
 import sys
 from bitstack.cli import main

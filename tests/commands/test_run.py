@@ -66,11 +66,8 @@ def test_a_containers_recipe_repeats_it(
     )
     run(*arguments, "--recipe", mine, "--seed", 5, "--output", tmp_path / "one")
     resolved = read_manifest(tmp_path / "one").recipe
-    assert (resolved["blocks"], resolved["seed"], resolved["rounds"]) == (
-        2,
-        5,
-        2,
-    )  # file, flag, default
+    from_file_flag_default = {"blocks": 2, "seed": 5, "rounds": 2}
+    assert resolved | from_file_flag_default == resolved
     monkeypatch.chdir(text_file.parent)  # the recipe names the text without its folder
     written = tmp_path / "one" / "recipe.yaml"
     run(arguments[0], "--recipe", written, "--output", tmp_path / "two")
