@@ -19,7 +19,8 @@ from bitstack.measure import LayerMeasure
 from bitstack.predict import matrix_work
 from bitstack.recipe import Recipe, load_recipe
 from bitstack.source import Source
-from bitstack.stacker import LOWER, UPPER, WHOLE, Stacker, Stage
+from bitstack.stacker import Stacker
+from bitstack.stages import LOWER, UPPER, WHOLE, Stage
 from bitstack.tuning import tune_lower
 from bitstack.workers import open_workers
 

@@ -26,7 +26,7 @@ from bitstack.matrices import Dense, Matrix, find_dense, find_layers, find_matri
 from bitstack.predict import peak_memory
 from bitstack.recipe import Recipe
 from bitstack.source import Source, open_source
-from bitstack.stacker import LOWER, WHOLE, Stage
+from bitstack.stages import LOWER, WHOLE, Stage
 from bitstack.streaming import LayerRunner
 from bitstack.text import Tokens, token_ids, windows
 from bitstack.workers import Workers

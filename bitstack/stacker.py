@@ -21,37 +21,13 @@ from bitstack.decompose import decompose, fold_scales, scaled_moment
 from bitstack.matrices import Dense, Matrix
 from bitstack.recipe import Recipe
 from bitstack.sensitivity import Sensitivity, sensitivity, state
+from bitstack.stages import WHOLE, Stage
 from bitstack.streaming import LayerRunner, Spill
 from bitstack.workers import Workers, shares
 
 _log = logging.getLogger(__name__)
 _FELT = "~sensitivity"  # the journal's entry; no matrix is called so
 _BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Which planes of every stack are made: all at once, or those below and above the tuning.
-
-    `prefix` stands before the journal's names of what is made here, `below` before those of the
-    planes it is built on; `lower`: only the planes that are chosen together.
-    """
-
-    prefix: str = ""
-    below: str = ""
-    lower: bool = False
-    says: str = "decompose"  # what the progress bar is called
-
-    def recipe(self, recipe: Recipe, name: str) -> Recipe:
-        """The recipe of the matrix `name` in this stage."""
-        own = recipe.of(name)
-        return own.lower() if self.lower else own
-
-
-WHOLE = Stage()
-LOWER = Stage(prefix="~lower.", lower=True)
-TUNED = "~tuned."
-UPPER = Stage(below=TUNED, says="planes above")
 
 
 @dataclass

@@ -82,7 +82,7 @@ class Positions:
 class TunedStack(nn.Module):
     """A stack whose scales are parameters: relative changes of u and v, changes of T.
 
-    With a `code_rate` above zero its codes learn too, all planes of them.
+    One that `learns` moves its codes too, all planes of them, in steps of `code_rate`.
     """
 
     def __init__(self, stack: Stack, scales: Sequence[Tensor], *, learns: bool) -> None:

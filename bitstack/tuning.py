@@ -13,7 +13,7 @@ from bitstack.container.work import Preferred
 from bitstack.job import Job
 from bitstack.order import predicted_order
 from bitstack.source import skeleton
-from bitstack.stacker import LOWER, TUNED
+from bitstack.stages import LOWER, TUNED
 from bitstack.streaming import Spill
 from bitstack.tune import Tuner
 from bitstack.tuned import make_tunable

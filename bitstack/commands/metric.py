@@ -17,6 +17,8 @@ from bitstack.commands.shared import (
     Quiet,
     Seed,
     Text,
+    answer,
+    one_or_all,
     silence,
 )
 
@@ -41,17 +43,13 @@ def order(
 ) -> None:
     """Whether the loss falls with every step along the order of a container."""
     silence(own=quiet)
-    from bitstack.json_file import write_json
     from bitstack.metrics.lines import order_lines
     from bitstack.metrics.order_check import check_order
 
     found = check_order(
         folder, text, step=step, window=window, max_tokens=max_tokens, progress=not quiet
     )
-    if json != "-" and not quiet:
-        typer.echo("\n".join(order_lines(found)))
-    if json:
-        write_json(json, found.to_json())
+    answer(order_lines(found), found.to_json(), json, quiet)
 
 
 @app.command("information-capacity")
@@ -89,7 +87,6 @@ def information_capacity(
     silence(own=quiet)
     from dataclasses import asdict
 
-    from bitstack.json_file import write_json
     from bitstack.metrics.lines import capacity_lines, prediction_line
     from bitstack.metrics.measured_capacity import measure_capacity
     from bitstack.metrics.measured_capacity import predict as foretell
@@ -100,11 +97,10 @@ def information_capacity(
         progress=not quiet,
     )  # fmt: skip
     prediction = None if predict is None else foretell(found, predict)
-    if json != "-" and not quiet:
-        typer.echo("\n".join(line for one in found for line in capacity_lines(one)))
-        if prediction is not None:
-            typer.echo(prediction_line(predict or "", prediction))
-    if json:
+    lines = [line for one in found for line in capacity_lines(one)]
+    record = one_or_all([one.to_json() for one in found])
+    if prediction is not None:
+        lines.append(prediction_line(predict or "", prediction))
         rows = [one.to_json() for one in found]
-        whole = {"models": rows, "prediction": prediction and asdict(prediction)}
-        write_json(json, rows[0] if len(rows) == 1 and prediction is None else whole)
+        record = {"models": rows, "prediction": asdict(prediction)}
+    answer(lines, record, json, quiet)

@@ -17,6 +17,8 @@ from bitstack.commands.shared import (
     Seed,
     Tasks,
     TasksFolder,
+    answer,
+    one_or_all,
     silence,
     split,
 )
@@ -86,7 +88,6 @@ def score(
 ) -> None:
     """Effective parameters and densities, by a score or by a loss."""
     silence(own=quiet)
-    from bitstack.json_file import write_json
     from bitstack.metrics.density_score import choose_measure, score_models
     from bitstack.metrics.lines import density_lines
 
@@ -96,11 +97,8 @@ def score(
         max_bytes=max_bytes, seed=seed, progress=not quiet,
     )  # fmt: skip
     found = score_models(models, measure, budgets=budget or (), device=device)
-    if json != "-" and not quiet:
-        typer.echo("\n".join(line for one in found for line in density_lines(one)))
-    if json:
-        rows = [one.to_json() for one in found]
-        write_json(json, rows[0] if len(rows) == 1 else {"models": rows})
+    lines = [line for one in found for line in density_lines(one)]
+    answer(lines, one_or_all([one.to_json() for one in found]), json, quiet)
 
 
 @app.command("loss")
@@ -118,7 +116,6 @@ def loss(
 ) -> None:
     """Conditional loss of answers, which a law is fitted on."""
     silence(own=quiet)
-    from bitstack.json_file import write_json
     from bitstack.metrics.density_score import answer_losses, answers
     from bitstack.metrics.lines import loss_lines
 
@@ -126,11 +123,8 @@ def loss(
         models, answers(pairs, split(tasks), tasks_folder, limit), budgets=budget or (),
         device=device, seed=seed, progress=not quiet,
     )  # fmt: skip
-    if json != "-" and not quiet:
-        typer.echo("\n".join(line for one in found for line in loss_lines(one)))
-    if json:
-        rows = [one.to_json() for one in found]
-        write_json(json, rows[0] if len(rows) == 1 else {"models": rows})
+    lines = [line for one in found for line in loss_lines(one)]
+    answer(lines, one_or_all([one.to_json() for one in found]), json, quiet)
 
 
 @app.command("trend")
@@ -150,12 +144,8 @@ def trend(
 ) -> None:
     """Growth of the best density over time, and its doubling time."""
     silence()
-    from bitstack.json_file import write_json
     from bitstack.metrics.density_trend import forecast
     from bitstack.metrics.lines import trend_lines
 
     found = forecast(released, share=share, since=since)
-    if json != "-":
-        typer.echo("\n".join(trend_lines(found)))
-    if json:
-        write_json(json, found.to_json())
+    answer(trend_lines(found), found.to_json(), json)

@@ -14,6 +14,7 @@ from bitstack.commands.shared import (
     Quiet,
     Seed,
     Text,
+    answer,
     silence,
 )
 
@@ -39,7 +40,6 @@ def measure(
 ) -> None:
     """KL, loss gap and top-1 agreement, by position and by frequency."""
     silence(own=quiet)
-    from bitstack.json_file import write_json
     from bitstack.metrics.lines import gap_lines
     from bitstack.metrics.measured_gap import measure_gap
 
@@ -47,10 +47,7 @@ def measure(
         teacher, student, text, budget=budget, window=window, max_bytes=max_bytes,
         device=device, seed=seed, progress=not quiet,
     )  # fmt: skip
-    if json != "-" and not quiet:
-        typer.echo("\n".join(gap_lines(found)))
-    if json:
-        write_json(json, found.to_json())
+    answer(gap_lines(found), found.to_json(), json, quiet)
 
 
 @app.command("teacher")
@@ -68,15 +65,11 @@ def teacher(
     silence()
     from dataclasses import asdict
 
-    from bitstack.json_file import write_json
     from bitstack.metrics.gap_law import best_teacher
     from bitstack.metrics.lines import teacher_lines
 
     found = best_teacher(student, tokens=tokens, law=law)
-    if json != "-":
-        typer.echo("\n".join(teacher_lines(found)))
-    if json:
-        write_json(json, asdict(found))
+    answer(teacher_lines(found), asdict(found), json)
 
 
 @app.command("fit")
@@ -91,12 +84,8 @@ def fit(
     silence()
     from dataclasses import asdict
 
-    from bitstack.json_file import write_json
     from bitstack.metrics.gap_fit import fit_gap, read_runs
     from bitstack.metrics.lines import gap_fit_lines
 
     found = fit_gap(read_runs(table))
-    if json != "-":
-        typer.echo("\n".join(gap_fit_lines(found)))
-    if json:
-        write_json(json, asdict(found))
+    answer(gap_fit_lines(found), asdict(found), json)

@@ -6,7 +6,7 @@ torch, transformers and pydantic are never imported here, so that `--help` answe
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,6 +79,21 @@ def told_of(wanted: bool) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+
+
+def answer(lines: Iterable[str], record: Any, json: str | None, quiet: bool = False) -> None:
+    """Print `lines`, unless the record itself goes to stdout, and write the record if asked."""
+    from bitstack.json_file import write_json
+
+    if json != "-" and not quiet:
+        typer.echo("\n".join(lines))
+    if json:
+        write_json(json, record)
+
+
+def one_or_all(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record of several models, or of the only one."""
+    return rows[0] if len(rows) == 1 else {"models": rows}
 
 
 def silence(*, own: bool = False) -> None:

@@ -59,6 +59,10 @@ class Journal:
         with safe_open(self._where[name], framework="pt") as opened:
             return opened.get_tensor(name)
 
+    def holds(self, name: str) -> bool:
+        """Is there a tensor of this name?"""
+        return name in self._where
+
     def under(self, prefix: str) -> list[str]:
         """Names of the tensors that start with `prefix`."""
         return [name for name in self._where if name.startswith(prefix)]
@@ -97,7 +101,7 @@ class Preferred:
     def get(self, name: str) -> Tensor:
         """One tensor by its name in the container."""
         own = f"{self.prefix}{name}"
-        return self.journal.get(own if self.journal.under(own) else name)
+        return self.journal.get(own if self.journal.holds(own) else name)
 
 
 @contextmanager
