@@ -9,14 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bitstack import order as ordering
 from bitstack.beside import copy_beside
 from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
 from bitstack.container.shards import tensor_order, write_shards
 from bitstack.container.work import disk_errors
 from bitstack.job import Job, open_job
-from bitstack.measure import LayerMeasure
-from bitstack.predict import matrix_work
+from bitstack.predict import matrix_work, probed
+from bitstack.ranking import rank
 from bitstack.recipe import Recipe, load_recipe
 from bitstack.source import Source
 from bitstack.stacker import Stacker
@@ -91,7 +90,7 @@ def _stacker(job: Job, stage: Stage) -> Stacker:
 
 def _finish(job: Job) -> None:
     """What one worker does alone: order and shards."""
-    _write(job, _order(job, measured=job.text is not None))
+    _write(job, rank(job, probed=probed(job.recipe)))
     job.recipe.write(job.folder / RECIPE, job.calibration)
     job.journal.remove()
 
@@ -102,19 +101,6 @@ def _keep_buffers(job: Job) -> None:
     kept = {name: buffers[name] for name in job.stored_dense if name in buffers}
     if kept:
         job.journal.put("dense-buffers", kept, {})
-
-
-def _order(job: Job, *, measured: bool) -> list[int]:
-    stacks = job.stacks
-    losses = [job.journal.notes[e.name]["losses"] for e in stacks]
-    runner = job.runner(samples=job.recipe.order_samples)
-    measure = LayerMeasure(runner, job.journal, stacks, job.stored_dense)
-    if job.recipe.order == "perplexity":
-        return ordering.perplexity_order([e.levels for e in stacks], measure, show=job.progress)
-    if measured:
-        roles = [e.matrix.role for e in stacks]
-        losses = ordering.corrected(losses, roles, measure, show=job.progress)
-    return ordering.predicted_order([e.spec.bytes() for e in stacks], losses)
 
 
 def _write(job: Job, order: list[int]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from bitstack.blocks import StackSpec
 from bitstack.budget import format_bytes
 from bitstack.container.manifest import MANIFEST, StackEntry
-from bitstack.container.work import FOLDER, Journal
+from bitstack.container.work import FOLDER, Journal, Preferred
 from bitstack.device import pick_device
 from bitstack.errors import UserError
 from bitstack.fingerprint import fingerprint
@@ -25,6 +25,7 @@ from bitstack.free_memory import memory_room
 from bitstack.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
 from bitstack.predict import peak_memory
 from bitstack.recipe import Recipe
+from bitstack.reference import LIKELY
 from bitstack.source import Source, open_source
 from bitstack.stages import LOWER, WHOLE, Stage
 from bitstack.streaming import LayerRunner
@@ -111,6 +112,10 @@ class Job(Checked):
             StackEntry.of(m, _spec(m, stage.recipe(self.recipe, m.name)), self._errors(stage, m))
             for m in self.matrices
         ]
+
+    def reader(self, stage: Stage) -> Preferred:
+        """Reads what a stage has made, by the names of the container."""
+        return Preferred(self.journal, stage.prefix)
 
     def _errors(self, stage: Stage, matrix: Matrix) -> list[float]:
         errors: list[float] = self.journal.notes[f"{stage.prefix}{matrix.name}"]["errors"]
@@ -206,7 +211,8 @@ def _read_text(source: Source, recipe: Recipe) -> tuple[Tokens, Tensor] | None:
         return None
     readable = getattr(source.config.get_text_config(), "max_position_embeddings", None)
     length = min(recipe.length, readable or recipe.length)
-    limit = 4 * length * recipe.samples  # four times what is used: windows spread over it
+    count = recipe.samples * recipe.length // length  # shorter windows, but as many tokens
+    limit = 4 * length * count  # four times what is used: windows spread over it
     tokens = token_ids(recipe.calibration, source.tokenizer(), max_tokens=limit)
     vocabulary = int(source.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if int(tokens.ids.max()) >= vocabulary:
@@ -214,7 +220,7 @@ def _read_text(source: Source, recipe: Recipe) -> tuple[Tokens, Tensor] | None:
             f"{source.path}: the tokenizer gives id {int(tokens.ids.max())}, but the model has "
             f"{vocabulary} embeddings: tokenizer and model do not belong together"
         )
-    return tokens, windows(tokens.ids, length, count=recipe.samples, seed=recipe.seed)
+    return tokens, windows(tokens.ids, length, count=count, seed=recipe.seed)
 
 
 def _matrices(source: Source, recipe: Recipe) -> list[Matrix]:
@@ -249,11 +255,13 @@ def _spec(matrix: Matrix, recipe: Recipe) -> StackSpec:
 
 
 def _spilled_bytes(source: Source, recipe: Recipe, text: tuple[Tokens, Tensor] | None) -> int:
-    """Inputs of all layers, outputs of the last and one gradient, fp32: they lie in files."""
+    """Inputs of all layers, outputs of the last, one gradient and the original's last states, fp32,
+    and what it predicts of the windows the order is measured on: they lie in files."""
     if text is None or recipe.method != "codes":
         return 0
     width = source.config.get_text_config().hidden_size
-    return 4 * width * text[1].numel() * (len(find_layers(source.model)[1]) + 2)
+    tokens, some = text[1].numel(), text[1][: recipe.order_samples].numel()
+    return 4 * width * tokens * (len(find_layers(source.model)[1]) + 3) + 8 * LIKELY * some
 
 
 def _check_output(folder: Path) -> None:

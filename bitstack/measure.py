@@ -1,5 +1,7 @@
 """The loss of a stacked model that is still being made, layer by layer from the journal.
 
+The loss is that of text, or the divergence from the original.
+
 The original's weights of a layer are overwritten by what its stacks give at the asked levels, so
 one layer lies in memory at a time. Finished containers are measured by `metrics.perplexity`.
 """
@@ -12,8 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from bitstack.container.manifest import StackEntry
-from bitstack.container.work import Journal
+from bitstack.container.work import Journal, Preferred
 from bitstack.nn import Stack
+from bitstack.reference import Reference
 from bitstack.streaming import LayerRunner
 
 _UNSCORED = -100  # what cross_entropy leaves out
@@ -22,12 +25,14 @@ _ROWS = 1 << 22  # weights that are unpacked at a time
 
 @dataclass
 class LayerMeasure:
-    """Calling it with the level of every stack gives nats per token over the runner's windows."""
+    """Calling it with the level of every stack gives nats per token over the runner's windows: the
+    text's, or with a `reference` those of KL(original || stacked)."""
 
     runner: LayerRunner
-    journal: Journal
+    journal: Journal | Preferred
     stacks: Sequence[StackEntry]
     dense: Sequence[str]  # dense parameters the journal holds
+    reference: Reference | None = None
 
     @torch.no_grad()
     def __call__(self, levels: list[int]) -> float:
@@ -39,8 +44,15 @@ class LayerMeasure:
                 with runner.layer(index):
                     self._fill(index, levels)
                     hidden = [runner.step(index, h) for h in hidden]
-            total = sum(self._loss(b, h) for b, h in enumerate(hidden))
-        return total / sum(ids[:, 1:].numel() for ids in runner.windows)
+            loss = self._divergence if self.reference else self._loss
+            total = sum(loss(b, h) for b, h in enumerate(hidden))
+        first = 0 if self.reference else 1
+        return total / sum(ids[:, first:].numel() for ids in runner.windows)
+
+    def _divergence(self, batch: int, hidden: torch.Tensor) -> float:
+        assert self.reference
+        parts = self.runner.logits_by_part(batch, hidden)
+        return sum(self.reference.divergence(batch, part, logits) for part, logits in parts)
 
     def _loss(self, batch: int, hidden: torch.Tensor) -> float:
         ids = F.pad(self.runner.windows[batch][:, 1:], (0, 1), value=_UNSCORED).to(hidden.device)

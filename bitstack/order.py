@@ -12,7 +12,7 @@ from itertools import pairwise
 from tqdm import tqdm
 
 Measure = Callable[[list[int]], float]
-_PROBED = 3  # levels 1 to 3 of every role are measured; above, the loss is as good as quadratic
+PROBED = 3  # levels of every role that are measured; above, the loss is as good as quadratic
 _TRUST = 30.0  # a correction is at most this factor
 
 
@@ -39,22 +39,27 @@ def predicted_order(sizes: Sequence[Sequence[int]], losses: Sequence[Sequence[fl
 
 
 def corrected(
-    losses: list[list[float]], roles: list[str], measure: Measure, *, show: bool = False
+    losses: list[list[float]],
+    roles: list[str],
+    measure: Measure,
+    *,
+    probed: int = PROBED,
+    show: bool = False,
 ) -> list[list[float]]:
     """`losses` with each role (the same matrix of all layers) scaled to what was measured.
 
-    One measurement for every role and each of its first three levels, all other stacks at their
-    top: the second order says little of errors as large as level 1 makes. Within a role the
-    layers keep the shares they were predicted.
+    One measurement for every role and each of its first `probed` levels, all other stacks at their
+    top: the second order says little of errors as large as level 1 makes, or of levels that were
+    tuned. Within a role the layers keep the shares they were predicted.
     """
     tops = [len(own) for own in losses]
     base = measure(tops)
     result = [list(own) for own in losses]
-    with tqdm(total=_PROBED * len(set(roles)), desc="order", disable=None if show else True) as bar:
+    with tqdm(total=probed * len(set(roles)), desc="order", disable=None if show else True) as bar:
         for role in sorted(set(roles)):
             members = [i for i, r in enumerate(roles) if r == role]
             factor = 1.0
-            for level in range(_PROBED, 0, -1):
+            for level in range(probed, 0, -1):
                 levels = [min(level, t) if i in members else t for i, t in enumerate(tops)]
                 rise = measure(levels) - base
                 predicted = sum(losses[i][levels[i] - 1] - losses[i][-1] for i in members)
@@ -62,7 +67,7 @@ def corrected(
                     factor = min(max(rise / predicted, 1 / _TRUST), _TRUST)
                 for i in members:
                     # The highest probed level speaks for those above it.
-                    above = slice(level - 1, None if level == _PROBED else level)
+                    above = slice(level - 1, None if level == probed else level)
                     result[i][above] = [loss * factor for loss in losses[i][above]]
                 bar.update()
     return result

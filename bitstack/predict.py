@@ -13,6 +13,7 @@ import torch
 from bitstack.decompose import decompose
 from bitstack.decompose.nested import Plan
 from bitstack.matrices import Matrix, find_layers
+from bitstack.order import PROBED
 from bitstack.recipe import Recipe
 from bitstack.source import Source
 from bitstack.streaming import LOGITS
@@ -87,10 +88,16 @@ def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: 
     roles = len({m.role for m in matrices})
     passes = sum(recipe.of(m.name).blocks for m in matrices)
     if recipe.order == "loss":
-        passes = 3 * roles + 1
+        passes = probed(recipe) * roles + 2
     measured = passes * (2.0 * recipe.order_samples * length * parameters + 20.0 * parameters)
     tuned = recipe.tune_steps * 2048 * 8.0 * parameters if recipe.method == "codes" else 0.0
     return measured + tuned
+
+
+def probed(recipe: Recipe) -> int:
+    """Levels of every role whose loss is measured for the order: those tuned, and the one above,
+    whose loss is as its error says again."""
+    return sum(recipe.together) + 1 if recipe.tune_steps else PROBED
 
 
 def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: int) -> int:

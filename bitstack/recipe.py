@@ -37,9 +37,11 @@ class Recipe(BaseModel):
         "none",
         description="Text file, folder, FILE.jsonl, hf:DATASET[:CONFIG][:COLUMN], or none.",
     )
-    samples: int = Field(128, ge=1, description="Calibration windows.")
+    samples: int = Field(128, ge=1, description="Calibration windows of `length` tokens.")
     length: int = Field(
-        2048, ge=2, description="Tokens of a window (at most what the model can read)."
+        2048,
+        ge=2,
+        description="Tokens of a window; a model that reads fewer gets more windows instead.",
     )
     damping: list[float] = Field(
         [0.5, 0.5, 0.2, 0.2, 0.1, 0.03, 0.01],
@@ -91,6 +93,11 @@ class Recipe(BaseModel):
         description="codes: how far a step of tuning at level 2 moves weights towards other codes, "
         "of the table's largest value; half for each level above; 0: codes stay.",
     )
+    targets: list[float] = Field(
+        [],
+        description="codes: bits a weight that matter most: half of the steps of tuning are made "
+        "near them; none: all budgets alike.",
+    )
     seed: int = Field(0, ge=0, description="Seed of everything random.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to decompose.")
 
@@ -100,6 +107,8 @@ class Recipe(BaseModel):
             raise ValueError(f"blocks: {self.blocks} is too many for method codes; at most 8")
         if any(value < 0 for value in self.damping):
             raise ValueError(f"damping: {self.damping} holds a negative number; at least 0")
+        if any(not 1 <= bits <= 16 for bits in self.targets):
+            raise ValueError(f"targets: {self.targets}: bits a weight lie between 1 and 16")
         for pattern in self.overrides:
             self._overridden(pattern)
         return self

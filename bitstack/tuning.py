@@ -4,14 +4,15 @@ Puts the packed model together from the journal, and what the tuner made of it b
 is `tune`'s business.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 
 from bitstack.assemble import assemble
 from bitstack.budget import Budgets
 from bitstack.container.manifest import DenseEntry, StackEntry
-from bitstack.container.work import Preferred
 from bitstack.job import Job
-from bitstack.order import predicted_order
+from bitstack.ranking import rank
 from bitstack.source import skeleton
 from bitstack.stages import LOWER, TUNED
 from bitstack.streaming import Spill
@@ -23,14 +24,11 @@ _DONE = "~tuned"  # the journal's entry; no matrix is called so
 
 
 def tune_lower(job: Job) -> None:
-    """Scales and codes of the lower planes, tuned along their order as it is predicted, into the
-    journal."""
+    """Scales and codes of the lower planes, tuned along their order, into the journal."""
     if _DONE in job.journal:
         return
     entries = job.made(LOWER)
-    budgets = _budgets(job, entries)
-    low, high = budgets.floor_bytes, budgets.total_bytes
-    reader = Preferred(job.journal, LOWER.prefix)
+    reader = job.reader(LOWER)
     dense = [DenseEntry.of(d) for d in job.dense]
     levels = [e.levels for e in entries]
     empty = skeleton(job.source.config, torch.float32)
@@ -42,7 +40,7 @@ def tune_lower(job: Job) -> None:
         list(tuned.values()),
         job.runner(tokens=_TOKENS),
         Spill(job.journal.path / "targets"),
-        lambda share: budgets.levels(low + int(share * (high - low)))[0],
+        draw(_budgets(job, entries), job.recipe.targets),
         seed=job.recipe.seed,
         rate=job.recipe.tune_rate,
         code_rate=job.recipe.tune_codes,
@@ -55,10 +53,30 @@ def tune_lower(job: Job) -> None:
     job.journal.put(_DONE, found, {})
 
 
+def draw(budgets: Budgets, targets: Sequence[float]) -> Callable[[float], list[int]]:
+    """Levels for a number from 0 to 1: a share of the way from the floor to the top; with `targets`
+    in bits a weight the lower half of the numbers goes to what lies within 5% of one of them."""
+    low, high = budgets.floor_bytes, budgets.total_bytes
+    weights = sum(budgets.weights)
+
+    def levels(number: float) -> list[int]:
+        size = low + number * (high - low)
+        if targets:
+            which, within = divmod(2 * number * len(targets), 1)
+            near = 0.95 + 0.1 * within
+            size = low + (2 * number - 1) * (high - low)
+            if number < 0.5:
+                size = near * targets[int(which)] * weights / 8
+        return budgets.levels(int(min(max(size, low), high)))[0]
+
+    return levels
+
+
 def _budgets(job: Job, entries: list[StackEntry]) -> Budgets:
-    """What the lower planes cost and earn by what was predicted of them."""
-    sizes = [e.spec.bytes() for e in entries]
-    losses = [job.journal.notes[f"{LOWER.prefix}{e.name}"]["losses"] for e in entries]
-    weights = [e.rows * e.columns for e in entries]
-    order = predicted_order(sizes, losses)
-    return Budgets(stack_bytes=sizes, fixed_bytes=0, order=order, weights=weights)
+    """What the lower planes cost, along the order in which they are about to be used."""
+    return Budgets(
+        stack_bytes=[e.spec.bytes() for e in entries],
+        fixed_bytes=0,
+        order=rank(job, LOWER),
+        weights=[e.rows * e.columns for e in entries],
+    )

@@ -140,11 +140,15 @@ def against_gptq(curves: Curves, model: str) -> list[str]:
 
 
 def against_all(curves: Curves) -> list[str]:
-    """Every peer's point that is not above ours at equal bytes of the whole model."""
+    """Every peer's point that is not above ours at equal bytes of the whole model, and how many
+    take more bytes than all of our planes."""
     own = curves.points(OURS, "whole")
     peers = [r for r in curves.rows if r.view != "linear" and not r.method.startswith("bitstack")]
-    better, met = [], 0
+    better, larger, met = [], [], 0
+    top = max(own, default=(0, 0.0))
     for row in peers:
+        if own and row.resident_bytes > top[0]:
+            larger.append(curves.increase(row))
         ours = interpolate(own, row.resident_bytes)
         if ours is None:
             continue
@@ -156,7 +160,13 @@ def against_all(curves: Curves) -> list[str]:
                 f"{curves.increase(row):.5f}, ours {ours:.5f}"
             )
     total = met + len(better)
-    return [f"whole model, equal bytes: {OURS} is below {met} of {total} points of peers", *better]
+    said = [f"whole model, equal bytes: {OURS} is below {met} of {total} points of peers", *better]
+    if larger:
+        said.append(
+            f"  {len(larger)} points of peers are larger than all of it, at {top[0]} bytes "
+            f"{top[1]:.5f}; the nearest of them to the original {min(larger):.5f}"
+        )
+    return said
 
 
 def times(curves: Curves) -> list[str]:

@@ -324,12 +324,13 @@ def test_outputs_that_are_taken(pico_model: Folder, run: Folder, tmp_path: Path)
 def test_a_full_disk_is_told_beforehand(
     pico_model: Folder, run: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The journal and the shards, the planes before and after tuning, and the states of all layers
-    for the backward pass."""
+    """The journal and the shards, the planes before and after tuning, the states of all layers for
+    the backward pass, and what the original predicts of the windows that settle the order."""
     model = pico_model("llama-tied")
     manifest = read_manifest(run(model, "room", **QUICK | {"samples": 20}))
     stacked = sum(t.bytes for e in manifest.stacks for t in e.spec.all())
-    needed = 2 * (stacked + manifest.fixed_bytes) + 2 * stacked + (2 + 2) * 20 * 24 * 32 * 4
+    needed = 2 * (stacked + manifest.fixed_bytes) + 2 * stacked + (2 + 3) * 20 * 24 * 32 * 4
+    needed += QUICK["order_samples"] * 24 * 256 * 8
     for free, enough in ((needed - 1, False), (needed, True)):
         usage = SimpleNamespace(free=free)
         monkeypatch.setattr(job_module.shutil, "disk_usage", lambda path, u=usage: u)
@@ -389,6 +390,14 @@ def test_texts_that_do_not_do(pico_model: Folder, run: Folder, tmp_path: Path) -
     with pytest.raises(UserError, match="calibration is none, but scaling and order: perplexity"):
         run(model, **PAPER | {"calibration": "none"})
     assert not (tmp_path / "out").exists()
+
+
+def test_shorter_windows_but_as_many_tokens(pico_model: Folder, run: Folder) -> None:
+    """Of a model that reads fewer tokens than a window of the recipe has."""
+    asked = QUICK | {"samples": 3, "length": 2 * pico.POSITIONS}
+    text = read_manifest(run(pico_model("llama-tied"), **asked)).text
+    assert text is not None
+    assert (text["samples"], text["length"]) == (6, pico.POSITIONS)
 
 
 def test_a_tokenizer_of_another_model(pico_model: Folder, run: Folder, tmp_path: Path) -> None:

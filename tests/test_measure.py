@@ -1,4 +1,5 @@
-"""The loss of a model still being made, layer by layer, is that of the whole stacked model."""
+"""The loss of a model still being made, layer by layer, is that of the whole stacked model,
+and so is how far it is from the original."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
 
 import pico
 from bitstack.assemble import assemble
@@ -14,8 +16,10 @@ from bitstack.container.manifest import DenseEntry
 from bitstack.job import open_job
 from bitstack.measure import LayerMeasure
 from bitstack.recipe import load_recipe
+from bitstack.reference import Reference
 from bitstack.source import skeleton
 from bitstack.stacker import Stacker
+from bitstack.streaming import Spill
 
 Folder = Callable[..., Path]
 CODES: dict[str, Any] = {"recipe": "default", "blocks": 3, "sweeps": 0, "passes": 0}
@@ -39,6 +43,7 @@ def test_measured_loss(
     dense = [DenseEntry.of(d) for d in job.dense]
     assert job.text is not None
     ids = job.text[1]
+    original = AutoModelForCausalLM.from_pretrained(job.source.path, dtype=torch.float32)
     for shift in range(3):
         levels = [1 + (i + shift) % 3 for i in range(len(job.stacks))]
         config = job.source.config
@@ -48,4 +53,11 @@ def test_measured_loss(
             logits = model(ids).logits[:, :-1]
         expected = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         assert measure(levels) == pytest.approx(float(expected), rel=2e-4)
+        measure.reference = Reference(measure.runner, Spill(tmp_path / "likely"))
+        with torch.no_grad():
+            target = original(ids).logits.log_softmax(-1)
+            found = model(ids).logits.log_softmax(-1)
+        far = F.kl_div(found, target, log_target=True, reduction="sum") / ids.numel()
+        assert 0.8 * float(far) < measure(levels) < 1.002 * float(far)  # of the likeliest tokens
+        measure.reference = None
     assert all(p.is_meta for p in job.source.model.parameters())

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from hypothesis import given
@@ -46,6 +46,19 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert part in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": "codes", "blocks": 9}, "9 is too many for method codes; at most 8"),
+        ({"damping": [0.5, -1]}, "holds a negative number; at least 0"),
+        ({"targets": [3, 0.5]}, "0.5].*bits a weight lie between 1 and 16"),
+    ],
+)
+def test_values_that_mean_nothing(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_recipe(**fields)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [1", "just words"])

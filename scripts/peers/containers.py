@@ -13,8 +13,7 @@ from peers.bench import Bench, Clock
 # Bits a weight at which a container is measured, as far as it has them: where peers stand, and
 # between. Above 5 every method is near the original.
 BITS = (
-    1.25, 1.5, 1.75, 2.0, 2.2, 2.28, 2.5, 2.75, 3.0, 3.2, 3.3, 3.5, 4.0, 4.2, 4.31, 4.5, 5.0, 5.5,
-    6.0, 7.0, 8.0,
+    1.25, 1.5, 1.75, 2.0, 2.28, 2.6, 3.0, 3.3, 3.8, 4.31, 5.0, 6.0, 7.0, 8.0, 9.0,
 )  # fmt: skip
 
 
