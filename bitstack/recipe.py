@@ -71,7 +71,7 @@ class Recipe(BaseModel):
         description="Windows each perplexity that corrects or makes the order is measured on.",
     )
     tune_steps: int = Field(
-        300, ge=0, description="codes: steps of tuning the scales against the original; 0: none."
+        1000, ge=0, description="codes: steps of tuning the scales against the original; 0: none."
     )
     tune_rate: float = Field(
         0.01, gt=0, le=0.1, description="codes: Adam's rate for level 1; half for each level above."
@@ -87,7 +87,7 @@ class Recipe(BaseModel):
         description="Most bytes of a file, such as 200MB; 0: a 32nd of all, 1 MiB to 1 GiB.",
     )
     tune_codes: float = Field(
-        0.005,
+        0.002,
         ge=0,
         le=0.1,
         description="codes: how far a step of tuning at level 2 moves weights towards other codes, "
