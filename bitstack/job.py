@@ -61,7 +61,7 @@ class Checked:
     @property
     def disk_bytes(self) -> int:
         """At the peak: the journal, the shards made from it, and the states in files."""
-        lower = [_spec(m, LOWER.recipe(self.recipe, m.name)) for m in self.matrices]
+        lower = [_spec(m, LOWER.recipe(self.recipe, m)) for m in self.matrices]
         tuned = 2 * sum(t.bytes for spec in lower for t in spec.all()) if self.tunes else 0
         return 2 * self.stored_bytes + tuned + _spilled_bytes(self.source, self.recipe, self.text)
 
@@ -109,7 +109,7 @@ class Job(Checked):
     def made(self, stage: Stage) -> list[StackEntry]:
         """What a stage has made of the stacks, from the journal."""
         return [
-            StackEntry.of(m, _spec(m, stage.recipe(self.recipe, m.name)), self._errors(stage, m))
+            StackEntry.of(m, _spec(m, stage.recipe(self.recipe, m)), self._errors(stage, m))
             for m in self.matrices
         ]
 

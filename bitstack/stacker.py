@@ -181,7 +181,7 @@ class Stacker:
     def _matrix(self, matrix: Matrix, moment: Tensor | None, rows: Tensor | None) -> None:
         start = time.perf_counter()
         weight = matrix.of(self.runner.source.model.get_parameter(matrix.parameter))
-        recipe = self.stage.recipe(self.recipe, matrix.name)
+        recipe = self.stage.recipe(self.recipe, matrix)
         done = decompose(weight, recipe, moment=moment, rows=rows, below=self._below(matrix))
         felt = torch.ones(matrix.rows) if rows is None else rows.cpu().float()
         note = {

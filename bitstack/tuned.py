@@ -145,15 +145,15 @@ def make_tunable(
 ) -> Mapping[str, TunedStack]:
     """Let every stack of a packed `model` (all at their top) compute through a TunedStack.
 
-    With `codes`, codes learn too, but not those of embeddings: a row is used by so few tokens that
-    it would learn these by heart.
+    With `codes`, codes learn too, but not those of embedding and head: a row is used by so few
+    tokens that it would learn these by heart.
     """
     found = stacks(model.float())  # activations in fp32; stacks give up their buffers below
     tuned = {}
     for entry in entries:
         stack = found[entry.name]
         scales = [read(f"{entry.name}.scale_{j}") for j in range(1, entry.levels + 1)]
-        learns = codes and entry.kind != "embedding"
+        learns = codes and entry.layer is not None
         new = TunedStack(stack, [s.to(stack.device) for s in scales], learns=learns)
         stack.product, stack.gather = new.product, new.gather  # type: ignore[method-assign]
         stack.dequantize = new.dequantize  # type: ignore[method-assign]
