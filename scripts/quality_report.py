@@ -78,6 +78,7 @@ def report(bench: Bench, rows: Sequence[Row], missing: dict[str, str]) -> None:
         "dense in 16 bits anyway.",
         soft_wrap=True,
     )
+    to.print(peers_table(curves))
     for said in (
         against_paper(curves, task.model),
         against_gptq(curves, task.model),
@@ -105,6 +106,22 @@ def rows_table(curves: Curves) -> Any:
             row.method, row.setting, row.view, f"{row.bits_per_weight:.3f}",
             str(row.resident_bytes), f"{row.nll_per_token:.4f}", f"{curves.increase(row):.4f}",
             f"{row.seconds:.1f}",
+        )  # fmt: skip
+    return made
+
+
+def peers_table(curves: Curves) -> Any:
+    """Every peer's point beside ours at the same bytes of the whole model, by size."""
+    own = curves.points(OURS, "whole")
+    columns = ["method", "setting", "resident\nbytes", "increase", "ours", "ratio"]
+    made = table(columns, left=columns[:2])
+    peers = [r for r in curves.rows if r.view != "linear" and not r.method.startswith("bitstack")]
+    for row in sorted(peers, key=lambda r: r.resident_bytes):
+        ours, theirs = interpolate(own, row.resident_bytes), curves.increase(row)
+        ratio = _ratio(ours, theirs)
+        made.add_row(
+            row.method, row.setting, str(row.resident_bytes), f"{theirs:.4f}",
+            "-" if ours is None else f"{ours:.4f}", "-" if ratio is None else f"{ratio:.2f}",
         )  # fmt: skip
     return made
 
