@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from bitstack.container.manifest import StackEntry
-from bitstack.container.work import Journal, Preferred
+from bitstack.container.work import Journal
 from bitstack.nn import Stack
 from bitstack.reference import Reference
 from bitstack.streaming import LayerRunner
@@ -29,7 +29,7 @@ class LayerMeasure:
     text's, or with a `reference` those of KL(original || stacked)."""
 
     runner: LayerRunner
-    journal: Journal | Preferred
+    journal: Journal
     stacks: Sequence[StackEntry]
     dense: Sequence[str]  # dense parameters the journal holds
     reference: Reference | None = None

@@ -89,8 +89,6 @@ def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: 
     passes = sum(recipe.of(m.name).blocks for m in matrices)
     if recipe.order == "loss":
         passes = probed(recipe) * roles + 2
-        if recipe.tune_steps:  # and once more before tuning
-            passes += PROBED * roles + 2
     measured = passes * (2.0 * recipe.order_samples * length * parameters + 20.0 * parameters)
     tuned = recipe.tune_steps * 2048 * 8.0 * parameters if recipe.method == "codes" else 0.0
     return measured + tuned

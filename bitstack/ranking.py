@@ -7,22 +7,21 @@ from bitstack import order
 from bitstack.job import Job
 from bitstack.measure import LayerMeasure
 from bitstack.reference import Reference
-from bitstack.stages import WHOLE, Stage
 from bitstack.streaming import Spill
 
 
-def rank(job: Job, stage: Stage = WHOLE, *, probed: int = order.PROBED) -> list[int]:
-    """Stack indices as the recipe orders the planes that `stage` has made.
+def rank(job: Job, *, probed: int = order.PROBED) -> list[int]:
+    """Stack indices as the recipe orders the finished planes.
 
     With text the predicted losses of every role's first `probed` levels are set right by measured
     ones.
     """
-    stacks = job.made(stage)
+    stacks = job.stacks
     runner = job.runner(samples=job.recipe.order_samples)
-    measure = LayerMeasure(runner, job.reader(stage), stacks, job.stored_dense)
+    measure = LayerMeasure(runner, job.journal, stacks, job.stored_dense)
     if job.recipe.order == "perplexity":
         return order.perplexity_order([e.levels for e in stacks], measure, show=job.progress)
-    losses = [job.journal.notes[f"{stage.prefix}{e.name}"]["losses"] for e in stacks]
+    losses = [job.journal.notes[e.name]["losses"] for e in stacks]
     if job.text is not None:
         roles = [e.matrix.role for e in stacks]
         measure.reference = Reference(runner, Spill(job.journal.path / "likely"))

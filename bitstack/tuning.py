@@ -12,7 +12,7 @@ from bitstack.assemble import assemble
 from bitstack.budget import Budgets
 from bitstack.container.manifest import DenseEntry, StackEntry
 from bitstack.job import Job
-from bitstack.ranking import rank
+from bitstack.order import predicted_order
 from bitstack.source import skeleton
 from bitstack.stages import LOWER, TUNED
 from bitstack.streaming import Spill
@@ -24,7 +24,8 @@ _DONE = "~tuned"  # the journal's entry; no matrix is called so
 
 
 def tune_lower(job: Job) -> None:
-    """Scales and codes of the lower planes, tuned along their order, into the journal."""
+    """Scales and codes of the lower planes, tuned along their predicted order, into the
+    journal."""
     if _DONE in job.journal:
         return
     entries = job.made(LOWER)
@@ -73,10 +74,16 @@ def draw(budgets: Budgets, targets: Sequence[float]) -> Callable[[float], list[i
 
 
 def _budgets(job: Job, entries: list[StackEntry]) -> Budgets:
-    """What the lower planes cost, along the order in which they are about to be used."""
+    """What the lower planes cost, along their order as it is predicted.
+
+    Along the measured order some levels lie above the hull and are hardly ever drawn: they would
+    stay untuned.
+    """
+    sizes = [e.spec.bytes() for e in entries]
+    losses = [job.journal.notes[f"{LOWER.prefix}{e.name}"]["losses"] for e in entries]
     return Budgets(
-        stack_bytes=[e.spec.bytes() for e in entries],
+        stack_bytes=sizes,
         fixed_bytes=0,
-        order=rank(job, LOWER),
+        order=predicted_order(sizes, losses),
         weights=[e.rows * e.columns for e in entries],
     )
