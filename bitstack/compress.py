@@ -14,7 +14,7 @@ from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
 from bitstack.container.shards import tensor_order, write_shards
 from bitstack.container.work import disk_errors
 from bitstack.job import Job, open_job
-from bitstack.predict import matrix_work, probed
+from bitstack.predict import matrix_work
 from bitstack.ranking import rank
 from bitstack.recipe import Recipe, load_recipe
 from bitstack.source import Source
@@ -90,7 +90,7 @@ def _stacker(job: Job, stage: Stage) -> Stacker:
 
 def _finish(job: Job) -> None:
     """What one worker does alone: order and shards."""
-    _write(job, rank(job, probed=probed(job.recipe)))
+    _write(job, rank(job))
     job.recipe.write(job.folder / RECIPE, job.calibration)
     job.journal.remove()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from bitstack.blocks import StackSpec
 from bitstack.budget import format_bytes
 from bitstack.container.manifest import MANIFEST, StackEntry
-from bitstack.container.work import FOLDER, Journal, Preferred
+from bitstack.container.work import FOLDER, Journal
 from bitstack.device import pick_device
 from bitstack.errors import UserError
 from bitstack.fingerprint import fingerprint
@@ -68,8 +68,7 @@ class Checked:
     @property
     def tunes(self) -> bool:
         """Are the lower planes tuned before those above are made?"""
-        recipe = self.recipe
-        return bool(self.text and recipe.tune_steps and recipe.method == "codes")
+        return self.text is not None and self.recipe.tunes
 
     @property
     def memory_bytes(self) -> int:
@@ -112,10 +111,6 @@ class Job(Checked):
             StackEntry.of(m, _spec(m, stage.recipe(self.recipe, m)), self._errors(stage, m))
             for m in self.matrices
         ]
-
-    def reader(self, stage: Stage) -> Preferred:
-        """Reads what a stage has made, by the names of the container."""
-        return Preferred(self.journal, stage.prefix)
 
     def _errors(self, stage: Stage, matrix: Matrix) -> list[float]:
         errors: list[float] = self.journal.notes[f"{stage.prefix}{matrix.name}"]["errors"]

@@ -1,9 +1,8 @@
 """The loss of a stacked model that is still being made, layer by layer from the journal.
 
-The loss is that of text, or the divergence from the original.
-
-The original's weights of a layer are overwritten by what its stacks give at the asked levels, so
-one layer lies in memory at a time. Finished containers are measured by `metrics.perplexity`.
+The loss is that of text, or the divergence from the original. The original's weights of a layer are
+overwritten by what its stacks give at the asked levels, so one layer lies in memory at a time.
+Finished containers are measured by `metrics.perplexity`.
 """
 
 from collections.abc import Sequence

@@ -90,14 +90,14 @@ def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: 
     if recipe.order == "loss":
         passes = probed(recipe) * roles + 2
     measured = passes * (2.0 * recipe.order_samples * length * parameters + 20.0 * parameters)
-    tuned = recipe.tune_steps * 2048 * 8.0 * parameters if recipe.method == "codes" else 0.0
+    tuned = recipe.tune_steps * 2048 * 8.0 * parameters if recipe.tunes else 0.0
     return measured + tuned
 
 
 def probed(recipe: Recipe) -> int:
     """Levels of every role whose loss is measured for the order: those tuned, and the one above,
     whose loss is as its error says again."""
-    return sum(recipe.together) + 1 if recipe.tune_steps else PROBED
+    return sum(recipe.together) + 1 if recipe.tunes else PROBED
 
 
 def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: int) -> int:
@@ -118,7 +118,7 @@ def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: i
         worst = max(sum(4 * n * n for at, n in sums if at == index) for index in range(len(layers)))
         stages.append(layer + worst + 4 * batch * (6 * wide + 12 * text.hidden_size))
         stages.append(outer + 5 * 4 * max(LOGITS, text.vocab_size) + 12 * batch * text.hidden_size)
-        if recipe.tune_steps and recipe.method == "codes":
+        if recipe.tunes:
             logits = 5 * 4 * 2048 * text.vocab_size
             stages.append((5 if recipe.tune_codes else 2) * whole + outer + logits + layer)
     return _PROCESS + max(stages)

@@ -6,15 +6,15 @@ Puts together what `order` works on. How a loss is measured is the business of `
 from bitstack import order
 from bitstack.job import Job
 from bitstack.measure import LayerMeasure
+from bitstack.predict import probed
 from bitstack.reference import Reference
 from bitstack.streaming import Spill
 
 
-def rank(job: Job, *, probed: int = order.PROBED) -> list[int]:
+def rank(job: Job) -> list[int]:
     """Stack indices as the recipe orders the finished planes.
 
-    With text the predicted losses of every role's first `probed` levels are set right by measured
-    ones.
+    With text the predicted losses of every role's first levels are set right by measured ones.
     """
     stacks = job.stacks
     runner = job.runner(samples=job.recipe.order_samples)
@@ -25,5 +25,6 @@ def rank(job: Job, *, probed: int = order.PROBED) -> list[int]:
     if job.text is not None:
         roles = [e.matrix.role for e in stacks]
         measure.reference = Reference(runner, Spill(job.journal.path / "likely"))
-        losses = order.corrected(losses, roles, measure, probed=probed, show=job.progress)
+        levels = probed(job.recipe)
+        losses = order.corrected(losses, roles, measure, probed=levels, show=job.progress)
     return order.predicted_order([e.spec.bytes() for e in stacks], losses)

@@ -122,6 +122,11 @@ class Recipe(BaseModel):
                 recipe = changed.model_copy(update={"overrides": self.overrides})
         return recipe
 
+    @property
+    def tunes(self) -> bool:
+        """Are the lower planes tuned, where there is text?"""
+        return bool(self.tune_steps) and self.method == "codes"
+
     def lower(self) -> "Recipe":
         """For the planes alone that are chosen together."""
         return self.model_copy(update={"blocks": min(self.blocks, sum(self.together))})

@@ -2,7 +2,7 @@
 
 What learns are the scale sets (u, v and T of each level) and, by small steps, the codes, by the KL
 divergence of the stacked model's predictions from the original's. Each step draws one budget along
-the universal order, so that all levels learn in the company in which they will be used. Memory:
+the predicted order, so that all levels learn in the company in which they will be used. Memory:
 the packed model with codes of a byte a weight, three more where codes learn; the original's final
 states lie in files. How a stack learns is `tuned`'s business.
 """

@@ -145,8 +145,8 @@ def make_tunable(
 ) -> Mapping[str, TunedStack]:
     """Let every stack of a packed `model` (all at their top) compute through a TunedStack.
 
-    With `codes`, codes learn too, but not those of embedding and head: a row is used by so few
-    tokens that it would learn these by heart.
+    With `codes`, codes learn too, but not those of embedding and head, which hold all their planes
+    already: so few tokens use a row that it would learn these by heart.
     """
     found = stacks(model.float())  # activations in fp32; stacks give up their buffers below
     tuned = {}

@@ -11,6 +11,7 @@ import torch
 from bitstack.assemble import assemble
 from bitstack.budget import Budgets
 from bitstack.container.manifest import DenseEntry, StackEntry
+from bitstack.container.work import Preferred
 from bitstack.job import Job
 from bitstack.order import predicted_order
 from bitstack.source import skeleton
@@ -29,7 +30,7 @@ def tune_lower(job: Job) -> None:
     if _DONE in job.journal:
         return
     entries = job.made(LOWER)
-    reader = job.reader(LOWER)
+    reader = Preferred(job.journal, LOWER.prefix)
     dense = [DenseEntry.of(d) for d in job.dense]
     levels = [e.levels for e in entries]
     empty = skeleton(job.source.config, torch.float32)

@@ -159,3 +159,10 @@ def test_a_written_recipe_is_read_as_it_was(tmp_path: Path) -> None:
     recipe = load_recipe("fast", overrides={"lm_head": {"dense": True}}, shard_size="2MB", seed=4)
     recipe.write(tmp_path / "recipe.yaml", recipe.calibration)
     assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+def test_which_recipes_tune() -> None:
+    """The published one has no codes to tune, whatever the default number of steps."""
+    assert {name: load_recipe(name).tunes for name in recipes.names()} == {
+        "best": True, "default": True, "fast": False, "paper": False,
+    }  # fmt: skip

@@ -98,9 +98,9 @@ def information_capacity(
     )  # fmt: skip
     prediction = None if predict is None else foretell(found, predict)
     lines = [line for one in found for line in capacity_lines(one)]
-    record = one_or_all([one.to_json() for one in found])
+    rows = [one.to_json() for one in found]
+    record = one_or_all(rows)
     if prediction is not None:
         lines.append(prediction_line(predict or "", prediction))
-        rows = [one.to_json() for one in found]
         record = {"models": rows, "prediction": asdict(prediction)}
     answer(lines, record, json, quiet)

@@ -11,7 +11,7 @@ from bitstack.recipe import Recipe
 from peers.bench import Bench, Clock
 
 # Bits a weight at which a container is measured, as far as it has them: where peers stand, and
-# between. Above 5 every method is near the original.
+# between. The last is more than any has: all of it.
 BITS = (
     1.25, 1.5, 1.75, 2.0, 2.28, 2.6, 3.0, 3.3, 3.8, 4.31, 5.0, 6.0, 7.0, 8.0, 9.0,
 )  # fmt: skip
