@@ -1,9 +1,10 @@
 """What the tensors of a stack are: names, shapes, dtypes and bytes of every block and scale set.
 
-A stack in one of two formats. `codes`: level j is the planes 1 to j and scale set j, which is
-swapped when the level changes. `signs`, the published BitStack format: level j is the sum of the
-blocks 1 to j, each a plane of signs and two factors of `rank`. The rest of the code asks here which
-tensors a level needs and never looks inside a block.
+A stack in one of two formats. `codes`: level j is j planes and scale set j, which is swapped when
+the level changes. Planes nest up to level `base`; the levels above it have finer planes of their
+own, which nest in one another and take the place of the lower ones. `signs`, the published BitStack
+format: level j is the sum of the blocks 1 to j, each a plane of signs and two factors of `rank`.
+The rest of the code asks here which tensors a level needs and never looks inside a block.
 """
 
 from collections.abc import Iterator
@@ -31,19 +32,41 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class StackSpec:
-    """The shape of a stack: `levels` blocks of a rows x columns matrix; `rank` for signs only."""
+    """The shape of a stack: `levels` levels of a rows x columns matrix; `rank` for signs only.
+
+    `base`, for codes: the levels above it have planes of their own; 0: all share theirs.
+    """
 
     format: Literal["codes", "signs"]
     rows: int
     columns: int
     levels: int
     rank: int = 0
+    base: int = 0
+
+    @property
+    def chains(self) -> list[range]:
+        """The levels whose planes nest in one another: all, or those up to `base` and the rest."""
+        if not 0 < self.base < self.levels:
+            return [range(1, self.levels + 1)]
+        return [range(1, self.base + 1), range(self.base + 1, self.levels + 1)]
+
+    def chain(self, level: int) -> range:
+        """The levels that share planes with `level`."""
+        return next(chain for chain in self.chains if level in chain)
+
+    def planes(self, level: int) -> list[str]:
+        """Names of the planes of codes at `level`, that of the lowest bit first."""
+        kind = "plane" if self.chain(level).start == 1 else "fine"
+        return [f"{kind}_{j}" for j in range(1, level + 1)]
 
     def block(self, level: int) -> list[TensorSpec]:
-        """What level `level` adds to level - 1 and every higher level keeps."""
-        plane = TensorSpec(f"plane_{level}", torch.uint8, (self.rows, row_bytes(self.columns)))
+        """What level `level` adds to those below it in its chain and every higher one keeps."""
+        shape = (self.rows, row_bytes(self.columns))
         if self.format == "codes":
-            return [plane]
+            new = self.planes(level)[0 if level == self.chain(level).start else -1 :]
+            return [TensorSpec(name, torch.uint8, shape) for name in new]
+        plane = TensorSpec(f"plane_{level}", torch.uint8, shape)
         left = TensorSpec(f"left_{level}", torch.float16, (self.rows, self.rank))
         right = TensorSpec(f"right_{level}", torch.float16, (self.rank, self.columns))
         return [plane, left, right]
@@ -61,7 +84,8 @@ class StackSpec:
 
     def resident(self, level: int) -> list[TensorSpec]:
         """Everything in memory at `level`."""
-        blocks = [spec for j in range(1, level + 1) for spec in self.block(j)]
+        start = self.chain(level).start
+        blocks = [spec for j in range(start, level + 1) for spec in self.block(j)]
         return [*blocks, *self.scales(level)]
 
     def bytes(self) -> list[int]:

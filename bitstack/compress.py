@@ -19,8 +19,7 @@ from bitstack.ranking import rank
 from bitstack.recipe import Recipe, load_recipe
 from bitstack.source import Source
 from bitstack.stacker import Stacker
-from bitstack.stages import LOWER, UPPER, WHOLE, Stage
-from bitstack.tuning import tune_lower
+from bitstack.tuning import tune
 from bitstack.workers import open_workers
 
 RECIPE = "recipe.yaml"  # what `--recipe` takes to make the same container again
@@ -58,24 +57,8 @@ def compress(
 
 
 def _stack(job: Job) -> None:
-    """All stacks into the journal; where they are tuned, first the lower planes, then the rest."""
-    _stacker(job, LOWER if job.tunes else WHOLE).run()
-    if job.workers.rank == 0:
-        _keep_buffers(job)
-    if not job.tunes:
-        return
-    if job.workers.rank == 0:
-        tune_lower(job)
-        job.workers.say("tuned", "")
-    else:
-        job.workers.hear("tuned")
-        job.journal.refresh()
-    job.workers.wait("tuned seen")  # before anybody adds to the journal, by which work is shared
-    _stacker(job, UPPER).run()
-
-
-def _stacker(job: Job, stage: Stage) -> Stacker:
-    return Stacker(
+    """All stacks into the journal."""
+    Stacker(
         job.runner(),
         job.matrices,
         job.dense,
@@ -84,12 +67,14 @@ def _stacker(job: Job, stage: Stage) -> Stacker:
         job.progress,
         job.workers,
         lambda matrix: matrix_work(matrix, job.recipe, text=job.text is not None),
-        stage,
-    )
+    ).run()
 
 
 def _finish(job: Job) -> None:
-    """What one worker does alone: order and shards."""
+    """What one worker does alone: tuning, order and shards."""
+    _keep_buffers(job)
+    if job.tunes:
+        tune(job)
     _write(job, rank(job))
     job.recipe.write(job.folder / RECIPE, job.calibration)
     job.journal.remove()

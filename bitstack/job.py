@@ -27,7 +27,6 @@ from bitstack.predict import peak_memory
 from bitstack.recipe import Recipe
 from bitstack.reference import LIKELY
 from bitstack.source import Source, open_source
-from bitstack.stages import LOWER, WHOLE, Stage
 from bitstack.streaming import LayerRunner
 from bitstack.text import Tokens, token_ids, windows
 from bitstack.workers import Workers
@@ -54,20 +53,24 @@ class Checked:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all tensors a container holds."""
+        return self._stack_bytes + sum(d.bytes for d in self.dense)
+
+    @property
+    def _stack_bytes(self) -> int:
         specs = [_spec(m, self.recipe.of(m.name)) for m in self.matrices]
-        stored = sum(t.bytes for spec in specs for t in spec.all())
-        return stored + sum(d.bytes for d in self.dense)
+        return sum(t.bytes for spec in specs for t in spec.all())
 
     @property
     def disk_bytes(self) -> int:
-        """At the peak: the journal, the shards made from it, and the states in files."""
-        lower = [_spec(m, LOWER.recipe(self.recipe, m)) for m in self.matrices]
-        tuned = 2 * sum(t.bytes for spec in lower for t in spec.all()) if self.tunes else 0
-        return 2 * self.stored_bytes + tuned + _spilled_bytes(self.source, self.recipe, self.text)
+        """At the peak: the journal, the shards made from it, what was tuned again, and the states
+        in files."""
+        again = self._stack_bytes if self.tunes else 0
+        spilled = _spilled_bytes(self.source, self.recipe, self.text)
+        return 2 * self.stored_bytes + again + spilled
 
     @property
     def tunes(self) -> bool:
-        """Are the lower planes tuned before those above are made?"""
+        """Are scales and codes tuned against the original?"""
         return self.text is not None and self.recipe.tunes
 
     @property
@@ -103,18 +106,10 @@ class Job(Checked):
     @cached_property
     def stacks(self) -> list[StackEntry]:
         """The finished stacks, from the journal."""
-        return self.made(WHOLE)
-
-    def made(self, stage: Stage) -> list[StackEntry]:
-        """What a stage has made of the stacks, from the journal."""
         return [
-            StackEntry.of(m, _spec(m, stage.recipe(self.recipe, m)), self._errors(stage, m))
+            StackEntry.of(m, _spec(m, self.recipe.of(m.name)), self.journal.notes[m.name]["errors"])
             for m in self.matrices
         ]
-
-    def _errors(self, stage: Stage, matrix: Matrix) -> list[float]:
-        errors: list[float] = self.journal.notes[f"{stage.prefix}{matrix.name}"]["errors"]
-        return errors
 
     @property
     def stored_dense(self) -> list[str]:
@@ -246,7 +241,8 @@ def _matrices(source: Source, recipe: Recipe) -> list[Matrix]:
 def _spec(matrix: Matrix, recipe: Recipe) -> StackSpec:
     """What the recipe of a matrix makes of it."""
     rank = min(recipe.rank, matrix.rows, matrix.columns) if recipe.method == "signs" else 0
-    return StackSpec(recipe.method, matrix.rows, matrix.columns, recipe.blocks, rank)
+    base = recipe.base if recipe.method == "codes" and recipe.base < recipe.blocks else 0
+    return StackSpec(recipe.method, matrix.rows, matrix.columns, recipe.blocks, rank, base)
 
 
 def _spilled_bytes(source: Source, recipe: Recipe, text: tuple[Tokens, Tensor] | None) -> int:

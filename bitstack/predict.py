@@ -44,21 +44,20 @@ def matrix_work(matrix: Matrix, recipe: Recipe, *, text: bool) -> float:
 
 def _products(recipe: Recipe) -> tuple[float, float]:
     """Products m n², and factorisations n³/3 in double precision, for all planes of a stack."""
-    plan = Plan(recipe.blocks, together=tuple(recipe.together))
+    plan = Plan(recipe.blocks, recipe.base, together=tuple(recipe.together))
     searched = bool(recipe.sweeps)
     products = factors = 0.0
-    top = 0
-    for size in plan.groups():
-        products += 2 * recipe.rounds * sum(_refit(top + j) for j in range(1, size + 1))
-        factors += 2 * recipe.rounds * size
-        top += size
-        if searched:
-            products += recipe.rounds * (recipe.sweeps * _search(1, 2**size) + _refit(top))
-            factors += recipe.rounds
-    if searched:
-        joint = min(sum(recipe.together), recipe.blocks)
-        for low, high in ((0, joint), (joint, recipe.blocks)):
-            levels = range(low + 1, high + 1)
+    for chain in plan.chains():
+        top = 0
+        for size in chain.groups:
+            products += 2 * recipe.rounds * sum(_refit(top + j) for j in range(1, size + 1))
+            factors += 2 * recipe.rounds * size
+            top += size
+            if searched:
+                products += recipe.rounds * (recipe.sweeps * _search(1, 2**size) + _refit(top))
+                factors += recipe.rounds
+        for low, high in ((0, chain.joint), (chain.joint, top)) if searched else ():
+            levels = range(max(low + 1, chain.first), high + 1)
             each = _search(len(levels), 2 ** (high - low)) + sum(_refit(j) + 1 for j in levels)
             products += recipe.passes * each if levels else 0
             factors += recipe.passes * len(levels)
@@ -95,9 +94,8 @@ def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: 
 
 
 def probed(recipe: Recipe) -> int:
-    """Levels of every role whose loss is measured for the order: those tuned, and the one above,
-    whose loss is as its error says again."""
-    return sum(recipe.together) + 1 if recipe.tunes else PROBED
+    """Levels of every role whose loss is measured for the order: all that were tuned."""
+    return recipe.blocks if recipe.tunes else PROBED
 
 
 def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: int) -> int:
@@ -129,10 +127,10 @@ def _matrix_bytes(matrix: Matrix, recipe: Recipe, text: bool) -> int:
     m, n = matrix.rows, matrix.columns
     if recipe.method == "signs":
         return 4 * n * n * 3 * text + 4 * m * n * 5
-    joint = max(sum(recipe.together), recipe.blocks - sum(recipe.together), 1)
+    joint = max(sum(recipe.together), recipe.blocks - (recipe.base or sum(recipe.together)), 1)
     damped = joint if recipe.sweeps and recipe.passes else 1
     squares = 4 * n * n * (5 + damped)  # two moments, the damped ones, one more and one in double
-    return squares * text + 3 * m * n + m * n * recipe.blocks // 4 + _PANEL
+    return squares * text + 3 * m * n + m * n * recipe.blocks // 2 + _PANEL
 
 
 def speed(recipe: Recipe, device: str, *, text: bool) -> tuple[float, float]:

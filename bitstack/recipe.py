@@ -15,8 +15,8 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, mo
 from bitstack.errors import UserError
 
 OVERRIDABLE = (
-    "blocks", "damping", "together", "sweeps", "passes", "preference", "rounds", "rank", "svd",
-    "dense",
+    "blocks", "base", "damping", "together", "sweeps", "passes", "preference", "rounds", "rank",
+    "svd", "dense",
 )  # fmt: skip
 
 
@@ -30,6 +30,12 @@ class Recipe(BaseModel):
         "codes", description="codes: nested tables; signs: the published BitStack block."
     )
     blocks: int = Field(8, ge=1, le=32, description="Blocks in every stack (codes: at most 8).")
+    base: int = Field(
+        4,
+        ge=0,
+        description="codes: levels up to it share their planes; those above have finer planes of "
+        "their own, kept beside the others on disk and read instead of them; 0: all share.",
+    )
     embeddings: Literal["decompose", "dense"] = Field(
         "decompose", description="Whether embedding and LM head are decomposed too."
     )
@@ -44,12 +50,13 @@ class Recipe(BaseModel):
         description="Tokens of a window; a model that reads fewer gets more windows instead.",
     )
     damping: list[float] = Field(
-        [0.5, 0.5, 0.2, 0.2, 0.1, 0.03, 0.01],
+        [0.5, 0.5, 0.2, 0.2, 1.0, 0.3, 0.1, 0.01],
         min_length=1,
         description="Identity added to the second moment at level 1, 2, …; the last repeats.",
     )
     together: list[int] = Field(
-        [2, 2], description="codes: planes chosen at once, group by group; then one by one."
+        [2, 2],
+        description="codes: planes chosen at once, group by group, up to base; then one by one.",
     )
     sweeps: int = Field(2, ge=0, le=20, description="codes: bit searches a round; 0: no search.")
     passes: int = Field(
@@ -126,10 +133,6 @@ class Recipe(BaseModel):
     def tunes(self) -> bool:
         """Are the lower planes tuned, where there is text?"""
         return bool(self.tune_steps) and self.method == "codes"
-
-    def lower(self) -> "Recipe":
-        """For the planes alone that are chosen together."""
-        return self.model_copy(update={"blocks": min(self.blocks, sum(self.together))})
 
     def leaves_dense(self, name: str) -> bool:
         """Does the last override for the matrix `name` that speaks of `dense` say so?"""

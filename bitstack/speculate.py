@@ -1,8 +1,9 @@
 """Self-speculation: the first levels of a model's own blocks draft, the whole model verifies.
 
-A draft is a second model of the same config that shares every plane and dense tensor with the
-loaded one; only the small scale sets of its lower levels come on top. The rest is transformers'
-assisted generation (speculative decoding: arXiv 2211.17192).
+A draft is a second model of the same config that shares every dense tensor with the loaded one, and
+the planes of every stack whose levels of both nest; other planes and the small scale sets of its
+lower levels come on top. The rest is transformers' assisted generation (speculative decoding:
+arXiv 2211.17192).
 
 It saves forwards of the whole model, and time only where a few tokens together cost little more
 than one and a draft step much less. On CPU cores, where the products of a few tokens already take
@@ -50,9 +51,9 @@ def generate(
 
     Greedy text is that of the whole model, on the CPU kernels bit for bit (see `verify`; with
     another attention than sdpa, dense matrices or CUDA up to rounding); sampled text has its
-    distribution. The planes of the draft are the model's own; its scale sets count as resident
-    meanwhile. For one sequence at a time. UserError for more, for beams, and for a draft that is
-    not smaller than the model.
+    distribution. Scale sets of the draft, and planes that the model does not hold, count as
+    resident meanwhile. For one sequence at a time. UserError for more, for beams, and for a draft
+    that is not smaller than the model.
     """
     whole = partial(type(model).generate, model, *args)
     with threads_of_generate(model):

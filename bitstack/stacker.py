@@ -21,7 +21,6 @@ from bitstack.decompose import decompose, fold_scales, scaled_moment
 from bitstack.matrices import Dense, Matrix
 from bitstack.recipe import Recipe
 from bitstack.sensitivity import Sensitivity, sensitivity, state
-from bitstack.stages import WHOLE, Stage
 from bitstack.streaming import LayerRunner, Spill
 from bitstack.workers import Workers, shares
 
@@ -45,7 +44,6 @@ class Stacker:
     progress: bool = False
     workers: Workers = field(default_factory=Workers)
     cost: Callable[[Matrix], float] = lambda matrix: matrix.weights * matrix.columns
-    stage: Stage = WHOLE
     sensitivity: Sensitivity | None = None
     _mine: set[str] = field(init=False)  # keys of the journal that this worker writes
     _bar: tqdm = field(init=False)
@@ -56,14 +54,14 @@ class Stacker:
         self._calibrate()
         todo = [m for m in self.matrices if self._is_mine(m)]
         self._bar = tqdm(
-            total=sum(map(self.cost, todo)), desc=self.stage.says, bar_format=_BAR,
+            total=sum(map(self.cost, todo)), desc="decompose", bar_format=_BAR,
             disable=not self.progress or None,
         )  # fmt: skip
         with self._bar, torch.no_grad():
             for index in range(len(self.runner)):
                 self._layer(index)
             self._outer()
-        self.workers.wait(f"{self.stage.prefix}stacks")
+        self.workers.wait("stacks")
         self.journal.refresh()
 
     @cached_property
@@ -80,7 +78,7 @@ class Stacker:
         """What is still to be done by this worker: neighbours, so that it reads few layers."""
         items: dict[str, float] = {}
         for index in (*range(len(self.runner)), None):
-            inside = {self._key(m): self.cost(m) for m in self.matrices if m.layer == index}
+            inside = {m.name: self.cost(m) for m in self.matrices if m.layer == index}
             items |= inside | {_dense_key(index): 0.0}
         left = {key: cost for key, cost in items.items() if key not in self.journal}
         owners = shares(list(left.values()), self.workers.count)
@@ -181,8 +179,7 @@ class Stacker:
     def _matrix(self, matrix: Matrix, moment: Tensor | None, rows: Tensor | None) -> None:
         start = time.perf_counter()
         weight = matrix.of(self.runner.source.model.get_parameter(matrix.parameter))
-        recipe = self.stage.recipe(self.recipe, matrix)
-        done = decompose(weight, recipe, moment=moment, rows=rows, below=self._below(matrix))
+        done = decompose(weight, self.recipe.of(matrix.name), moment=moment, rows=rows)
         felt = torch.ones(matrix.rows) if rows is None else rows.cpu().float()
         note = {
             "levels": done.spec.levels,
@@ -191,27 +188,16 @@ class Stacker:
             # Second order: half the curvature times the squared error, nats per token.
             "losses": (done.row_errors.cpu() @ felt / 2).tolist(),
         }
-        key = self._key(matrix)
-        self.journal.put(key, {f"{key}.{name}": t.cpu() for name, t in done.tensors.items()}, note)
+        tensors = {f"{matrix.name}.{name}": t.cpu() for name, t in done.tensors.items()}
+        self.journal.put(matrix.name, tensors, note)
         self._bar.update(self.cost(matrix))
         _log.info(
             "%s: %d x %d, %d blocks, relative error %.3g, %.1f s", matrix.name, matrix.rows,
             matrix.columns, done.spec.levels, done.relative_errors[-1], time.perf_counter() - start,
         )  # fmt: skip
 
-    def _key(self, matrix: Matrix) -> str:
-        return f"{self.stage.prefix}{matrix.name}"
-
     def _is_mine(self, matrix: Matrix) -> bool:
-        return self._key(matrix) in self._mine
-
-    def _below(self, matrix: Matrix) -> dict[str, Tensor] | None:
-        """The tensors of the planes that are settled already."""
-        if not self.stage.below:
-            return None
-        key = f"{self.stage.below}{matrix.name}."
-        found = self.journal.under(key)
-        return {name.removeprefix(key): self.journal.get(name) for name in found}
+        return matrix.name in self._mine
 
     def _keep_dense(self, index: int | None, names: list[str]) -> None:
         kept = {d.name: d.dtype for d in self.dense if d.persistent}

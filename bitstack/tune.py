@@ -2,14 +2,16 @@
 
 What learns are the scale sets (u, v and T of each level) and, by small steps, the codes, by the KL
 divergence of the stacked model's predictions from the original's. Each step draws one budget along
-the predicted order, so that all levels learn in the company in which they will be used. Memory:
-the packed model with codes of a byte a weight, three more where codes learn; the original's final
-states lie in files. How a stack learns is `tuned`'s business.
+the predicted order, so that all levels learn in the company in which they will be used; later
+phases keep the lowest planes and draw from the levels above them alone, which then come nearer at
+no cost to those below. Memory: the packed model with codes of a byte a weight, three more where
+codes learn; the original's final states lie in files. How a stack learns is `tuned`'s business.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,49 +24,72 @@ from bitstack.tuned import TunedStack
 _LEAST = 1e-9  # nats; below it a budget is as good as the original and has nothing to learn
 
 
+@dataclass(frozen=True)
+class Phase:
+    """`steps` in which the first `kept` planes stay; `levels_at(share)` gives the level of every
+    stack for a budget `share` of the way from the smallest to the largest."""
+
+    steps: int
+    kept: int
+    levels_at: Callable[[float], list[int]]
+
+
 @dataclass
 class Tuner:
-    """Tunes the scales of `model`'s stacks, a packed fp32 model with every stack at its top.
+    """Tunes the scales of `model`'s stacks, a packed fp32 model that computes through `stacks`.
 
-    `runner` holds the original and the windows; `levels_at(share)` gives the level of every stack
-    for a budget `share` of the way from the floor to the top. `rate` is Adam's for the scales of
-    level 1, `code_rate` the step of the codes as a share of the table's range.
+    `runner` holds the original and the windows. `rate` is Adam's for the scales of level 1,
+    `code_rate` the step of the codes at level 2 as a share of the table's range; both halve with
+    every level.
     """
 
     model: nn.Module
     stacks: Sequence[TunedStack]
     runner: LayerRunner
     spill: Spill
-    levels_at: Callable[[float], list[int]]
     seed: int = 0
     rate: float = 1e-3
     code_rate: float = 0.0
 
-    def run(self, steps: int, *, show: bool = False) -> None:
-        """Adam, cosine to zero, one batch of windows and one budget a step."""
+    def run(self, phases: Sequence[Phase], *, show: bool = False) -> None:
+        """One phase after the other, one batch of windows and one budget a step."""
         generator = torch.Generator().manual_seed(self.seed)
-        # A level is half as far from the original as the one below: so are the steps it needs.
-        top = max(len(s.change) for s in self.stacks)
-        groups = [
-            {"params": [s.change[i] for s in self.stacks if i < len(s.change)], "lr": rate}
-            for i, rate in enumerate(self.rate / 2**i for i in range(top))
-        ]
-        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        with self.runner.outer():
+        steps = sum(phase.steps for phase in phases)
+        batches = iter(_shuffled(len(self.runner.windows), steps, generator))
+        with self.runner.outer(), tqdm(total=steps, desc="tune", disable=not show or None) as bar:
             self._targets()
-            batches = _shuffled(len(self.runner.windows), steps, generator)
-            bar = tqdm(batches, desc="tune", disable=None if show else True)
-            for step, batch in enumerate(bar):
-                share = float(torch.rand((), generator=generator))
-                for stack, level in zip(self.stacks, self.levels_at(share), strict=True):
-                    stack.level = level
-                    stack.code_rate = self.code_rate * (1 + math.cos(math.pi * step / steps)) / 2
-                optimizer.zero_grad(set_to_none=True)
-                # Its logarithm: each budget's loss counts relative to what it is there.
-                self._loss(batch).clamp_min(_LEAST).log().backward()
-                optimizer.step()
-                schedule.step()
+            for phase in phases:
+                self._phase(phase, batches, generator, bar)
+
+    def _phase(
+        self, phase: Phase, batches: Iterator[int], generator: torch.Generator, bar: tqdm
+    ) -> None:
+        """Adam, cosine to zero."""
+        for stack in self.stacks:
+            stack.begin(phase.kept)
+        optimizer = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, phase.steps))
+        for step in range(phase.steps):
+            share = float(torch.rand((), generator=generator))
+            for stack, level in zip(self.stacks, phase.levels_at(share), strict=True):
+                stack.level = level
+                share_left = (1 + math.cos(math.pi * step / phase.steps)) / 2
+                stack.code_rate = self.code_rate * share_left
+            optimizer.zero_grad(set_to_none=True)
+            # Its logarithm: each budget's loss counts relative to what it is there.
+            self._loss(next(batches)).clamp_min(_LEAST).log().backward()
+            optimizer.step()
+            schedule.step()
+            bar.update()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Scales by level: one is half as far from the original as that below, and so are the
+        steps it needs."""
+        found: dict[int, list[nn.Parameter]] = {}
+        for stack in self.stacks:
+            for level in stack.span:
+                found.setdefault(level, []).append(stack.change[str(level)])
+        return [{"params": own, "lr": self.rate / 2 ** (j - 1)} for j, own in found.items()]
 
     @torch.no_grad()
     def _targets(self) -> None:

@@ -6,20 +6,48 @@ its code is that of the nearest table value. Gradients pass the rounding as if i
 the loss is and which level counts is `tune`'s business.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bitstack.blocks import StackSpec
 from bitstack.container.manifest import StackEntry
 from bitstack.kernels import packing
 from bitstack.kernels.reference import split_scale
-from bitstack.nn import Stack, stacks
+from bitstack.nn import stacks
 
 Learn = Callable[[Tensor], None]  # takes the gradient of the matrix, [m, n]
 
 _VARIANCE = 0.99  # share of the old in the running mean of squared gradients
+
+
+@contextmanager
+def fast_products(fast: bool) -> Iterator[None]:
+    """If `fast`, products of fp32 matrices by what the machine has for it: 16-bit tiles of a CPU
+    (AMX), TF32 of a GPU; sums stay fp32. They err like codes of 8 bits: too much for these alone.
+    """
+    kept = torch.get_float32_matmul_precision()
+    if fast:
+        torch.set_float32_matmul_precision("medium" if _tiles() else "high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(kept)
+
+
+@cache
+def _tiles() -> bool:
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def _values(code: Tensor, u: Tensor, v: Tensor, table: Tensor) -> Tensor:
+    return table[code.int()].mul_(v).mul_(u.unsqueeze(1))
 
 
 class _Product(torch.autograd.Function):
@@ -28,26 +56,29 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, code: Tensor, u: Tensor, v: Tensor, table: Tensor, learn: Learn | None
-    ) -> Tensor:
+        ctx: Any, x: Tensor, code: Tensor, u: Tensor, v: Tensor, table: Tensor,
+        learn: Learn | None, fast: bool,
+    ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, code, u, v, table)
-        ctx.learn = learn
-        return x @ (table[code.int()] * v * u.unsqueeze(1)).T
+        ctx.learn, ctx.fast = learn, fast
+        with fast_products(fast):
+            return x @ _values(code, u, v, table).T
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, code, u, v, table = ctx.saved_tensors
         g = gradients[0]
         cells = table[code.int()]
-        dx = g @ (cells * v * u.unsqueeze(1))
-        dw = g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+        with fast_products(ctx.fast):
+            dx = g @ _values(code, u, v, table)
+            dw = g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1])
         felt = dw * cells
         du, dv = felt @ v, felt.T @ u
         dw = dw * v * u.unsqueeze(1)
         dt = torch.bincount(code.flatten().int(), weights=dw.flatten(), minlength=len(table))
         if ctx.learn:
             ctx.learn(dw)
-        return dx, None, du, dv, dt.to(table), None
+        return dx, None, du, dv, dt.to(table), None, None
 
 
 class Positions:
@@ -63,8 +94,11 @@ class Positions:
         self.columns = torch.zeros(code.shape[1], device=code.device)
         self.steps = 0
 
-    def move(self, code: Tensor, gradient: Tensor, table: Tensor, rate: float) -> Tensor:
-        """The codes after one step of `rate` against `gradient` [m, n], that of the cells."""
+    def move(
+        self, code: Tensor, gradient: Tensor, table: Tensor, rate: float, kept: int = 0
+    ) -> Tensor:
+        """The codes after one step of `rate` against `gradient` [m, n], that of the cells; the
+        first `kept` planes stay."""
         self.steps += 1
         square = gradient.square()
         self.rows.lerp_(square.mean(1), 1 - _VARIANCE)
@@ -73,59 +107,109 @@ class Positions:
         column = (self.columns / (1 - _VARIANCE**self.steps)).sqrt().clamp_min(1e-20)
         position = table[code.int()] + self.offset.float()
         position -= gradient / column / row.unsqueeze(1) * rate
-        values, order = table.sort()
-        moved = order[torch.bucketize(position, (values[1:] + values[:-1]) / 2)]
-        self.offset.copy_(position - table[moved])
-        return moved.to(torch.uint8)
+        moved = nearest(position, table, code, kept)
+        self.offset.copy_(position - table[moved.int()])
+        return moved
+
+
+def nearest(position: Tensor, table: Tensor, code: Tensor, kept: int) -> Tensor:
+    """Codes of the values of `table` nearest to `position` [m, n], uint8, among those that share
+    the first `kept` planes with `code`; positions beyond their range are moved to its end.
+
+    The values of each such family are laid out on a stretch of their own, so that one search finds
+    all.
+    """
+    families = table.view(-1, 2**kept).T  # a family is a row
+    values, order = families.sort(1)
+    low, high = values[:, 0], values[:, -1]
+    family = torch.arange(2**kept, device=table.device)
+    starts = family * (1.01 * (high - low).max() + 1e-6) - low
+    if kept:
+        mine = (code & (2**kept - 1)).int()
+        position.clamp_(low[mine], high[mine])
+        shifted = position + starts[mine]
+    else:
+        shifted = position + starts
+    middles = (values[:, 1:] + values[:, :-1]) / 2
+    edges = torch.cat([middles, high.unsqueeze(1) + 1e-7], 1) + starts.unsqueeze(1)
+    codes = (order << kept) + family.unsqueeze(1)
+    found = torch.bucketize(shifted, edges.flatten()[:-1])
+    return codes.flatten().to(torch.uint8)[found]
 
 
 class TunedStack(nn.Module):
     """A stack whose scales are parameters: relative changes of u and v, changes of T.
 
-    One that `learns` moves its codes too, all planes of them, in steps of `code_rate`.
+    It knows the levels `span` of `spec`, whose tensors `read` gives by their names within the
+    stack. One that `learns` moves its codes too, where those levels share their planes: by steps of
+    `code_rate`, all planes but the first `kept`. `fast`: by `fast_products`.
     """
 
-    def __init__(self, stack: Stack, scales: Sequence[Tensor], *, learns: bool) -> None:
+    def __init__(
+        self, spec: StackSpec, span: range, read: Callable[[str], Tensor], *,
+        learns: bool, fast: bool,
+    ) -> None:  # fmt: skip
         super().__init__()
-        spec = stack.spec
-        planes = [stack.get_buffer(f"plane_{j}") for j in range(1, spec.levels + 1)]
-        self.code = packing.codes(planes, spec.columns)
-        self.rows, self.columns, self.level = spec.rows, spec.columns, spec.levels
-        self.start = [scale.float() for scale in scales]
-        self.change = nn.ParameterList([torch.zeros_like(scale) for scale in self.start])
-        self.positions = Positions(self.code) if learns else None
+        self.spec, self.span, self.level, self.fast = spec, span, span[-1], fast
+        self.code = {
+            chain[-1]: packing.codes([read(name) for name in spec.planes(chain[-1])], spec.columns)
+            for chain in spec.chains
+            if chain[-1] in span
+        }
+        self.start = {level: read(f"scale_{level}").float() for level in span}
+        self.change = nn.ParameterDict(
+            {str(level): torch.zeros_like(scale) for level, scale in self.start.items()}
+        )
+        self.positions = Positions(*self.code.values()) if learns else None
         self.code_rate = 0.0
+        self.kept = 0
+
+    def begin(self, kept: int) -> None:
+        """From now on the first `kept` planes stay; every weight stands in the middle of its
+        cell."""
+        self.kept = min(kept, self.span[-1])
+        if self.positions:
+            self.positions = Positions(*self.code.values())
+
+    @property
+    def top(self) -> int:
+        """The highest level that shares planes with the present one."""
+        return next(top for top in self.code if top in self.spec.chain(self.level))
 
     def scales(self, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """(u, v, T) of `level` as they are now, fp32."""
-        u, v, table = split_scale(self.start[level - 1], self.rows, self.columns)
-        du, dv, dt = split_scale(self.change[level - 1], self.rows, self.columns)
+        spec = self.spec
+        u, v, table = split_scale(self.start[level], spec.rows, spec.columns)
+        du, dv, dt = split_scale(self.change[str(level)], spec.rows, spec.columns)
         return u * (1 + du), v * (1 + dv), table + dt
 
     def stored(self) -> dict[str, Tensor]:
-        """Planes and scale sets of all levels, as a container keeps them."""
+        """The planes and scale sets of its levels, as a container keeps them."""
         tensors = {}
-        for level in range(1, len(self.start) + 1):
+        for top, code in self.code.items():
+            for bit, name in enumerate(self.spec.planes(top)):
+                tensors[name] = packing.pack(code >> bit & 1).cpu()
+        for level in self.span:
             scale = torch.cat(self.scales(level)).detach().clamp(-65504, 65504)
-            tensors[f"plane_{level}"] = packing.pack(self.code >> (level - 1) & 1).cpu()
             tensors[f"scale_{level}"] = scale.half().cpu()
         return tensors
 
     def at_level(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return (self.code & (2**self.level - 1), *self.scales(self.level))
+        return (self.code[self.top] & (2**self.level - 1), *self.scales(self.level))
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         # At one plane errors are so large that a gradient says little of the cell next door.
         learn = self._learn if self.positions and self.level > 1 else None
-        y: Tensor = _Product.apply(x, *self.at_level(), learn)
+        y: Tensor = _Product.apply(x, *self.at_level(), learn, self.fast)
         return y if bias is None else y + bias
 
     @torch.no_grad()
     def _learn(self, gradient: Tensor) -> None:
         if self.positions and self.code_rate:
-            table = self.scales(len(self.start))[2]
+            top = self.top
+            table = self.scales(top)[2]
             rate = self.code_rate / 2 ** (self.level - 2)  # half the error, half the step
-            self.code = self.positions.move(self.code, gradient, table, rate)
+            self.code[top] = self.positions.move(self.code[top], gradient, table, rate, self.kept)
 
     def dequantize(self) -> Tensor:
         code, u, v, table = self.at_level()
@@ -139,24 +223,25 @@ class TunedStack(nn.Module):
 def make_tunable(
     model: nn.Module,
     entries: Sequence[StackEntry],
+    spans: Sequence[range],
     read: Callable[[str], Tensor],
+    learn: Sequence[bool],
     *,
-    codes: bool = False,
+    fast: bool,
 ) -> Mapping[str, TunedStack]:
-    """Let every stack of a packed `model` (all at their top) compute through a TunedStack.
-
-    With `codes`, codes learn too, but not those of embedding and head, which hold all their planes
-    already: so few tokens use a row that it would learn these by heart.
-    """
+    """Let every stack of a packed `model` compute through a TunedStack of its levels in `spans`;
+    the codes of those that `learn` move too."""
     found = stacks(model.float())  # activations in fp32; stacks give up their buffers below
     tuned = {}
-    for entry in entries:
+    for entry, span, learns in zip(entries, spans, learn, strict=True):
         stack = found[entry.name]
-        scales = [read(f"{entry.name}.scale_{j}") for j in range(1, entry.levels + 1)]
-        learns = codes and entry.layer is not None
-        new = TunedStack(stack, [s.to(stack.device) for s in scales], learns=learns)
+
+        def part(name: str, entry: StackEntry = entry, device: Any = stack.device) -> Tensor:
+            return read(f"{entry.name}.{name}").to(device)
+
+        new = TunedStack(entry.spec, span, part, learns=learns, fast=fast)
         stack.product, stack.gather = new.product, new.gather  # type: ignore[method-assign]
         stack.dequantize = new.dequantize  # type: ignore[method-assign]
-        stack.hold(0, {"scale_1": scales[0].to(stack.device)})  # by which its device is known
+        stack.hold(0, {"scale": new.start[span[-1]]})  # by which its device is known
         tuned[entry.name] = new
     return tuned

@@ -17,6 +17,7 @@ def specs(format: str) -> st.SearchStrategy[StackSpec]:
         columns=sizes,
         levels=st.integers(1, 8),
         rank=st.integers(1, 5) if format == "signs" else st.just(0),
+        base=st.just(0) if format == "signs" else st.integers(0, 8),
     )
 
 
@@ -53,7 +54,20 @@ def test_a_level_keeps_the_blocks_below_it(spec: StackSpec) -> None:
         below = {t.name for t in spec.resident(level - 1)}
         here = {t.name for t in spec.resident(level)}
         assert here - below == {t.name for t in spec.stored(level)}
-        assert below - here == {t.name for t in spec.scales(level - 1)}
+        dropped = below if level == spec.base + 1 else {t.name for t in spec.scales(level - 1)}
+        assert below - here == dropped
+
+
+@given(specs("codes"))
+def test_levels_of_one_chain_share_planes_and_no_others_do(spec: StackSpec) -> None:
+    for level in range(1, spec.levels + 1):
+        mine = spec.planes(level)
+        assert len(mine) == level
+        assert [t.name for t in spec.resident(level)] == [*mine, f"scale_{level}"]
+        for other in range(1, spec.levels + 1):
+            shared = set(mine) & set(spec.planes(other))
+            same = (level <= spec.base) == (other <= spec.base) or not spec.base
+            assert len(shared) == (min(level, other) if same else 0)
 
 
 @given(st.one_of(specs("codes"), specs("signs")))

@@ -88,10 +88,17 @@ def test_the_text_of_every_layout(free: Folder, name: str) -> None:
     assert not model._forward_pre_hooks
 
 
+@pytest.mark.parametrize("base", [0, 4])
 @pytest.mark.parametrize("name", ["llama-tied", "gemma-3", "mixtral", "paper"])
-def test_planes_are_shared_and_scale_sets_counted(free: Folder, stacked: Folder, name: str) -> None:
+def test_planes_are_shared_and_what_is_not_is_counted(
+    free: Folder, stacked: Folder, name: str, base: int
+) -> None:
     signs = {"method": "signs", "blocks": 3, "rank": 2, "scaling": False}
-    container = stacked("llama-gqa", calibration="none", **signs) if name == "paper" else free(name)
+    container = (
+        stacked("llama-gqa", calibration="none", **signs)
+        if name == "paper"
+        else free(name, base=base)
+    )
     model = load(container)
     resident = model.bitstack
     alone = resident.resident_bytes
@@ -101,15 +108,15 @@ def test_planes_are_shared_and_scale_sets_counted(free: Folder, stacked: Folder,
         assert view.wanted == read_manifest(container).budgets.levels(share(container, 0.4))[0]
         tensors = {t.data_ptr(): t for t in (*small.parameters(), *small.buffers()) if t.numel()}
         extra = sum(t.nbytes for at, t in tensors.items() if at not in own)
-        scales = sum(
+        lacking = sum(
             spec.bytes
             for entry, level, top in zip(
                 resident.manifest.stacks, view.wanted, resident.levels, strict=True
             )
-            for spec in entry.spec.scales(level)
-            if level != top
+            for spec in entry.spec.resident(level)
+            if spec not in entry.spec.resident(top)
         )
-        assert extra == scales == resident.resident_bytes - alone
+        assert extra == lacking == resident.resident_bytes - alone
         at_budget = load(container, share(container, 0.4))
         assert torch.equal(small(prompt(9)).logits, at_budget(prompt(9)).logits)
     assert resident.resident_bytes == alone
@@ -132,7 +139,7 @@ class Each(BaseStreamer):
 
 def test_a_draft_follows_resizes(free: Folder) -> None:
     """Blocks that the model gives up are not kept by its draft."""
-    container = free("llama-gqa")
+    container = free("llama-gqa", base=0)
     model = load(container)
     budgets = [share(container, part) for part in (0.9, 0.1, 0.0, 0.5, 1.0)]
     seen: list[tuple[list[int], list[int]]] = []

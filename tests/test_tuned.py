@@ -19,7 +19,7 @@ def test_the_product_has_the_gradients_of_its_definition(batch: tuple[int, ...])
     numbers = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
 
     def product(x: torch.Tensor, *scales: torch.Tensor) -> torch.Tensor:
-        return _Product.apply(x, code, *scales, None)
+        return _Product.apply(x, code, *scales, None, False)
 
     def plain(x: torch.Tensor, u: torch.Tensor, v: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return F.linear(x, t[code.long()] * v * u.unsqueeze(1))
@@ -59,3 +59,22 @@ def test_small_steps_add_up_to_a_new_code() -> None:
 def test_without_a_gradient_nothing_moves() -> None:
     code = codes(0)
     assert torch.equal(Positions(code).move(code, torch.zeros(code.shape), TABLE, 0.1), code)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), kept=st.integers(1, 3))
+def test_planes_that_are_kept_stay(seed: int, kept: int) -> None:
+    """However steep the gradient, a code goes as far as its kept planes allow and no farther."""
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(8, generator=generator)
+    code = torch.randint(0, 8, (6, 10), generator=generator, dtype=torch.uint8)
+    gradient = torch.randn(code.shape, generator=generator).sign()
+    moved, positions = code, Positions(code)
+    for _ in range(60):
+        moved = positions.move(moved, gradient, table, rate=0.2, kept=kept)
+    mask = 2**kept - 1
+    assert torch.equal(moved & mask, code & mask)
+    for family in range(2**kept):
+        mine, values = code & mask == family, table[family :: 2**kept]
+        ends = torch.where(gradient[mine] > 0, values.min(), values.max())
+        assert torch.equal(table[moved.int()][mine], ends)

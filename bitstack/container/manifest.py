@@ -40,12 +40,15 @@ class StackEntry(BaseModel):
     format: Literal["codes", "signs"]
     levels: int
     rank: int = 0
-    errors: list[float] = []  # relative squared error at each level, under the calibration moment
+    base: int = 0
+    # Relative squared error of each level under the calibration moment, before tuning.
+    errors: list[float] = []
 
     @classmethod
     def of(cls, matrix: Matrix, spec: StackSpec, errors: list[float]) -> "StackEntry":
         own = {key: getattr(matrix, key) for key in Matrix.__dataclass_fields__}
-        return cls(**own, format=spec.format, levels=spec.levels, rank=spec.rank, errors=errors)
+        shape = {key: getattr(spec, key) for key in ("format", "levels", "rank", "base")}
+        return cls(**own, **shape, errors=errors)
 
     @cached_property
     def matrix(self) -> Matrix:
@@ -53,7 +56,7 @@ class StackEntry(BaseModel):
 
     @cached_property
     def spec(self) -> StackSpec:
-        return StackSpec(self.format, self.rows, self.columns, self.levels, self.rank)
+        return StackSpec(self.format, self.rows, self.columns, self.levels, self.rank, self.base)
 
 
 class DenseEntry(BaseModel):

@@ -1,14 +1,14 @@
 """The journal of a run: one file for each finished matrix, so that memory does not grow with depth.
 
 Lies in `.work` inside the output folder until the shards are written from it. Each file appears
-whole or not at all. Journals of another run are told apart by their fingerprint.
+whole or not at all. Tensors of a key that starts with ~ go before those of the same name without.
+Journals of another run are told apart by their fingerprint.
 """
 
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,6 @@ class Journal:
         with safe_open(self._where[name], framework="pt") as opened:
             return opened.get_tensor(name)
 
-    def holds(self, name: str) -> bool:
-        """Is there a tensor of this name?"""
-        return name in self._where
-
-    def under(self, prefix: str) -> list[str]:
-        """Names of the tensors that start with `prefix`."""
-        return [name for name in self._where if name.startswith(prefix)]
-
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
@@ -89,19 +81,6 @@ class Journal:
         self._files.add(file)
         self.notes[head["key"]] = head["note"]
         self._where |= dict.fromkeys(names, file)
-
-
-@dataclass(frozen=True)
-class Preferred:
-    """Reads a journal, and takes the tensors whose names start with `prefix` for those without."""
-
-    journal: Journal
-    prefix: str
-
-    def get(self, name: str) -> Tensor:
-        """One tensor by its name in the container."""
-        own = f"{self.prefix}{name}"
-        return self.journal.get(own if self.journal.holds(own) else name)
 
 
 @contextmanager

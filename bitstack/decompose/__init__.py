@@ -1,7 +1,5 @@
 """One matrix in, its stack out, by the method the recipe names."""
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
 from bitstack.decompose.nested import Plan, decompose_codes
@@ -19,12 +17,11 @@ def decompose(
     *,
     moment: Tensor | None = None,
     rows: Tensor | None = None,
-    below: Mapping[str, Tensor] | None = None,
 ) -> Decomposed:
     """Decompose `weight` [m, n], on the device it lies on; same recipe and inputs, same bytes.
 
     `moment` is E[x xᵀ] [n, n] of its inputs and `rows` E[g²] [m] of its outputs, where there was
-    calibration. `below` holds the first planes of codes, where they are settled already.
+    calibration.
     """
     if recipe.method == "signs":
         return decompose_signs(
@@ -37,6 +34,7 @@ def decompose(
         )
     plan = Plan(
         blocks=recipe.blocks,
+        base=recipe.base,
         together=tuple(recipe.together),
         damping=tuple(recipe.damping),
         rounds=recipe.rounds,
@@ -44,4 +42,4 @@ def decompose(
         passes=recipe.passes,
         preference=tuple(recipe.preference),
     )
-    return decompose_codes(weight, plan, moment=moment, rows=rows, below=below)
+    return decompose_codes(weight, plan, moment=moment, rows=rows)

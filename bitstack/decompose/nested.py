@@ -2,10 +2,12 @@
 
 Planes are added in groups: split, search the group's bits for its last level, refit. When the first
 groups are done their whole codes are chosen again with the errors of all their levels. Every
-level's scales are stored as fp16 and later planes are built on what was stored.
+level's scales are stored as fp16 and later planes are built on what was stored. The levels above
+`base` get codes of their own in the same way: bits that are best for two or four planes leave
+weights outside their cells, where later planes would spend a bit or more to bring them back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,23 +21,23 @@ from bitstack.decompose.result import Decomposed
 from bitstack.decompose.search import descend
 from bitstack.decompose.split import split
 from bitstack.kernels import packing
-from bitstack.kernels.reference import split_scale
 
 
 @dataclass(frozen=True)
 class Plan:
     """How the planes are chosen.
 
-    `together`: planes added at once, group by group; after them one by one. `damping`: added to
-    the mean diagonal of the moment at level 1, 2, …, the last repeats. `rounds` of `sweeps` of
-    bit search and a refit for each group, then `passes` over the whole codes of all groups, and
-    as many over the planes above them, with `preference` for level 1, 2, … (the relative weight of
-    its relative error), the last repeats.
+    Levels above `base` (0: none) have planes of their own. `together`: planes added at once, group
+    by group; after them one by one. `damping`: added to the mean diagonal of the moment at level 1,
+    2, …, the last repeats. `rounds` of `sweeps` of bit search and a refit for each group, then
+    `passes` over the whole codes of all groups, and as many over the planes above them, with
+    `preference` for level 1, 2, … (the relative weight of its relative error), the last repeats.
     """
 
     blocks: int
+    base: int = 0
     together: tuple[int, ...] = (2, 2)
-    damping: tuple[float, ...] = (0.5, 0.5, 0.2, 0.2, 0.1, 0.03, 0.01)
+    damping: tuple[float, ...] = (0.5, 0.5, 0.2, 0.2, 1.0, 0.3, 0.1, 0.01)
     rounds: int = 2
     sweeps: int = 2
     passes: int = 4
@@ -47,13 +49,27 @@ class Plan:
     def preference_at(self, level: int) -> float:
         return self.preference[min(level, len(self.preference)) - 1]
 
-    def groups(self, done: int = 0) -> list[int]:
-        """Sizes of the groups above the first `done` planes, the last ones single planes: with
-        `done` they add up to `blocks`."""
+    def chains(self) -> Iterator["Chain"]:
+        """The levels that share their planes, from the lowest on."""
+        split = 0 < self.base < self.blocks
+        top = self.base if split else self.blocks
         sizes: list[int] = []
-        for size in [1] * self.blocks if done else (*self.together, *[1] * self.blocks):
-            sizes.append(min(size, self.blocks - done - sum(sizes)))
-        return [size for size in sizes if size]
+        for size in (*self.together, *[1] * top):
+            sizes.append(min(size, top - sum(sizes)))
+        yield Chain(1, [size for size in sizes if size], min(sum(self.together), top))
+        if split:
+            first = self.base + 1
+            yield Chain(first, [first, *[1] * (self.blocks - first)], self.blocks)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Levels that share their planes: `first` is the lowest, `groups` the planes added at once, of
+    which the first `joint` are chosen again as whole codes."""
+
+    first: int
+    groups: list[int]
+    joint: int
 
 
 def decompose_codes(
@@ -62,24 +78,25 @@ def decompose_codes(
     *,
     moment: Tensor | None = None,
     rows: Tensor | None = None,
-    below: Mapping[str, Tensor] | None = None,
 ) -> Decomposed:
-    """Decompose `weight` [m, n] into planes under E[x xᵀ] [n, n] and row weights [m].
-
-    With `below`, the stored tensors of its first planes (all the groups of `plan.together`), these
-    stay as they are and only those above are chosen.
-    """
+    """Decompose `weight` [m, n] into planes under E[x xᵀ] [n, n] and row weights [m]."""
     problem = make_problem(weight, moment, rows)
-    levels = [_nothing(problem), *(unpack_levels(problem, below) if below else [])]
-    joint = min(sum(plan.together), plan.blocks)
-    for size in plan.groups(levels[-1].planes):
+    return pack_levels(problem, [_chain(problem, plan, chain) for chain in plan.chains()])
+
+
+def _chain(problem: Problem, plan: Plan, chain: Chain) -> list[Level]:
+    """The levels of one chain. Those below its first stand in it only as steps on the way."""
+    levels = [_nothing(problem)]
+    for size in chain.groups:
         levels += _group(problem, plan, levels[-1], size)
-        if levels[-1].planes == joint and plan.sweeps:
-            levels[1:] = _whole_codes(problem, plan, levels[1:])
-        if levels[-1].planes == plan.blocks > joint and plan.sweeps:
-            levels[joint + 1 :] = _whole_codes(problem, plan, levels[joint + 1 :], joint)
+        planes = levels[-1].planes
+        if planes == chain.joint and plan.sweeps:
+            levels[chain.first :] = _whole_codes(problem, plan, levels[chain.first :])
+        if planes == sum(chain.groups) > chain.joint and plan.sweeps:
+            above = levels[chain.joint + 1 :]
+            levels[chain.joint + 1 :] = _whole_codes(problem, plan, above, chain.joint)
         levels[1:] = shared([level.stored(problem) for level in levels[1:]])
-    return pack_levels(problem, levels[1:])
+    return levels[chain.first :]
 
 
 def _nothing(problem: Problem) -> Level:
@@ -132,29 +149,18 @@ def _error(problem: Problem, level: Level) -> float:
     return float(errors.sum()) + 1e-12 * size + 1e-30
 
 
-def unpack_levels(problem: Problem, tensors: Mapping[str, Tensor]) -> list[Level]:
-    """The levels of which `pack_levels` made `tensors`."""
+def pack_levels(problem: Problem, chains: list[list[Level]]) -> Decomposed:
+    """The stored tensors of levels, chain by chain; codes of one chain agree on their planes."""
     m, n = problem.shape
-    count = len(tensors) // 2
-    planes = [tensors[f"plane_{j}"].to(problem.device) for j in range(1, count + 1)]
-    code = packing.codes(planes, n)
-    levels = []
-    for j in range(1, count + 1):
-        scale = tensors[f"scale_{j}"].to(problem.device).float()
-        u, v, table = split_scale(scale, m, n)
-        levels.append(Level(code, u, v * problem.scale, table, j))
-    return levels
-
-
-def pack_levels(problem: Problem, levels: list[Level]) -> Decomposed:
-    """The stored tensors of nested `levels`, whose codes agree on the planes they share."""
-    m, n = problem.shape
-    top = levels[-1].code
+    levels = [level for chain in chains for level in chain]
+    spec = StackSpec("codes", m, n, len(levels), base=len(chains[0]) if chains[1:] else 0)
     tensors: dict[str, Tensor] = {}
-    for j, level in enumerate(levels, start=1):
-        parts = [packing.pack(top[rows] >> (j - 1) & 1) for rows in problem.panels()]
-        tensors[f"plane_{j}"] = torch.cat(parts)
-        tensors[f"scale_{j}"] = torch.cat(level.numbers(problem))
+    for chain in chains:
+        top = chain[-1]
+        for bit, name in enumerate(spec.planes(top.planes)):
+            parts = [packing.pack(top.code[rows] >> bit & 1) for rows in problem.panels()]
+            tensors[name] = torch.cat(parts)
+        for level in chain:
+            tensors[f"scale_{level.planes}"] = torch.cat(level.numbers(problem))
     errors = torch.stack([problem.row_errors(level.values) for level in levels])
-    size = float(problem.sizes().sum())
-    return Decomposed(StackSpec("codes", m, n, len(levels)), tensors, errors, size)
+    return Decomposed(spec, tensors, errors, float(problem.sizes().sum()))
