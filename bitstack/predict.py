@@ -89,7 +89,9 @@ def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: 
     if recipe.order == "loss":
         passes = probed(recipe) * roles + 2
     measured = passes * (2.0 * recipe.order_samples * length * parameters + 20.0 * parameters)
-    tuned = recipe.tune_steps * 2048 * 8.0 * parameters if recipe.tunes else 0.0
+    fine = recipe.fine_steps if 0 < recipe.base < recipe.blocks else 0
+    steps = recipe.tune_steps + fine if recipe.tunes else 0
+    tuned = steps * 2048 * 8.0 * parameters
     return measured + tuned
 
 

@@ -78,7 +78,10 @@ class Recipe(BaseModel):
         description="Windows each perplexity that corrects or makes the order is measured on.",
     )
     tune_steps: int = Field(
-        1000, ge=0, description="codes: steps of tuning the scales against the original; 0: none."
+        1200,
+        ge=0,
+        description="codes: steps of tuning against the original, and a fifth as many for the "
+        "finer planes above base; 0: none.",
     )
     tune_rate: float = Field(
         0.01, gt=0, le=0.1, description="codes: Adam's rate for level 1; half for each level above."
@@ -133,6 +136,11 @@ class Recipe(BaseModel):
     def tunes(self) -> bool:
         """Are the lower planes tuned, where there is text?"""
         return bool(self.tune_steps) and self.method == "codes"
+
+    @property
+    def fine_steps(self) -> int:
+        """Steps of tuning for the levels above `base`, where only scales learn."""
+        return max(1, round(self.tune_steps / 5))
 
     def leaves_dense(self, name: str) -> bool:
         """Does the last override for the matrix `name` that speaks of `dense` say so?"""

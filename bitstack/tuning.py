@@ -21,8 +21,7 @@ from bitstack.tune import Phase, Tuner
 from bitstack.tuned import make_tunable
 
 _TOKENS = 2048  # of one step
-_SHARES = (0.6, 0.25, 0.15)  # of the steps: all planes; the lower half kept; all but the last
-_FINE = 0.2  # so many steps, of those of the lowest chain, are enough for scales alone
+_SHARES = (0.5, 0.3, 0.2)  # of the steps: all planes; the lower half kept; all but the last
 
 
 def tune(job: Job) -> None:
@@ -86,8 +85,7 @@ def phases(recipe: Recipe, budgets: Budgets, spans: Sequence[range], top: int) -
     """All planes of the lowest chain, which ends at `top`, then its upper levels on planes that
     stay, then the last alone; of a finer one (`top` 0) the scales."""
     if not top:
-        steps = max(1, round(_FINE * recipe.tune_steps))
-        return [Phase(steps, 0, draw(budgets, spans, recipe.targets))]
+        return [Phase(recipe.fine_steps, 0, draw(budgets, spans, recipe.targets))]
     kept = sorted({0, (1 + top) // 2, top - 1} - {top})
     left, found = recipe.tune_steps, []
     for planes, share in zip(kept, _SHARES, strict=False):

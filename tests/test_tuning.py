@@ -70,7 +70,7 @@ def test_all_steps_in_phases_that_keep_more_and_more(steps: int, top: int) -> No
     assert kept == sorted(set(kept))
     assert kept[-1] == top - 1
     (fine,) = phases(recipe, BUDGETS, SPANS, 0)
-    assert (fine.steps, fine.kept) == (max(1, round(steps / 5)), 0)
+    assert (fine.steps, fine.kept) == (recipe.fine_steps, 0)
 
 
 def entry(**fields: object) -> StackEntry:

@@ -1,5 +1,5 @@
 """AutoRound: rounding and clipping by signed gradient descent, block by block, at its default 200
-steps; asymmetric.
+steps; asymmetric, but at 8 bits, where it knows no zero points.
 
 Evaluated as it rounds in training (its weights quantised and dequantised in place). Bytes as its
 auto_gptq format stores them: packed codes, fp16 scales, packed zeros.
@@ -40,7 +40,7 @@ def quantise(bench: Bench, bits: int, group: int) -> dict[str, Tensor]:
     ]
     tuner = AutoRound(
         bench.fresh(), bench.tokenizer, scheme=f"W{bits}A16", bits=bits, group_size=group,
-        sym=False, iters=STEPS, seqlen=bench.task.length, nsamples=len(examples),
+        sym=bits == 8, iters=STEPS, seqlen=bench.task.length, nsamples=len(examples),
         batch_size=BATCH, dataset=examples, device_map="cpu", enable_torch_compile=False,
         low_cpu_mem_usage=False,
     )  # fmt: skip
