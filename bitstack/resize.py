@@ -1,13 +1,15 @@
 """Grows and shrinks a model while it runs: reads what its new levels lack, swaps, frees the rest.
 
 Everything is read before anything changes, while forwards go on; only the swap waits for them.
-Which levels a budget buys is `budget`'s business, what a level needs that of `nn`.
+Stacks that exchange all of their planes do so a few at a time, so that both kinds are never in
+memory at once. Which levels a budget buys is `budget`'s business, what a level needs that of `nn`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,9 @@ from bitstack.pages import give_back
 
 if TYPE_CHECKING:
     from bitstack.load import Resident
+
+
+EXCHANGED = 64 << 20  # bytes of new planes that are read before the old ones are given up
 
 
 @dataclass(eq=False)
@@ -46,11 +51,14 @@ def resize(model: Any, budget: str | int | Budget | None = None) -> int:
     forwards of other threads: a forward runs at one size from start to end, but one that was
     compiled whole (torch.compile) holds no lock, so resize such a model between its calls. Old
     and new blocks are both in memory until the swap: growing takes the larger model and the scale
-    sets it replaces, shrinking a few scale sets more than now.
+    sets it replaces, shrinking a few scale sets more than now. Where a stack goes from its nested
+    planes to its finer ones or back, all of them are exchanged: 64 MiB of them at a time, forwards
+    between two such swaps run at a size in between.
 
     UserError for a budget below the floor, a container that was changed or deleted, too little
     memory, a model that has no blocks (not from `load`, or moved to the meta device), and a call
-    from within a forward. The model then runs on as it was.
+    from within a forward. The model then runs on as it was or, if planes were being exchanged, as
+    far as it had come.
     """
     return resident_of(model).resize(budget)
 
@@ -67,12 +75,38 @@ def resident_of(model: Any) -> "Resident":
 
 
 def move(resident: "Resident", levels: Sequence[int]) -> None:
-    """Bring every stack to its level, all of them or, with a UserError, none."""
+    """Bring every stack to its level, all of them or, with a UserError, none; with more than
+    EXCHANGED bytes of planes to exchange, as many as it comes to."""
+    cuda = any(stack.device.type == "cuda" for stack in resident.stacks)
     with resident.guard.turn():
-        if list(levels) == list(resident.levels):
-            return
-        _apply(resident, levels, _changes(resident, levels))
-    give_back(cuda=any(stack.device.type == "cuda" for stack in resident.stacks))
+        before = list(resident.levels)
+        try:
+            for part in _parts(resident, levels):
+                _apply(resident, part, _changes(resident, part, levels))
+                give_back(cuda=cuda)
+        except UserError as error:
+            size = format_bytes(resident.manifest.budgets.resident_bytes(resident.levels))
+            still = " as it was," if resident.levels == before else ""
+            raise UserError(f"{error}; the model runs on{still} with {size}") from None
+
+
+def _parts(resident: "Resident", levels: Sequence[int]) -> Iterator[list[int]]:
+    """Levels on the way to `levels`, the last of them these: all stacks at once, but those that
+    exchange their planes a few at a time."""
+    now, held = list(resident.levels), 0
+    specs = [entry.spec for entry in resident.manifest.stacks]
+    crossing = [
+        level not in spec.chain(own) for spec, own, level in zip(specs, now, levels, strict=True)
+    ]
+    now = [own if crosses else new for own, new, crosses in zip(now, levels, crossing, strict=True)]
+    for i in np.flatnonzero(crossing).tolist():
+        size = specs[i].bytes()[levels[i] - 1]
+        if held and held + size > EXCHANGED:
+            yield list(now)
+            held = 0
+        now[i], held = levels[i], held + size
+    if now != list(resident.levels):
+        yield now
 
 
 def _apply(resident: "Resident", levels: Sequence[int], changes: list[Change]) -> None:
@@ -90,11 +124,12 @@ def _apply(resident: "Resident", levels: Sequence[int], changes: list[Change]) -
 
 
 @torch.inference_mode(False)  # or a block read within it could never be used for training
-def _changes(resident: "Resident", levels: Sequence[int]) -> list[Change]:
-    """What every stack of the model and of its views will hold; read here."""
+def _changes(resident: "Resident", levels: Sequence[int], last: Sequence[int]) -> list[Change]:
+    """What every stack of the model and of its views will hold; read here. The blocks of `last`,
+    to which `levels` are on the way, are known to be there."""
     reader = None
     try:
-        reader = reader_of(resident, levels)
+        reader = reader_of(resident, last)
         found = [
             _change(stack, entry.name, level, reader, {})
             for stack, entry, level in zip(
@@ -106,11 +141,9 @@ def _changes(resident: "Resident", levels: Sequence[int]) -> list[Change]:
                 name, level = resident.manifest.stacks[i].name, min(wanted, levels[i])
                 found.append(_change(stack, name, level, reader, found[i].tensors))
         return [change for change in found if change.level != change.stack.level]
-    except UserError as error:
-        raise UserError(f"{error}; {_unchanged(resident)}") from None
     except (MemoryError, torch.OutOfMemoryError):
         needed = format_bytes(resident.manifest.budgets.resident_bytes(levels))
-        raise UserError(f"no memory for {needed}; {_unchanged(resident)}") from None
+        raise UserError(f"no memory for {needed}") from None
     finally:
         if reader is not None:
             reader.close()
@@ -151,8 +184,3 @@ def reader_of(resident: "Resident", levels: Sequence[int]) -> BlockReader:
     reader = BlockReader(folder, resident.remote)
     reader.require(manifest.tensors(levels), manifest.shards)
     return reader
-
-
-def _unchanged(resident: "Resident") -> str:
-    size = format_bytes(resident.manifest.budgets.resident_bytes(resident.levels))
-    return f"the model runs on as it was, with {size}"

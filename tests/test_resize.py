@@ -1,11 +1,13 @@
 """A live model goes to any budget and back: the same bits as a fresh load, and all or nothing."""
 
 import copy
+import importlib
 import importlib.util
 import random
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +26,7 @@ from bitstack.pages import process_bytes
 
 Folder = Callable[..., Path]
 IDS = torch.arange(40)[None] * 7 % pico.VOCABULARY
+resize_module: Any = importlib.import_module("bitstack.resize")  # the name is that of the function
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
@@ -207,6 +210,50 @@ def test_all_or_nothing(
     assert reads == 40
     assert_same(model, before)
     assert resize(model) == read_manifest(free("llama-gqa")).budgets.total_bytes
+
+
+def test_planes_are_exchanged_a_few_at_a_time(
+    free: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read before the swap stays within the limit, and so does what is left half done."""
+    container = free("llama-gqa")
+    model = load(container)
+    resident = model.bitstack
+    tops, levels = list(resident.levels), [3] * len(resident.levels)
+    sizes = [s.spec.bytes()[2] for s in resident.stacks]
+    limit = max(sizes) + 1
+    monkeypatch.setattr(resize_module, "EXCHANGED", limit)
+    parts = list(resize_module._parts(resident, levels))
+    assert parts[-1] == levels
+    assert len(parts) > 2
+    for before, after in pairwise([tops, *parts]):
+        changed = [size for size, a, b in zip(sizes, before, after, strict=True) if a != b]
+        assert 0 < sum(changed) <= limit
+    failing = interrupt_after(2, resize_module, "_apply", monkeypatch)
+    with pytest.raises(UserError, match=r"gone; the model runs on with"):
+        resize_module.move(resident, levels)
+    assert failing == [2]
+    assert resident.levels == parts[0]
+    assert torch.isfinite(logits(model)).all()
+    resize_module.move(resident, levels)
+    assert resident.levels == levels
+    assert torch.equal(logits(model), logits(load(container, level=3)))
+
+
+def interrupt_after(
+    count: int, module: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
+    """The `count`-th call of `module.name` fails, once; returns the number of calls."""
+    original, calls = getattr(module, name), [0]
+
+    def failing(*args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == count:
+            raise UserError("gone")
+        return original(*args)
+
+    monkeypatch.setattr(module, name, failing)
+    return calls
 
 
 def test_below_the_floor(free: Folder) -> None:

@@ -18,7 +18,7 @@ from bitstack.errors import UserError
 from bitstack.matrices import Dense, Matrix
 
 MANIFEST = "bitstack.json"
-FORMAT = 1
+FORMAT = 2  # 2: stacks whose upper levels have planes of their own
 INDEX = "model.safetensors.index.bitstack.json"
 
 
