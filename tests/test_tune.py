@@ -2,14 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bitstack
-from bitstack import recipes
+from bitstack import recipes, tuning
+from bitstack.container.manifest import read_manifest
+from bitstack.container.shards import ShardReader
 from bitstack.text import token_ids, windows
+from bitstack.tune import Phase
 
 
 def divergence(original: Path, container: Path, ids: torch.Tensor, budget: str) -> float:
@@ -32,6 +37,8 @@ def test_held_out_text_comes_nearer_at_every_budget(tmp_path: Path) -> None:
     ids = windows(tokens.ids, 256, count=6, seed=0)
     for budget in ("1.5bpw", "2.5bpw"):
         assert divergence(model, tuned, ids, budget) < 0.97 * divergence(model, plain, ids, budget)
+    # The finer planes get three steps here: enough to do harm, not to gain.
+    assert divergence(model, tuned, ids, "6bpw") < 1.1 * divergence(model, plain, ids, "6bpw")
 
 
 def test_experts_are_tuned_too(
@@ -44,3 +51,34 @@ def test_experts_are_tuned_too(
     tuned = stacked("qwen3-moe", samples=64, tune_steps=80, tune_codes=0.005)
     before = divergence(original, plain, ids, "2bpw")
     assert divergence(original, tuned, ids, "2bpw") < 0.9 * before
+
+
+def tensors(container: Path) -> dict[str, torch.Tensor]:
+    """Those of the stacks within the layers."""
+    manifest, reader = read_manifest(container), ShardReader(container)
+    inside = [entry for entry in manifest.stacks if entry.layer is not None]
+    return {
+        f"{entry.name}.{t.name}": reader.get(f"{entry.name}.{t.name}")
+        for entry in inside
+        for t in entry.spec.all()
+    }
+
+
+def test_what_is_kept_and_the_finer_planes_stay(
+    stacked: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the first two planes kept, levels 1 and 2 stay to the bit; of the finer planes scales
+    alone learn."""
+    fields: dict[str, Any] = {"blocks": 6, "base": 4, "tune_codes": 0.05}
+    before = tensors(stacked("llama-untied", **fields))
+    drawn = tuning.draw
+
+    def kept(recipe: Any, budgets: Any, spans: Any, top: int) -> list[Phase]:
+        planes = 2 if top else 0
+        return [Phase(12, planes, drawn(budgets, spans, [], planes))]
+
+    monkeypatch.setattr(tuning, "phases", kept)
+    after = tensors(stacked("llama-untied", tune_steps=12, **fields))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    parts = {name.rpartition(".")[2] for name in changed}
+    assert parts == {"plane_3", "plane_4", "scale_3", "scale_4", "scale_5", "scale_6"}
