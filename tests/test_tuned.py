@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitstack.tuned import Positions, _Product
+from bitstack.tuned import Positions, _Product, fast_products
 
 TABLE = torch.tensor([0.5, -1.0, 1.0, -0.5])  # as nested codes leave it: not in order
 
@@ -27,6 +27,18 @@ def test_the_product_has_the_gradients_of_its_definition(batch: tuple[int, ...])
     leaves = [n.requires_grad_() for n in numbers]
     assert torch.allclose(product(*leaves), plain(*leaves))
     assert torch.autograd.gradcheck(product, leaves)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_fast_products_err_little_and_change_nothing_else(fast: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(64, 64, generator=generator) for _ in range(2))
+    before, exact = torch.get_float32_matmul_precision(), a.double() @ b.double()
+    with fast_products(fast):
+        found = a @ b
+    assert torch.get_float32_matmul_precision() == before
+    error = float((found - exact).norm() / exact.norm())
+    assert error < (1e-2 if fast else 1e-6)
 
 
 def codes(seed: int) -> torch.Tensor:
