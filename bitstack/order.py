@@ -7,13 +7,13 @@ measured is the caller's: `measure(levels)` gives nats per token.
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from tqdm import tqdm
 
 Measure = Callable[[list[int]], float]
 PROBED = 3  # levels of every role that are measured; above, the loss is as good as quadratic
+_TRUST = 30.0  # a correction is at most this factor
 
 
 def predicted_order(sizes: Sequence[Sequence[int]], losses: Sequence[Sequence[float]]) -> list[int]:
@@ -39,91 +39,38 @@ def predicted_order(sizes: Sequence[Sequence[int]], losses: Sequence[Sequence[fl
 
 
 def corrected(
-    losses: Sequence[Sequence[float]],
-    roles: Sequence[str],
-    inside: Sequence[bool],
+    losses: list[list[float]],
+    roles: list[str],
     measure: Measure,
     *,
     probed: int = PROBED,
     show: bool = False,
 ) -> list[list[float]]:
-    """Losses of every stack at level 1, 2, …, above its top, by measurements of the first `probed`
-    steps of every role (the same matrix of all layers) and by the predicted `losses`.
+    """`losses` with each role (the same matrix of all layers) scaled to what was measured.
 
-    Stacks `inside` the layers are tuned for one another's errors: one alone at a low level seems
-    far worse than it is among its like. So what is lost from one level of all of them to the next
-    is shared among their roles, by what lowering each alone loses there. Embedding and head are
-    measured with all others at their top. Within a role, and above the measured steps, the
-    predicted shares count.
+    One measurement for every role and each of its first `probed` levels, all other stacks at their
+    top: the second order says little of errors as large as level 1 makes, or of levels that were
+    tuned. Within a role the layers keep the shares they were predicted.
     """
-    steps = _Steps(losses, [[0.0] * len(own) for own in losses])
-    tops, last = steps.tops, min(probed, max(map(len, losses)) - 1)
-    groups = {role: [i for i, r in enumerate(roles) if r == role] for role in sorted(set(roles))}
-    layers = [i for i, within in enumerate(inside) if within]
-    with tqdm(total=last * len(groups), desc="order", disable=None if show else True) as bar:
-        top = measure(tops)
-        context = steps.lowered(tops, layers, last + 1)
-        upper = steps.above(layers, last, top, context, measure)
-        within = {role: own for role, own in groups.items() if own[0] in layers}
-        for level in range(last, 0, -1) if within else ():
-            rises = {}
-            for role, own in within.items():
-                rises[role] = max(measure(steps.lowered(context, own, level)) - upper, 1e-12)
+    tops = [len(own) for own in losses]
+    base = measure(tops)
+    result = [list(own) for own in losses]
+    with tqdm(total=probed * len(set(roles)), desc="order", disable=None if show else True) as bar:
+        for role in sorted(set(roles)):
+            members = [i for i, r in enumerate(roles) if r == role]
+            factor = 1.0
+            for level in range(probed, 0, -1):
+                levels = [min(level, t) if i in members else t for i, t in enumerate(tops)]
+                rise = measure(levels) - base
+                predicted = sum(losses[i][levels[i] - 1] - losses[i][-1] for i in members)
+                if rise > 0 and predicted > 0:
+                    factor = min(max(rise / predicted, 1 / _TRUST), _TRUST)
+                for i in members:
+                    # The highest probed level speaks for those above it.
+                    above = slice(level - 1, None if level == probed else level)
+                    result[i][above] = [loss * factor for loss in losses[i][above]]
                 bar.update()
-            context = steps.lowered(tops, layers, level)
-            lower = measure(context)
-            for role, own in within.items():
-                steps.split(max(lower - upper, 0) * rises[role] / sum(rises.values()), own, level)
-            upper = lower
-        for own in (own for role, own in groups.items() if role not in within):
-            upper = steps.above(own, last, top, steps.lowered(tops, own, last + 1), measure)
-            for level in range(last, 0, -1):
-                lower = measure(steps.lowered(tops, own, level))
-                steps.split(max(lower - upper, 0), own, level)
-                upper = lower
-                bar.update()
-    return [[sum(own[j:]) for j in range(len(own))] for own in steps.found]
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """What each stack loses from level j + 1 to j: `found` at index j - 1, zero at its top."""
-
-    losses: Sequence[Sequence[float]]  # predicted, of every level
-    found: list[list[float]]
-
-    @property
-    def tops(self) -> list[int]:
-        return [len(own) for own in self.losses]
-
-    def lowered(self, levels: Sequence[int], members: Sequence[int], level: int) -> list[int]:
-        """`levels`, with `members` at `level` or at their own top."""
-        changed = list(levels)
-        for i in members:
-            changed[i] = min(level, self.tops[i])
-        return changed
-
-    def split(self, step: float, members: Sequence[int], level: int) -> None:
-        """Share what `members` lose together from `level` + 1 to `level`."""
-        able = [i for i in members if level < self.tops[i]]
-        parts = [max(self.losses[i][level - 1] - self.losses[i][level], 1e-30) for i in able]
-        for i, part in zip(able, parts, strict=True):
-            self.found[i][level - 1] += step * part / sum(parts)
-
-    def above(
-        self, members: Sequence[int], last: int, top: float, levels: list[int], measure: Measure
-    ) -> float:
-        """The loss at `levels`, where `members` stand at `last` + 1; shared among the steps above
-        that as they are predicted."""
-        if levels == self.tops:
-            return top
-        loss = measure(levels)
-        predicted = sum(self.losses[i][levels[i] - 1] - self.losses[i][-1] for i in members)
-        factor = max(loss - top, 0) / max(predicted, 1e-30)
-        for i in members:
-            for j in range(last, self.tops[i] - 1):
-                self.found[i][j] = factor * max(self.losses[i][j] - self.losses[i][j + 1], 0)
-        return loss
+    return result
 
 
 def perplexity_order(tops: Sequence[int], measure: Measure, *, show: bool = False) -> list[int]:

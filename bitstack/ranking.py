@@ -25,7 +25,6 @@ def rank(job: Job) -> list[int]:
     if job.text is not None:
         roles = [e.matrix.role for e in stacks]
         measure.reference = Reference(runner, Spill(job.journal.path / "likely"))
-        inside = [e.layer is not None for e in stacks]
-        steps = probed(job.recipe)
-        losses = order.corrected(losses, roles, inside, measure, probed=steps, show=job.progress)
+        levels = probed(job.recipe)
+        losses = order.corrected(losses, roles, measure, probed=levels, show=job.progress)
     return order.predicted_order([e.spec.bytes() for e in stacks], losses)
