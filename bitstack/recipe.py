@@ -78,9 +78,9 @@ class Recipe(BaseModel):
         description="Windows each perplexity that corrects or makes the order is measured on.",
     )
     tune_steps: int = Field(
-        1200,
+        2000,
         ge=0,
-        description="codes: steps of tuning against the original, and a fifth as many for the "
+        description="codes: steps of tuning against the original, and a tenth as many for the "
         "finer planes above base; 0: none.",
     )
     tune_rate: float = Field(
@@ -140,7 +140,7 @@ class Recipe(BaseModel):
     @property
     def fine_steps(self) -> int:
         """Steps of tuning for the levels above `base`, where only scales learn."""
-        return max(1, round(self.tune_steps / 5))
+        return max(1, round(self.tune_steps / 10))
 
     def leaves_dense(self, name: str) -> bool:
         """Does the last override for the matrix `name` that speaks of `dense` say so?"""

@@ -3,9 +3,10 @@
 What learns are the scale sets (u, v and T of each level) and, by small steps, the codes, by the KL
 divergence of the stacked model's predictions from the original's. Each step draws one budget along
 the predicted order, so that all levels learn in the company in which they will be used; later
-phases keep the lowest planes and draw from the levels above them alone, which then come nearer at
-no cost to those below. Memory: the packed model with codes of a byte a weight, three more where
-codes learn; the original's final states lie in files. How a stack learns is `tuned`'s business.
+phases keep the lowest planes with their scales, and draw where most levels lie above them: these
+then come nearer at no cost to those below. Memory: the packed model with codes of a byte a weight,
+three more where codes learn; the original's final states lie in files. How a stack learns is
+`tuned`'s business.
 """
 
 import math
@@ -67,7 +68,7 @@ class Tuner:
         """Adam, cosine to zero."""
         for stack in self.stacks:
             stack.begin(phase.kept)
-        optimizer = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
+        optimizer = torch.optim.Adam(self._groups(phase.kept), betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, phase.steps))
         for step in range(phase.steps):
             share = float(torch.rand((), generator=generator))
@@ -82,12 +83,12 @@ class Tuner:
             schedule.step()
             bar.update()
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """Scales by level: one is half as far from the original as that below, and so are the
-        steps it needs."""
+    def _groups(self, kept: int) -> list[dict[str, Any]]:
+        """Scales by level, those above `kept`: one is half as far from the original as that below,
+        and so are the steps it needs."""
         found: dict[int, list[nn.Parameter]] = {}
         for stack in self.stacks:
-            for level in stack.span:
+            for level in (j for j in stack.span if j > kept):
                 found.setdefault(level, []).append(stack.change[str(level)])
         return [{"params": own, "lr": self.rate / 2 ** (j - 1)} for j, own in found.items()]
 

@@ -199,7 +199,7 @@ class TunedStack(nn.Module):
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         # At one plane errors are so large that a gradient says little of the cell next door.
-        learn = self._learn if self.positions and self.level > 1 else None
+        learn = self._learn if self.positions and self.level > max(1, self.kept) else None
         y: Tensor = _Product.apply(x, *self.at_level(), learn, self.fast)
         return y if bias is None else y + bias
 

@@ -55,18 +55,15 @@ def _tuned(job: Job, index: int) -> dict[str, Tensor]:
         rate=job.recipe.tune_rate,
         code_rate=job.recipe.tune_codes,
     )
-    found = phases(job.recipe, _budgets(job, spans), spans, _top(job.recipe) if lowest else 0)
+    inside = [own for entry, own in zip(entries, spans, strict=True) if entry.layer is not None]
+    top = max(own[-1] for own in inside or spans) if lowest else 0
+    found = phases(job.recipe, _budgets(job, spans), spans, top)
     tuner.run(found, show=job.progress)
     return {
         f"{name}.{part}": tensor
         for name, stack in stacks.items()
         for part, tensor in stack.stored().items()
     }
-
-
-def _top(recipe: Recipe) -> int:
-    """The last level of the lowest chain."""
-    return min(recipe.base or recipe.blocks, recipe.blocks)
 
 
 def span(entry: StackEntry, index: int) -> range:
@@ -117,8 +114,7 @@ def draw(
             if number < 0.5:
                 size = (0.95 + 0.1 * within) * reached[int(which)] * weights / 8
         found = budgets.levels(int(min(max(size, low), high)))[0]
-        raised = zip(found, spans, strict=True)
-        return [min(max(own[0] + j - 1, kept + 1), own[-1]) for j, own in raised]
+        return [own[0] + level - 1 for level, own in zip(found, spans, strict=True)]
 
     return levels
 

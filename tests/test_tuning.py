@@ -44,9 +44,11 @@ def test_targets_out_of_reach_count_for_nothing(number: float, targets: list[flo
 
 
 @given(numbers, st.integers(1, 3))
-def test_levels_that_stay_are_not_drawn(number: float, kept: int) -> None:
+def test_what_stays_is_where_the_draw_begins(number: float, kept: int) -> None:
     levels = draw(BUDGETS, SPANS, [], kept)(number)
-    assert all(kept < level <= 4 for level in levels)
+    least = BUDGETS.resident_bytes([kept, kept])
+    assert BUDGETS.resident_bytes(levels) > least - 100  # of a block
+    assert draw(BUDGETS, SPANS, [], kept)(0.0) == BUDGETS.levels(least)[0]
     assert draw(BUDGETS, SPANS, [], kept)(1.0) == [4, 4]
 
 
