@@ -48,9 +48,10 @@ def test_experts_are_tuned_too(
     tokens = token_ids(str(text_file), AutoTokenizer.from_pretrained(original))
     ids = windows(tokens.ids, 32, count=64, seed=0)  # what it is tuned on
     plain = stacked("qwen3-moe", samples=64)
-    tuned = stacked("qwen3-moe", samples=64, tune_steps=80, tune_codes=0.005)
+    tuned = stacked("qwen3-moe", samples=64, tune_steps=160, tune_codes=0.005)
     before = divergence(original, plain, ids, "2bpw")
-    assert divergence(original, tuned, ids, "2bpw") < 0.9 * before
+    after = divergence(original, tuned, ids, "2bpw")
+    assert after < 0.9 * before
 
 
 def tensors(container: Path) -> dict[str, torch.Tensor]:
