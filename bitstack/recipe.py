@@ -134,7 +134,7 @@ class Recipe(BaseModel):
 
     @property
     def tunes(self) -> bool:
-        """Are the lower planes tuned, where there is text?"""
+        """Are scales and codes tuned, where there is text?"""
         return bool(self.tune_steps) and self.method == "codes"
 
     @property

@@ -212,8 +212,7 @@ class TunedStack(nn.Module):
             self.code[top] = self.positions.move(self.code[top], gradient, table, rate, self.kept)
 
     def dequantize(self) -> Tensor:
-        code, u, v, table = self.at_level()
-        return table[code.int()] * v * u.unsqueeze(1)
+        return _values(*self.at_level())
 
     def gather(self, ids: Tensor) -> Tensor:
         code, u, v, table = self.at_level()
