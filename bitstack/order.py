@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 Measure = Callable[[list[int]], float]
 PROBED = 3  # levels of every role that are measured; above, the loss is as good as quadratic
+ALONE = 3  # those of every stack, where levels were tuned
 _TRUST = 30.0  # a correction is at most this factor
 
 
@@ -44,32 +45,45 @@ def corrected(
     measure: Measure,
     *,
     probed: int = PROBED,
+    alone: int = 0,
     show: bool = False,
 ) -> list[list[float]]:
-    """`losses` with each role (the same matrix of all layers) scaled to what was measured.
+    """`losses` set right by what was measured, all other stacks at their top.
 
-    One measurement for every role and each of its first `probed` levels, all other stacks at their
-    top: the second order says little of errors as large as level 1 makes, or of levels that were
-    tuned. Within a role the layers keep the shares they were predicted.
+    One measurement for every stack at each of its first `alone` levels; above, up to `probed`, one
+    for every role (the same matrix of all layers), within which the layers keep the shares they
+    were predicted. The second order says little of errors as large as level 1 makes, or of levels
+    that were tuned.
     """
     tops = [len(own) for own in losses]
-    base = measure(tops)
     result = [list(own) for own in losses]
-    with tqdm(total=probed * len(set(roles)), desc="order", disable=None if show else True) as bar:
-        for role in sorted(set(roles)):
-            members = [i for i, r in enumerate(roles) if r == role]
+    groups: dict[str, list[int]] = {}
+    for index, role in enumerate(roles):
+        groups.setdefault(role, []).append(index)
+    low = [level for level in range(1, alone + 1) if level < max(tops)]
+    high = list(range(probed, alone, -1))
+    total = 1 + len(low) * len(tops) + len(high) * len(groups)
+    with tqdm(total=total, desc="order", disable=None if show else True) as bar:
+
+        def rise(members: list[int], level: int) -> float:
+            bar.update()
+            return measure([min(level, t) if i in members else t for i, t in enumerate(tops)])
+
+        base = rise([], 0)
+        for members in groups.values():
             factor = 1.0
-            for level in range(probed, 0, -1):
-                levels = [min(level, t) if i in members else t for i, t in enumerate(tops)]
-                rise = measure(levels) - base
-                predicted = sum(losses[i][levels[i] - 1] - losses[i][-1] for i in members)
-                if rise > 0 and predicted > 0:
-                    factor = min(max(rise / predicted, 1 / _TRUST), _TRUST)
+            for level in high:
+                found = rise(members, level) - base
+                own = {i: losses[i][min(level, tops[i]) - 1] - losses[i][-1] for i in members}
+                if found > 0 and sum(own.values()) > 0:
+                    factor = min(max(found / sum(own.values()), 1 / _TRUST), _TRUST)
                 for i in members:
                     # The highest probed level speaks for those above it.
                     above = slice(level - 1, None if level == probed else level)
                     result[i][above] = [loss * factor for loss in losses[i][above]]
-                bar.update()
+        for index, top in enumerate(tops):
+            for level in (j for j in low if j < top):
+                result[index][level - 1] = result[index][-1] + rise([index], level) - base
     return result
 
 

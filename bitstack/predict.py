@@ -13,7 +13,7 @@ import torch
 from bitstack.decompose import decompose
 from bitstack.decompose.nested import Plan
 from bitstack.matrices import Matrix, find_layers
-from bitstack.order import PROBED
+from bitstack.order import ALONE, PROBED
 from bitstack.recipe import Recipe
 from bitstack.source import Source
 from bitstack.streaming import LOGITS
@@ -87,7 +87,8 @@ def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: 
     roles = len({m.role for m in matrices})
     passes = sum(recipe.of(m.name).blocks for m in matrices)
     if recipe.order == "loss":
-        passes = probed(recipe) * roles + 2
+        levels, alone = probed(recipe)
+        passes = (levels - alone) * roles + alone * len(matrices) + 2
     measured = passes * (2.0 * recipe.order_samples * length * parameters + 20.0 * parameters)
     fine = recipe.fine_steps if 0 < recipe.base < recipe.blocks else 0
     steps = recipe.tune_steps + fine if recipe.tunes else 0
@@ -95,9 +96,10 @@ def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: 
     return measured + tuned
 
 
-def probed(recipe: Recipe) -> int:
-    """Levels of every role whose loss is measured for the order: all that were tuned."""
-    return recipe.blocks if recipe.tunes else PROBED
+def probed(recipe: Recipe) -> tuple[int, int]:
+    """Levels whose loss is measured for the order, and how many of them for every stack alone, not
+    for all of a role: all that were tuned, and those whose errors are large."""
+    return (recipe.blocks, min(ALONE, recipe.blocks)) if recipe.tunes else (PROBED, 0)
 
 
 def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: int) -> int:
@@ -120,7 +122,8 @@ def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: i
         stages.append(outer + 5 * 4 * max(LOGITS, text.vocab_size) + 12 * batch * text.hidden_size)
         if recipe.tunes:
             logits = 5 * 4 * 2048 * text.vocab_size
-            stages.append((5 if recipe.tune_codes else 2) * whole + outer + logits + layer)
+            codes = 1 + (0 < recipe.base < recipe.blocks) + 3 * bool(recipe.tune_codes)
+            stages.append((codes + 1) * whole + outer + logits + layer)
     return _PROCESS + max(stages)
 
 

@@ -14,7 +14,7 @@ from bitstack.streaming import Spill
 def rank(job: Job) -> list[int]:
     """Stack indices as the recipe orders the finished planes.
 
-    With text the predicted losses of every role's first levels are set right by measured ones.
+    With text the predicted losses of the lower levels are set right by measured ones.
     """
     stacks = job.stacks
     runner = job.runner(samples=job.recipe.order_samples)
@@ -25,6 +25,8 @@ def rank(job: Job) -> list[int]:
     if job.text is not None:
         roles = [e.matrix.role for e in stacks]
         measure.reference = Reference(runner, Spill(job.journal.path / "likely"))
-        levels = probed(job.recipe)
-        losses = order.corrected(losses, roles, measure, probed=levels, show=job.progress)
+        levels, alone = probed(job.recipe)
+        losses = order.corrected(
+            losses, roles, measure, probed=levels, alone=alone, show=job.progress
+        )
     return order.predicted_order([e.spec.bytes() for e in stacks], losses)

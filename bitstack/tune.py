@@ -5,12 +5,12 @@ divergence of the stacked model's predictions from the original's. Each step dra
 the predicted order, so that all levels learn in the company in which they will be used; later
 phases keep the lowest planes with their scales, and draw where most levels lie above them: these
 then come nearer at no cost to those below. Memory: the packed model with codes of a byte a weight,
-three more where codes learn; the original's final states lie in files. How a stack learns is
-`tuned`'s business.
+one more with finer planes and three more where codes learn; the original's final states lie in
+files. How a stack learns is `tuned`'s business.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,20 +52,28 @@ class Tuner:
     rate: float = 1e-3
     code_rate: float = 0.0
 
-    def run(self, phases: Sequence[Phase], *, show: bool = False) -> None:
-        """One phase after the other, one batch of windows and one budget a step."""
-        generator = torch.Generator().manual_seed(self.seed)
-        steps = sum(phase.steps for phase in phases)
-        batches = iter(_shuffled(len(self.runner.windows), steps, generator))
+    def run(
+        self,
+        phases: Sequence[Phase],
+        keep: Callable[[int], None] = lambda finished: None,
+        *,
+        done: int = 0,
+        show: bool = False,
+    ) -> None:
+        """One phase after the other, one batch of windows and one budget a step.
+
+        The first `done` were run before; after each of the others `keep` hears how many are.
+        """
+        steps = sum(phase.steps for phase in phases[done:])
         with self.runner.outer(), tqdm(total=steps, desc="tune", disable=not show or None) as bar:
             self._targets()
-            for phase in phases:
-                self._phase(phase, batches, generator, bar)
+            for index, phase in enumerate(phases[done:], start=done):
+                self._phase(phase, torch.Generator().manual_seed(self.seed + index), bar)
+                keep(index + 1)
 
-    def _phase(
-        self, phase: Phase, batches: Iterator[int], generator: torch.Generator, bar: tqdm
-    ) -> None:
+    def _phase(self, phase: Phase, generator: torch.Generator, bar: tqdm) -> None:
         """Adam, cosine to zero."""
+        batches = iter(_shuffled(len(self.runner.windows), phase.steps, generator))
         for stack in self.stacks:
             stack.begin(phase.kept)
         optimizer = torch.optim.Adam(self._groups(phase.kept), betas=(0.9, 0.99))
@@ -88,7 +96,7 @@ class Tuner:
         and so are the steps it needs."""
         found: dict[int, list[nn.Parameter]] = {}
         for stack in self.stacks:
-            for level in (j for j in stack.span if j > kept):
+            for level in range(kept + 1, stack.spec.levels + 1):
                 found.setdefault(level, []).append(stack.change[str(level)])
         return [{"params": own, "lr": self.rate / 2 ** (j - 1)} for j, own in found.items()]
 

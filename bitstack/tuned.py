@@ -22,6 +22,7 @@ from bitstack.nn import stacks
 
 Learn = Callable[[Tensor], None]  # takes the gradient of the matrix, [m, n]
 
+_COARSE = 4  # levels whose errors are far above those of fast products
 _VARIANCE = 0.99  # share of the old in the running mean of squared gradients
 
 
@@ -140,36 +141,38 @@ def nearest(position: Tensor, table: Tensor, code: Tensor, kept: int) -> Tensor:
 class TunedStack(nn.Module):
     """A stack whose scales are parameters: relative changes of u and v, changes of T.
 
-    It knows the levels `span` of `spec`, whose tensors `read` gives by their names within the
-    stack. One that `learns` moves its codes too, where those levels share their planes: by steps of
-    `code_rate`, all planes but the first `kept`. `fast`: by `fast_products`.
+    `read` gives the tensors of `spec` by their names within the stack. One that `learns` moves the
+    codes of its lowest levels, which share their planes, too: by steps of `code_rate`, all planes
+    but the first `kept`.
     """
 
     def __init__(
-        self, spec: StackSpec, span: range, read: Callable[[str], Tensor], *,
-        learns: bool, fast: bool,
+        self, spec: StackSpec, read: Callable[[str], Tensor], *, learns: bool
     ) -> None:  # fmt: skip
         super().__init__()
-        self.spec, self.span, self.level, self.fast = spec, span, span[-1], fast
+        self.spec, self.level, self.learns = spec, spec.levels, learns
         self.code = {
             chain[-1]: packing.codes([read(name) for name in spec.planes(chain[-1])], spec.columns)
             for chain in spec.chains
-            if chain[-1] in span
         }
-        self.start = {level: read(f"scale_{level}").float() for level in span}
+        self.start = {j: read(f"scale_{j}").float() for j in range(1, spec.levels + 1)}
         self.change = nn.ParameterDict(
             {str(level): torch.zeros_like(scale) for level, scale in self.start.items()}
         )
-        self.positions = Positions(*self.code.values()) if learns else None
         self.code_rate = 0.0
-        self.kept = 0
+        self.begin(0)
 
+    @torch.no_grad()
     def begin(self, kept: int) -> None:
-        """From now on the first `kept` planes stay; every weight stands in the middle of its
-        cell."""
-        self.kept = min(kept, self.span[-1])
-        if self.positions:
-            self.positions = Positions(*self.code.values())
+        """From now on the first `kept` planes stay; every weight stands in the middle of its cell,
+        and scales are rounded as they are stored."""
+        self.kept = kept
+        for level, change in self.change.items():
+            self.start[int(level)] = self._stored_scale(int(level)).float()
+            change.zero_()
+        lowest = self.spec.chains[0][-1]
+        moves = self.learns and kept < lowest
+        self.positions = Positions(self.code[lowest]) if moves else None
 
     @property
     def top(self) -> int:
@@ -184,23 +187,26 @@ class TunedStack(nn.Module):
         return u * (1 + du), v * (1 + dv), table + dt
 
     def stored(self) -> dict[str, Tensor]:
-        """The planes and scale sets of its levels, as a container keeps them."""
+        """The planes and scale sets, as a container keeps them."""
         tensors = {}
         for top, code in self.code.items():
             for bit, name in enumerate(self.spec.planes(top)):
                 tensors[name] = packing.pack(code >> bit & 1).cpu()
-        for level in self.span:
-            scale = torch.cat(self.scales(level)).detach().clamp(-65504, 65504)
-            tensors[f"scale_{level}"] = scale.half().cpu()
+        for level in self.start:
+            tensors[f"scale_{level}"] = self._stored_scale(level).cpu()
         return tensors
+
+    def _stored_scale(self, level: int) -> Tensor:
+        return torch.cat(self.scales(level)).detach().clamp(-65504, 65504).half()
 
     def at_level(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return (self.code[self.top] & (2**self.level - 1), *self.scales(self.level))
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         # At one plane errors are so large that a gradient says little of the cell next door.
-        learn = self._learn if self.positions and self.level > max(1, self.kept) else None
-        y: Tensor = _Product.apply(x, *self.at_level(), learn, self.fast)
+        moves = self.positions and max(1, self.kept) < self.level <= self.spec.chains[0][-1]
+        learn, fast = self._learn if moves else None, self.level <= _COARSE
+        y: Tensor = _Product.apply(x, *self.at_level(), learn, fast)
         return y if bias is None else y + bias
 
     @torch.no_grad()
@@ -222,25 +228,22 @@ class TunedStack(nn.Module):
 def make_tunable(
     model: nn.Module,
     entries: Sequence[StackEntry],
-    spans: Sequence[range],
     read: Callable[[str], Tensor],
     learn: Sequence[bool],
-    *,
-    fast: bool,
 ) -> Mapping[str, TunedStack]:
-    """Let every stack of a packed `model` compute through a TunedStack of its levels in `spans`;
-    the codes of those that `learn` move too."""
+    """Let every stack of a packed `model` compute through a TunedStack; the codes of those that
+    `learn` move too."""
     found = stacks(model.float())  # activations in fp32; stacks give up their buffers below
     tuned = {}
-    for entry, span, learns in zip(entries, spans, learn, strict=True):
+    for entry, learns in zip(entries, learn, strict=True):
         stack = found[entry.name]
 
         def part(name: str, entry: StackEntry = entry, device: Any = stack.device) -> Tensor:
             return read(f"{entry.name}.{name}").to(device)
 
-        new = TunedStack(entry.spec, span, part, learns=learns, fast=fast)
+        new = TunedStack(entry.spec, part, learns=learns)
         stack.product, stack.gather = new.product, new.gather  # type: ignore[method-assign]
         stack.dequantize = new.dequantize  # type: ignore[method-assign]
-        stack.hold(0, {"scale": new.start[span[-1]]})  # by which its device is known
+        stack.hold(0, {"scale": new.start[entry.levels]})  # by which its device is known
         tuned[entry.name] = new
     return tuned

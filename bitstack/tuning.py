@@ -1,13 +1,12 @@
-"""Scales and codes of a run tuned, chain by chain of the levels that share their planes.
+"""Scales and codes of a run tuned: which planes learn when, and along which budgets.
 
-Puts the packed model together from the journal, and what the tuner made of it back. How it is tuned
-is `tune`'s business.
+Puts the packed model together from the journal, and what the tuner made of it back, after every
+phase. How it is tuned is `tune`'s business.
 """
 
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
 from bitstack.assemble import assemble
 from bitstack.budget import Budgets
@@ -20,89 +19,81 @@ from bitstack.streaming import Spill
 from bitstack.tune import Phase, Tuner
 from bitstack.tuned import make_tunable
 
+_KEY = "~tuned"  # no matrix is called so
 _TOKENS = 2048  # of one step
 _SHARES = (0.5, 0.3, 0.2)  # of the steps: all planes; the lower half kept; all but the last
 
 
 def tune(job: Job) -> None:
-    """Every chain of levels, the lowest first, into the journal."""
-    for index in range(max(len(e.spec.chains) for e in job.stacks)):
-        key = f"~tuned-{index}"  # no matrix is called so
-        if key not in job.journal:
-            job.journal.put(key, _tuned(job, index), {})
+    """Every phase that the journal does not know yet, into the journal.
 
-
-def _tuned(job: Job, index: int) -> dict[str, Tensor]:
-    """The tensors of the levels in chain `index` of every stack.
-
-    Codes learn in the lowest, above it they are as good as the search made them. Those of embedding
-    and head never do: so few tokens use a row that it would learn these by heart.
+    Codes learn up to `base`; above it they are as good as the search made them, and scales alone
+    learn. Codes of embedding and head never do: so few tokens use a row that it would learn these
+    by heart.
     """
-    entries = job.stacks
-    spans = [span(entry, index) for entry in entries]
+    entries, journal = job.stacks, job.journal
+    todo = phases(job.recipe, entries, _budgets(job))
+    done = journal.notes[_KEY]["phases"] if _KEY in journal else 0
+    if done == len(todo):
+        return
     dense = [DenseEntry.of(d) for d in job.dense]
     empty = skeleton(job.source.config, torch.float32)
-    model = assemble(empty, entries, dense, job.journal, [own[-1] for own in spans])
-    learn = [job.recipe.tune_codes > 0 and index == 0 and e.layer is not None for e in entries]
-    get, lowest = job.journal.get, index == 0
-    stacks = make_tunable(model.to(job.device), entries, spans, get, learn, fast=lowest)
+    model = assemble(empty, entries, dense, journal, [entry.levels for entry in entries])
+    learn = [job.recipe.tune_codes > 0 and entry.layer is not None for entry in entries]
+    stacks = make_tunable(model.to(job.device), entries, journal.get, learn)
     tuner = Tuner(
         model,
         list(stacks.values()),
         job.runner(tokens=_TOKENS),
-        Spill(job.journal.path / "targets"),
+        Spill(journal.path / "targets"),
         seed=job.recipe.seed,
         rate=job.recipe.tune_rate,
         code_rate=job.recipe.tune_codes,
     )
-    inside = [own for entry, own in zip(entries, spans, strict=True) if entry.layer is not None]
-    top = max(own[-1] for own in inside or spans) if lowest else 0
-    found = phases(job.recipe, _budgets(job, spans), spans, top)
-    tuner.run(found, show=job.progress)
-    return {
-        f"{name}.{part}": tensor
-        for name, stack in stacks.items()
-        for part, tensor in stack.stored().items()
-    }
+
+    def keep(finished: int) -> None:
+        parts = {name: stack.stored() for name, stack in stacks.items()}
+        tensors = {f"{name}.{part}": t for name, own in parts.items() for part, t in own.items()}
+        journal.put(_KEY, tensors, {"phases": finished})
+
+    tuner.run(todo, keep, done=done, show=job.progress)
 
 
-def span(entry: StackEntry, index: int) -> range:
-    """The levels of a stack that are tuned with chain `index` of the others.
+def phases(recipe: Recipe, entries: Sequence[StackEntry], budgets: Budgets) -> list[Phase]:
+    """All planes, then the upper ones of the base on planes that stay, then the last alone, each
+    with budgets of as many planes as the base has; then the scales of the finer levels.
 
-    Embedding and head have all their planes from the start: they soon lie higher than the rest, and
-    layers tuned beside worse ones would learn to make up for what is not there.
+    Levels of both sides of the base are drawn together, as they will be used: codes that learnt
+    among their like alone cancel one another's errors, and a stack raised from among them would
+    leave its partners with theirs.
     """
-    chains = entry.spec.chains
-    if entry.layer is None and index == 0:
-        return range(1, entry.levels + 1)
-    return chains[index] if index < len(chains) else range(entry.levels, entry.levels + 1)
-
-
-def phases(recipe: Recipe, budgets: Budgets, spans: Sequence[range], top: int) -> list[Phase]:
-    """All planes of the lowest chain, which ends at `top`, then its upper levels on planes that
-    stay, then the last alone; of a finer one (`top` 0) the scales."""
-    if not top:
-        return [Phase(recipe.fine_steps, 0, draw(budgets, spans, recipe.targets))]
-    kept = sorted({0, (1 + top) // 2, top - 1} - {top})
+    base = max(entry.spec.chains[0][-1] for entry in entries)
+    top = max(entry.levels for entry in entries)
+    kept = sorted({0, (1 + base) // 2, base - 1} - {base})
     left, found = recipe.tune_steps, []
+
+    def add(steps: int, planes: int, high: int) -> None:
+        low = max(planes, 1)
+        ends = [[min(level, e.levels) for e in entries] for level in (low, min(high, top))]
+        low_bytes, high_bytes = map(budgets.resident_bytes, ends)
+        found.append(Phase(steps, planes, draw(budgets, recipe.targets, low_bytes, high_bytes)))
+
     for planes, share in zip(kept, _SHARES, strict=False):
         steps = left if planes == kept[-1] else round(share * recipe.tune_steps)
         left -= steps
-        found.append(Phase(steps, planes, draw(budgets, spans, recipe.targets, planes)))
+        add(steps, planes, max(planes, 1) + base - 1)
+    if base < top:
+        add(recipe.fine_steps, base, top)
     return found
 
 
 def draw(
-    budgets: Budgets, spans: Sequence[range], targets: Sequence[float], kept: int = 0
+    budgets: Budgets, targets: Sequence[float], low: int, high: int
 ) -> Callable[[float], list[int]]:
-    """Levels for a number from 0 to 1: a share of the way from the first `kept` planes to the top;
-    with `targets` in bits a weight the lower half of the numbers goes to what lies within 5% of one
-    of them, as far as they can be reached.
-
-    `budgets` counts the levels of every stack from the first of its span.
+    """Levels for a number from 0 to 1: a share of the way from `low` to `high` bytes; with
+    `targets` in bits a weight the lower half of the numbers goes to what lies within 5% of one of
+    them, as far as they lie between the two.
     """
-    start = [min(max(kept, own[0]), own[-1]) - own[0] + 1 for own in spans]
-    low, high = budgets.resident_bytes(start), budgets.total_bytes
     weights = sum(budgets.weights)
     reached = [bits for bits in targets if low <= bits * weights / 8 <= high]
 
@@ -113,22 +104,19 @@ def draw(
             size = low + (2 * number - 1) * (high - low)
             if number < 0.5:
                 size = (0.95 + 0.1 * within) * reached[int(which)] * weights / 8
-        found = budgets.levels(int(min(max(size, low), high)))[0]
-        return [own[0] + level - 1 for level, own in zip(found, spans, strict=True)]
+        return budgets.levels(int(min(max(size, low), high)))[0]
 
     return levels
 
 
-def _budgets(job: Job, spans: Sequence[range]) -> Budgets:
-    """What the levels of `spans` cost, along their order as it is predicted.
+def _budgets(job: Job) -> Budgets:
+    """What the levels cost, along their order as it is predicted.
 
     Along the measured order some levels lie above the hull and are hardly ever drawn: they would
     stay untuned.
     """
-    cut = [slice(own.start - 1, own.stop - 1) for own in spans]
-    sizes = [e.spec.bytes()[part] for e, part in zip(job.stacks, cut, strict=True)]
-    notes = (job.journal.notes[e.name]["losses"] for e in job.stacks)
-    losses = [found[part] for found, part in zip(notes, cut, strict=True)]
+    sizes = [entry.spec.bytes() for entry in job.stacks]
+    losses = [job.journal.notes[entry.name]["losses"] for entry in job.stacks]
     return Budgets(
         stack_bytes=sizes,
         fixed_bytes=0,

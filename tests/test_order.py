@@ -154,6 +154,21 @@ def test_corrections_scale_each_level_of_a_role_to_what_was_measured() -> None:
     assert asked == [tops, *one_role]
 
 
+def test_stacks_are_measured_alone_where_errors_are_large() -> None:
+    """Level 1 by stack, against all predictions; level 2 by role; level 3 is every stack's top."""
+    losses, asked = [[4.0, 2.0, 0.5], [4.0, 2.0, 0.5], [1.0]], []
+    rises = {(1, 3, 1): 9.0, (3, 1, 1): 3.0, (2, 2, 1): 6.0}
+
+    def measure(levels: list[int]) -> float:
+        asked.append(tuple(levels))
+        return 10.0 + rises.get(tuple(levels), 0.0)
+
+    found = corrected(losses, ["a", "a", "b"], measure, probed=2, alone=1)
+    top = 0.5 * 2  # levels above the highest measured follow it
+    assert found == [[top + 9.0, 4.0, top], [top + 3.0, 4.0, top], [1.0]]
+    assert sorted(asked) == sorted([(3, 3, 1), (2, 2, 1), (3, 3, 1), (1, 3, 1), (3, 1, 1)])
+
+
 @pytest.mark.parametrize(("rise", "factor"), [(1000.0, 30.0), (1e-6, 1 / 30), (-1.0, 1.0)])
 def test_a_measurement_is_trusted_within_bounds(rise: float, factor: float) -> None:
     fixed = corrected([[4.0, 2.0, 0.0]], ["a"], lambda levels: rise if levels != [3] else 0.0)

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bitstack
 from bitstack import recipes, tuning
+from bitstack.budget import Budgets
 from bitstack.container.manifest import read_manifest
 from bitstack.container.shards import ShardReader
 from bitstack.text import token_ids, windows
@@ -32,7 +33,7 @@ def test_held_out_text_comes_nearer_at_every_budget(tmp_path: Path) -> None:
     source = str(recipes.calibration_text())
     quick = few | {"sweeps": 0, "passes": 0, "calibration": source}
     plain = bitstack.compress(model, tmp_path / "plain", tune_steps=0, **quick)
-    tuned = bitstack.compress(model, tmp_path / "tuned", tune_steps=16, **quick)
+    tuned = bitstack.compress(model, tmp_path / "tuned", tune_steps=48, **quick)
     tokens = token_ids(str(recipes.held_out_text()), AutoTokenizer.from_pretrained(model))
     ids = windows(tokens.ids, 256, count=6, seed=0)
     for budget in ("1.5bpw", "2.5bpw"):
@@ -72,11 +73,10 @@ def test_what_is_kept_and_the_finer_planes_stay(
     alone learn."""
     fields: dict[str, Any] = {"blocks": 6, "base": 4, "tune_codes": 0.05}
     before = tensors(stacked("llama-untied", **fields))
-    drawn = tuning.draw
 
-    def kept(recipe: Any, budgets: Any, spans: Any, top: int) -> list[Phase]:
-        planes = 2 if top else 0
-        return [Phase(12, planes, drawn(budgets, spans, [], planes))]
+    def kept(recipe: Any, entries: Any, budgets: Budgets) -> list[Phase]:
+        sizes = (budgets.resident_bytes([level] * len(entries)) for level in (2, 6))
+        return [Phase(12, 2, tuning.draw(budgets, [], *sizes))]
 
     monkeypatch.setattr(tuning, "phases", kept)
     after = tensors(stacked("llama-untied", tune_steps=12, **fields))

@@ -1,31 +1,33 @@
-"""What is tuned with what, and which budgets a step of tuning draws."""
+"""What is tuned when, and which budgets a step of tuning draws."""
 
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bitstack.budget import Budgets
 from bitstack.container.manifest import StackEntry
 from bitstack.recipe import load_recipe
-from bitstack.tuning import draw, phases, span
+from bitstack.tuning import draw, phases
 
 SIZES = [[100, 200, 300, 400], [50, 100, 150, 200]]
 BUDGETS = Budgets(
     stack_bytes=SIZES, fixed_bytes=0, order=[0, 1, 0, 1, 0, 1], weights=[400, 200]
 )  # 600 bytes at most: 8 bits a weight
-SPANS = [range(1, 5), range(1, 5)]
 numbers = st.floats(0, 1, exclude_max=True)
 
 
 @given(numbers)
 def test_all_budgets_alike(number: float) -> None:
-    levels = draw(BUDGETS, SPANS, [])(number)
+    levels = draw(BUDGETS, [], 150, 600)(number)
     assert BUDGETS.resident_bytes(levels) <= 150 + number * 450 + 1e-6
     assert levels == BUDGETS.levels(int(150 + number * 450))[0]
 
 
 @given(numbers, st.lists(st.floats(2.2, 7.8), min_size=1, max_size=3))
 def test_half_of_them_near_the_targets(number: float, targets: list[float]) -> None:
-    found = BUDGETS.resident_bytes(draw(BUDGETS, SPANS, targets)(number))
+    found = BUDGETS.resident_bytes(draw(BUDGETS, targets, 150, 600)(number))
     if number >= 0.5:
         assert found <= 150 + (2 * number - 1) * 450 + 1e-6
     else:
@@ -34,54 +36,64 @@ def test_half_of_them_near_the_targets(number: float, targets: list[float]) -> N
 
 
 def test_both_ends() -> None:
-    assert draw(BUDGETS, SPANS, [])(0.0) == [1, 1]
-    assert draw(BUDGETS, SPANS, [])(1.0) == [4, 4]
+    levels = draw(BUDGETS, [], 300, 450)
+    assert [levels(0.0), levels(1.0)] == [[2, 2], [3, 3]]
 
 
-@given(numbers, st.sampled_from([[1.0], [16.0]]))
+@given(numbers, st.sampled_from([[2.0], [7.0]]))
 def test_targets_out_of_reach_count_for_nothing(number: float, targets: list[float]) -> None:
-    assert draw(BUDGETS, SPANS, targets)(number) == draw(BUDGETS, SPANS, [])(number)
+    assert draw(BUDGETS, targets, 300, 450)(number) == draw(BUDGETS, [], 300, 450)(number)
 
 
-@given(numbers, st.integers(1, 3))
-def test_what_stays_is_where_the_draw_begins(number: float, kept: int) -> None:
-    levels = draw(BUDGETS, SPANS, [], kept)(number)
-    least = BUDGETS.resident_bytes([kept, kept])
-    assert BUDGETS.resident_bytes(levels) > least - 100  # of a block
-    assert draw(BUDGETS, SPANS, [], kept)(0.0) == BUDGETS.levels(least)[0]
-    assert draw(BUDGETS, SPANS, [], kept)(1.0) == [4, 4]
+def entry(levels: int, base: int) -> StackEntry:
+    shape = {"name": "a", "parameter": "a", "module": "a", "kind": "linear", "format": "codes"}
+    sizes = {"rows": 80, "columns": 40, "levels": levels, "base": base}
+    return StackEntry.model_validate(shape | sizes)
 
 
-def test_levels_are_counted_from_the_first_of_a_span() -> None:
-    """Stack 1 has no finer planes and stays at its top."""
-    budgets = Budgets(
-        stack_bytes=[SIZES[0], [200]], fixed_bytes=0, order=[0, 0, 0], weights=[400, 200]
+def budgets(*entries: StackEntry) -> Budgets:
+    return Budgets(
+        stack_bytes=[e.spec.bytes() for e in entries],
+        fixed_bytes=0,
+        order=[i for level in range(1, 9) for i, e in enumerate(entries) if level < e.levels],
+        weights=[e.rows * e.columns for e in entries],
     )
-    levels = draw(budgets, [range(5, 9), range(4, 5)], [])
-    assert levels(0.0) == [5, 4]
-    assert levels(1.0) == [8, 4]
 
 
-@given(st.integers(1, 3000), st.integers(1, 8))
-def test_all_steps_in_phases_that_keep_more_and_more(steps: int, top: int) -> None:
+@given(st.integers(1, 3000), st.integers(1, 8), st.integers(1, 8))
+def test_all_steps_in_phases_that_keep_more_and_more(steps: int, levels: int, base: int) -> None:
     recipe = load_recipe(tune_steps=steps)
-    found = phases(recipe, BUDGETS, SPANS, top)
-    assert sum(phase.steps for phase in found) == steps
-    kept = [phase.kept for phase in found]
-    assert kept[0] == 0
+    one = entry(levels, base)
+    found = phases(recipe, [one], budgets(one))
+    coarse, fine = min(base, levels), [phase for phase in found if phase.kept == base < levels]
+    below = [phase for phase in found if phase not in fine]
+    assert [phase.steps for phase in fine] == [recipe.fine_steps] * (base < levels)
+    assert sum(phase.steps for phase in below) == steps
+    kept = [phase.kept for phase in below]
     assert kept == sorted(set(kept))
-    assert kept[-1] == top - 1
-    (fine,) = phases(recipe, BUDGETS, SPANS, 0)
-    assert (fine.steps, fine.kept) == (recipe.fine_steps, 0)
+    assert [kept[0], kept[-1]] == [0, coarse - 1]
 
 
-def entry(**fields: object) -> StackEntry:
-    shape = {"name": "a", "parameter": "a", "module": "a", "kind": "linear", "rows": 8}
-    return StackEntry.model_validate(shape | {"columns": 8, "format": "codes"} | fields)
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"levels": 8, "base": 4}, [(1, 4), (2, 5), (3, 6), (4, 8)]),
+        ({"levels": 6, "base": 4}, [(1, 4), (2, 5), (3, 6), (4, 6)]),
+        ({"levels": 8, "base": 0}, [(1, 8), (4, 8), (7, 8)]),
+        ({"levels": 3, "base": 4}, [(1, 3), (2, 3)]),
+    ],
+)
+def test_levels_of_both_sides_of_the_base_are_drawn_together(
+    fields: dict[str, int], expected: list[tuple[int, int]]
+) -> None:
+    one = entry(**fields)
+    found = phases(load_recipe(), [one], budgets(one))
+    ends = [(p.levels_at(0.0)[0], p.levels_at(1.0)[0]) for p in found]
+    assert ends == expected
 
 
-def test_embedding_and_head_hold_all_their_planes_from_the_start() -> None:
-    inside, outside = entry(layer=0, levels=8, base=4), entry(levels=8, base=4)
-    assert [span(inside, i) for i in (0, 1)] == [range(1, 5), range(5, 9)]
-    assert [span(outside, i) for i in (0, 1)] == [range(1, 9), range(5, 9)]
-    assert span(entry(layer=0, levels=3), 1) == range(3, 4)
+def test_a_stack_with_fewer_levels_stays_at_its_top() -> None:
+    entries = [entry(8, 4), entry(2, 0)]
+    found: list[Any] = phases(load_recipe(), entries, budgets(*entries))
+    assert found[-1].levels_at(1.0) == [8, 2]
+    assert found[-1].levels_at(0.0) == [4, 2]
