@@ -23,7 +23,7 @@ from bitstack.errors import UserError
 from bitstack.fingerprint import fingerprint
 from bitstack.free_memory import memory_room
 from bitstack.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
-from bitstack.predict import peak_memory
+from bitstack.predict import few_samples, peak_memory
 from bitstack.recipe import Recipe
 from bitstack.reference import LIKELY
 from bitstack.source import Source, open_source
@@ -247,12 +247,15 @@ def _spec(matrix: Matrix, recipe: Recipe) -> StackSpec:
 
 def _spilled_bytes(source: Source, recipe: Recipe, text: tuple[Tokens, Tensor] | None) -> int:
     """Inputs of all layers, outputs of the last, one gradient and the original's last states, fp32,
-    and what it predicts of the windows the order is measured on: they lie in files."""
+    and of the windows the order is measured on what it predicts, and states again: they lie in
+    files."""
     if text is None or recipe.method != "codes":
         return 0
     width = source.config.get_text_config().hidden_size
-    tokens, some = text[1].numel(), text[1][: recipe.order_samples].numel()
-    return 4 * width * tokens * (len(find_layers(source.model)[1]) + 3) + 8 * LIKELY * some
+    layers, (count, length) = len(find_layers(source.model)[1]), text[1].shape
+    few = few_samples(recipe, length) * layers if recipe.tunes else 0
+    states = (count * (layers + 3) + min(few, count * layers)) * length
+    return 4 * width * states + 8 * LIKELY * min(recipe.order_samples, count) * length
 
 
 def _check_output(folder: Path) -> None:

@@ -39,51 +39,53 @@ def predicted_order(sizes: Sequence[Sequence[int]], losses: Sequence[Sequence[fl
     return order
 
 
-def corrected(
+def by_role(
     losses: list[list[float]],
     roles: list[str],
     measure: Measure,
+    levels: range = range(1, PROBED + 1),
     *,
-    probed: int = PROBED,
-    alone: int = 0,
     show: bool = False,
 ) -> list[list[float]]:
-    """`losses` set right by what was measured, all other stacks at their top.
+    """`losses` with each role (the same matrix of all layers) scaled to what was measured.
 
-    One measurement for every stack at each of its first `alone` levels; above, up to `probed`, one
-    for every role (the same matrix of all layers), within which the layers keep the shares they
-    were predicted. The second order says little of errors as large as level 1 makes, or of levels
-    that were tuned.
+    One measurement for every role and each of `levels`, all other stacks at their top: the second
+    order says little of errors as large as level 1 makes, or of levels that were tuned. Within a
+    role the layers keep the shares they were predicted.
     """
     tops = [len(own) for own in losses]
+    base = measure(tops)
     result = [list(own) for own in losses]
-    groups: dict[str, list[int]] = {}
-    for index, role in enumerate(roles):
-        groups.setdefault(role, []).append(index)
-    low = [level for level in range(1, alone + 1) if level < max(tops)]
-    high = list(range(probed, alone, -1))
-    total = 1 + len(low) * len(tops) + len(high) * len(groups)
-    with tqdm(total=total, desc="order", disable=None if show else True) as bar:
-
-        def rise(members: list[int], level: int) -> float:
-            bar.update()
-            return measure([min(level, t) if i in members else t for i, t in enumerate(tops)])
-
-        base = rise([], 0)
-        for members in groups.values():
+    with tqdm(total=len(levels) * len(set(roles)), desc="order", disable=not show or None) as bar:
+        for role in sorted(set(roles)):
+            members = [i for i, r in enumerate(roles) if r == role]
             factor = 1.0
-            for level in high:
-                found = rise(members, level) - base
-                own = {i: losses[i][min(level, tops[i]) - 1] - losses[i][-1] for i in members}
-                if found > 0 and sum(own.values()) > 0:
-                    factor = min(max(found / sum(own.values()), 1 / _TRUST), _TRUST)
+            for level in reversed(levels):
+                raised = [min(level, t) if i in members else t for i, t in enumerate(tops)]
+                rise = measure(raised) - base
+                predicted = sum(losses[i][raised[i] - 1] - losses[i][-1] for i in members)
+                if rise > 0 and predicted > 0:
+                    factor = min(max(rise / predicted, 1 / _TRUST), _TRUST)
                 for i in members:
-                    # The highest probed level speaks for those above it.
-                    above = slice(level - 1, None if level == probed else level)
+                    # The highest measured level speaks for those above it.
+                    above = slice(level - 1, None if level == levels[-1] else level)
                     result[i][above] = [loss * factor for loss in losses[i][above]]
-        for index, top in enumerate(tops):
-            for level in (j for j in low if j < top):
-                result[index][level - 1] = result[index][-1] + rise([index], level) - base
+                bar.update()
+    return result
+
+
+def by_stack(
+    losses: list[list[float]], measure: Measure, levels: int, *, show: bool = False
+) -> list[list[float]]:
+    """`losses` with the first `levels` of every stack as they were measured, one by one, all other
+    stacks at their top."""
+    tops = [len(own) for own in losses]
+    base = measure(tops)
+    result = [list(own) for own in losses]
+    asked = [(i, level) for i, top in enumerate(tops) for level in range(1, min(levels + 1, top))]
+    for index, level in tqdm(asked, desc="order, stack by stack", disable=not show or None):
+        rise = measure([*tops[:index], level, *tops[index + 1 :]]) - base
+        result[index][level - 1] = result[index][-1] + rise
     return result
 
 

@@ -21,6 +21,7 @@ from bitstack.streaming import LOGITS
 _PROCESS = 600 << 20  # bytes of Python, torch and transformers with nothing loaded
 _PANEL = 160 << 20  # bytes of temporaries of one panel of rows
 _PER_WEIGHT = 600  # operations: what the elementwise work on a weight costs beside one product
+_FEW = 4096  # tokens on which a stack is measured alone
 _PROBE = (256, 768)  # rows and columns of the matrix that is decomposed to measure speed
 
 
@@ -85,11 +86,13 @@ def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: 
     """Operations of measuring the order and of tuning."""
     parameters = sum(p.numel() for p in source.model.parameters())
     roles = len({m.role for m in matrices})
-    passes = sum(recipe.of(m.name).blocks for m in matrices)
+    passes, few = sum(recipe.of(m.name).blocks for m in matrices), 0.0
     if recipe.order == "loss":
         levels, alone = probed(recipe)
-        passes = (levels - alone) * roles + alone * len(matrices) + 2
-    measured = passes * (2.0 * recipe.order_samples * length * parameters + 20.0 * parameters)
+        passes = (levels - alone) * roles + 2
+        # On average half of the layers are run.
+        few = alone * len(matrices) * (few_samples(recipe, length) * length + 10.0) * parameters
+    measured = passes * (2.0 * recipe.order_samples * length + 20.0) * parameters + few
     fine = recipe.fine_steps if 0 < recipe.base < recipe.blocks else 0
     steps = recipe.tune_steps + fine if recipe.tunes else 0
     tuned = steps * 2048 * 8.0 * parameters
@@ -100,6 +103,11 @@ def probed(recipe: Recipe) -> tuple[int, int]:
     """Levels whose loss is measured for the order, and how many of them for every stack alone, not
     for all of a role: all that were tuned, and those whose errors are large."""
     return (recipe.blocks, min(ALONE, recipe.blocks)) if recipe.tunes else (PROBED, 0)
+
+
+def few_samples(recipe: Recipe, length: int) -> int:
+    """Windows of `length` tokens on which a stack is measured alone."""
+    return min(recipe.order_samples, max(1, _FEW // length))
 
 
 def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: int) -> int:

@@ -6,7 +6,7 @@ Puts together what `order` works on. How a loss is measured is the business of `
 from bitstack import order
 from bitstack.job import Job
 from bitstack.measure import LayerMeasure
-from bitstack.predict import probed
+from bitstack.predict import few_samples, probed
 from bitstack.reference import Reference
 from bitstack.streaming import Spill
 
@@ -17,16 +17,34 @@ def rank(job: Job) -> list[int]:
     With text the predicted losses of the lower levels are set right by measured ones.
     """
     stacks = job.stacks
-    runner = job.runner(samples=job.recipe.order_samples)
-    measure = LayerMeasure(runner, job.journal, stacks, job.stored_dense)
     if job.recipe.order == "perplexity":
+        measure = _measure(job, job.recipe.order_samples)
         return order.perplexity_order([e.levels for e in stacks], measure, show=job.progress)
     losses = [job.journal.notes[e.name]["losses"] for e in stacks]
     if job.text is not None:
-        roles = [e.matrix.role for e in stacks]
-        measure.reference = Reference(runner, Spill(job.journal.path / "likely"))
-        levels, alone = probed(job.recipe)
-        losses = order.corrected(
-            losses, roles, measure, probed=levels, alone=alone, show=job.progress
-        )
+        losses = _measured(job, losses)
     return order.predicted_order([e.spec.bytes() for e in stacks], losses)
+
+
+def _measured(job: Job, losses: list[list[float]]) -> list[list[float]]:
+    """The lowest levels stack by stack, where levels were tuned; those above role by role."""
+    assert job.text is not None
+    top, alone = probed(job.recipe)
+    roles = [entry.matrix.role for entry in job.stacks]
+    likely = Spill(job.journal.path / "likely")
+    measure = _measure(job, job.recipe.order_samples, likely)
+    levels = range(alone + 1, top + 1)
+    losses = order.by_role(losses, roles, measure, levels, show=job.progress)
+    if alone:
+        measure = _measure(job, few_samples(job.recipe, job.text[1].shape[1]), likely)
+        measure.spill = Spill(job.journal.path / "states")
+        losses = order.by_stack(losses, measure, alone, show=job.progress)
+    return losses
+
+
+def _measure(job: Job, samples: int, likely: Spill | None = None) -> LayerMeasure:
+    """Over the first `samples` windows: the loss of text, or with `likely` how far from the
+    original."""
+    runner = job.runner(samples=samples)
+    reference = Reference(runner, likely) if likely else None
+    return LayerMeasure(runner, job.journal, job.stacks, job.stored_dense, reference)

@@ -216,7 +216,7 @@ def interrupt(target: Any, name: str, after: int, monkeypatch: pytest.MonkeyPatc
         (stacker_module, "decompose", 9, QUICK, 7),
         (stacker_module, "decompose", 4, PAPER, 11),
         ("bitstack.tune.Tuner", "run", 1, QUICK, 0),
-        ("bitstack.tune.Tuner", "run", 2, QUICK | {"base": 2}, 0),  # the finer planes
+        ("bitstack.tune.Tuner", "_phase", 3, QUICK | {"base": 2}, 0),  # the finer planes
         ("bitstack.container.shards", "save_file", 1, QUICK, 0),
         ("bitstack.compress", "_copy_config", 1, PAPER, 0),
     ],
@@ -325,12 +325,13 @@ def test_a_full_disk_is_told_beforehand(
     pico_model: Folder, run: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The journal and the shards, the planes once more after tuning, the states of all layers for
-    the backward pass, and what the original predicts of the windows that settle the order."""
+    the backward pass, and of the windows that settle the order what the original predicts, and
+    the states."""
     model = pico_model("llama-tied")
     manifest = read_manifest(run(model, "room", **QUICK | {"samples": 20}))
     stacked = sum(t.bytes for e in manifest.stacks for t in e.spec.all())
     needed = 2 * (stacked + manifest.fixed_bytes) + stacked + (2 + 3) * 20 * 24 * 32 * 4
-    needed += QUICK["order_samples"] * 24 * 256 * 8
+    needed += QUICK["order_samples"] * 24 * (256 * 8 + 2 * 32 * 4)
     for free, enough in ((needed - 1, False), (needed, True)):
         usage = SimpleNamespace(free=free)
         monkeypatch.setattr(job_module.shutil, "disk_usage", lambda path, u=usage: u)

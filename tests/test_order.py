@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitstack.order import corrected, perplexity_order, predicted_order
+from bitstack.order import by_role, by_stack, perplexity_order, predicted_order
 
 Sizes, Losses = list[list[int]], list[list[float]]
 
@@ -141,7 +141,7 @@ def test_corrections_scale_each_level_of_a_role_to_what_was_measured() -> None:
         factor = 10 if levels[0] == 1 else 2
         return 7 + factor * (predicted[0] + predicted[1]) + predicted[2] / 4
 
-    fixed = corrected(losses, roles, measure)
+    fixed = by_role(losses, roles, measure)
     assert fixed[:2] == [[40.0, 4.0, 2.0, 0.0]] * 2
     assert fixed[2:] == [[2.0, 0.75, 0.25, 0.0], [1.0, 1.0, 1.0, 1.0]]
     tops = [4, 4, 4, 4]
@@ -163,15 +163,16 @@ def test_stacks_are_measured_alone_where_errors_are_large() -> None:
         asked.append(tuple(levels))
         return 10.0 + rises.get(tuple(levels), 0.0)
 
-    found = corrected(losses, ["a", "a", "b"], measure, probed=2, alone=1)
+    found = by_stack(by_role(losses, ["a", "a", "b"], measure, range(2, 3)), measure, 1)
     top = 0.5 * 2  # levels above the highest measured follow it
     assert found == [[top + 9.0, 4.0, top], [top + 3.0, 4.0, top], [1.0]]
-    assert sorted(asked) == sorted([(3, 3, 1), (2, 2, 1), (3, 3, 1), (1, 3, 1), (3, 1, 1)])
+    roles, each = [(3, 3, 1), (2, 2, 1), (3, 3, 1)], [(3, 3, 1), (1, 3, 1), (3, 1, 1)]
+    assert asked == [*roles, *each]
 
 
 @pytest.mark.parametrize(("rise", "factor"), [(1000.0, 30.0), (1e-6, 1 / 30), (-1.0, 1.0)])
 def test_a_measurement_is_trusted_within_bounds(rise: float, factor: float) -> None:
-    fixed = corrected([[4.0, 2.0, 0.0]], ["a"], lambda levels: rise if levels != [3] else 0.0)
+    fixed = by_role([[4.0, 2.0, 0.0]], ["a"], lambda levels: rise if levels != [3] else 0.0)
     assert fixed == [[4.0 * factor, 2.0 * factor, 0.0]]
 
 
