@@ -88,14 +88,15 @@ class LayerMeasure:
         """Overwrite the loaded weights of one layer, or of the parts outside all layers."""
         model, device = self.runner.source.model, self.runner.device
         inside = self.runner.outside if layer is None else self.runner.inside[layer]
-        for name in set(inside) & set(self.dense):
-            model.get_parameter(name).copy_(self.journal.get(name))
-        for entry, level in zip(self.stacks, levels, strict=True):
-            if entry.layer == layer:
-                stack = Stack(entry.spec)
-                stack.set_level(level, partial(self._part, entry.name))
-                target = entry.matrix.of(model.get_parameter(entry.parameter))
-                _fill_rows(target, stack.to(device))
+        with self.journal.held():
+            for name in set(inside) & set(self.dense):
+                model.get_parameter(name).copy_(self.journal.get(name))
+            for entry, level in zip(self.stacks, levels, strict=True):
+                if entry.layer == layer:
+                    stack = Stack(entry.spec)
+                    stack.set_level(level, partial(self._part, entry.name))
+                    target = entry.matrix.of(model.get_parameter(entry.parameter))
+                    _fill_rows(target, stack.to(device))
 
     def _part(self, name: str, part: str) -> torch.Tensor:
         return self.journal.get(f"{name}.{part}")

@@ -32,6 +32,7 @@ class Journal:
         self.notes: dict[str, dict[str, Any]] = {}
         self._where: dict[str, Path] = {}
         self._files: set[Path] = set()
+        self._held: dict[Path, Any] | None = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -56,8 +57,23 @@ class Journal:
 
     def get(self, name: str) -> Tensor:
         """One tensor by its name in the container."""
-        with safe_open(self._where[name], framework="pt") as opened:
+        file = self._where[name]
+        if self._held is not None:
+            if file not in self._held:
+                self._held[file] = safe_open(file, framework="pt")
+            return self._held[file].get_tensor(name)
+        with safe_open(file, framework="pt") as opened:
             return opened.get_tensor(name)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What is opened within this context stays mapped until its end: for many tensors of a
+        file, whose list of tensors is read at every opening."""
+        self._held = {}
+        try:
+            yield
+        finally:
+            self._held = None
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

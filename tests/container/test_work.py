@@ -41,6 +41,26 @@ def test_a_view_is_stored_as_what_it_shows(tmp_path: Path) -> None:
     assert torch.equal(journal.get("x"), torch.arange(12).view(3, 4).T)
 
 
+def test_a_file_is_opened_once_while_files_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, opened = Journal(tmp_path, "a"), []
+    journal.put("x", {"x.0": torch.arange(3), "x.1": torch.arange(4)}, {})
+    original = work.safe_open
+
+    def counted(file: Path, **kwargs: str) -> object:
+        opened.append(file)
+        return original(file, **kwargs)
+
+    monkeypatch.setattr(work, "safe_open", counted)
+    with journal.held():
+        found = [journal.get(name) for name in ("x.0", "x.1", "x.0")]
+    assert [len(tensor) for tensor in found] == [3, 4, 3]
+    assert len(opened) == 1
+    journal.put("x", {"x.0": torch.arange(5)}, {})
+    assert len(journal.get("x.0")) == 5
+
+
 def test_another_run_is_refused(tmp_path: Path) -> None:
     Journal(tmp_path, "run").put("a", TENSORS, {})
     with pytest.raises(UserError, match="unfinished run with another model, recipe or") as error:
