@@ -2,8 +2,8 @@
 
 Scales are parameters. A weight's position is a number in the range of the table of the top level;
 its code is that of the nearest table value. Gradients pass the rounding as if it were not there
-(straight-through) and move the position; when it crosses into another cell, the code changes. What
-the loss is and which level counts is `tune`'s business.
+(straight-through) and move the position; when it crosses into another cell, the code changes. How
+positions move is the business of `positions`, what the loss is and which level counts of `tune`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +19,11 @@ from bitstack.container.manifest import StackEntry
 from bitstack.kernels import packing
 from bitstack.kernels.reference import split_scale
 from bitstack.nn import stacks
+from bitstack.positions import Positions
 
 Learn = Callable[[Tensor], None]  # takes the gradient of the matrix, [m, n]
 
 _COARSE = 4  # levels whose errors are far above those of fast products
-_VARIANCE = 0.99  # share of the old in the running mean of squared gradients
 
 
 @contextmanager
@@ -80,62 +80,6 @@ class _Product(torch.autograd.Function):
         if ctx.learn:
             ctx.learn(dw)
         return dx, None, du, dv, dt.to(table), None, None
-
-
-class Positions:
-    """Where each weight stands in the range of the table, and how steps are normalised there.
-
-    Held for each weight: its offset from its table value, fp16. The variance of the gradients is
-    one number a row and one a column (Adafactor, arXiv 1804.04235).
-    """
-
-    def __init__(self, code: Tensor) -> None:
-        self.offset = torch.zeros_like(code, dtype=torch.float16)
-        self.rows = torch.zeros(code.shape[0], device=code.device)
-        self.columns = torch.zeros(code.shape[1], device=code.device)
-        self.steps = 0
-
-    def move(
-        self, code: Tensor, gradient: Tensor, table: Tensor, rate: float, kept: int = 0
-    ) -> Tensor:
-        """The codes after one step of `rate` against `gradient` [m, n], that of the cells; the
-        first `kept` planes stay."""
-        self.steps += 1
-        square = gradient.square()
-        self.rows.lerp_(square.mean(1), 1 - _VARIANCE)
-        self.columns.lerp_(square.mean(0), 1 - _VARIANCE)
-        row = (self.rows / self.rows.mean().clamp_min(1e-30)).sqrt().clamp_min(1e-10)
-        column = (self.columns / (1 - _VARIANCE**self.steps)).sqrt().clamp_min(1e-20)
-        position = table[code.int()] + self.offset.float()
-        position -= gradient / column / row.unsqueeze(1) * rate
-        moved = nearest(position, table, code, kept)
-        self.offset.copy_(position - table[moved.int()])
-        return moved
-
-
-def nearest(position: Tensor, table: Tensor, code: Tensor, kept: int) -> Tensor:
-    """Codes of the values of `table` nearest to `position` [m, n], uint8, among those that share
-    the first `kept` planes with `code`; positions beyond their range are moved to its end.
-
-    The values of each such family are laid out on a stretch of their own, so that one search finds
-    all.
-    """
-    families = table.view(-1, 2**kept).T  # a family is a row
-    values, order = families.sort(1)
-    low, high = values[:, 0], values[:, -1]
-    family = torch.arange(2**kept, device=table.device)
-    starts = family * (1.01 * (high - low).max() + 1e-6) - low
-    if kept:
-        mine = (code & (2**kept - 1)).int()
-        position.clamp_(low[mine], high[mine])
-        shifted = position + starts[mine]
-    else:
-        shifted = position + starts
-    middles = (values[:, 1:] + values[:, :-1]) / 2
-    edges = torch.cat([middles, high.unsqueeze(1) + 1e-7], 1) + starts.unsqueeze(1)
-    codes = (order << kept) + family.unsqueeze(1)
-    found = torch.bucketize(shifted, edges.flatten()[:-1])
-    return codes.flatten().to(torch.uint8)[found]
 
 
 class TunedStack(nn.Module):
