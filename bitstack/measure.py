@@ -54,8 +54,8 @@ class LayerMeasure:
                 self._kept = self._kept or levels
             loss = self._divergence if self.reference else self._loss
             total = sum(loss(b, h) for b, h in enumerate(hidden))
-        first = 0 if self.reference else 1
-        return total / sum(ids[:, first:].numel() for ids in runner.windows)
+        unscored = 0 if self.reference else 1
+        return total / sum(ids[:, unscored:].numel() for ids in runner.windows)
 
     def _first(self, levels: list[int]) -> int:
         """The first layer to be run: those below give what they gave in the first call."""

@@ -90,9 +90,7 @@ class TunedStack(nn.Module):
     but the first `kept`.
     """
 
-    def __init__(
-        self, spec: StackSpec, read: Callable[[str], Tensor], *, learns: bool
-    ) -> None:  # fmt: skip
+    def __init__(self, spec: StackSpec, read: Callable[[str], Tensor], *, learns: bool) -> None:
         super().__init__()
         self.spec, self.level, self.learns = spec, spec.levels, learns
         self.code = {
