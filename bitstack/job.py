@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bitstack.blocks import StackSpec
 from bitstack.budget import format_bytes
+from bitstack.calibration_text import CalibrationText, read_text
 from bitstack.container.manifest import MANIFEST, StackEntry
 from bitstack.container.work import FOLDER, Journal
 from bitstack.device import pick_device
@@ -28,7 +29,6 @@ from bitstack.recipe import Recipe
 from bitstack.reference import LIKELY
 from bitstack.source import Source, open_source
 from bitstack.streaming import LayerRunner
-from bitstack.text import Tokens, token_ids, windows
 from bitstack.workers import Workers
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Checked:
     source: Source
     recipe: Recipe
     folder: Path
-    text: tuple[Tokens, Tensor] | None  # and its windows, int64 [samples, length]
+    text: CalibrationText | None
     matrices: list[Matrix]
     dense: list[Dense]
 
@@ -81,12 +81,12 @@ class Checked:
     @property
     def tokens(self) -> int:
         """Of the calibration; 0 without text."""
-        return self.text[1].numel() if self.text else 0
+        return self.text.windows.numel() if self.text else 0
 
     @property
     def batch_tokens(self) -> int:
         """Of one pass through a layer; 0 without text."""
-        return max(_BATCH_TOKENS, self.text[1].shape[1]) if self.text else 0
+        return max(_BATCH_TOKENS, self.text.length) if self.text else 0
 
 
 @dataclass
@@ -97,11 +97,19 @@ class Job(Checked):
     progress: bool
     workers: Workers = field(default_factory=Workers)
 
-    def runner(self, *, samples: int | None = None, tokens: int = _BATCH_TOKENS) -> LayerRunner:
-        """The source layer by layer over the (first `samples`) windows, `tokens` a batch."""
-        rows = self.text[1][:samples] if self.text else None
-        batches = [] if rows is None else list(rows.split(max(1, tokens // rows.shape[1])))
-        return LayerRunner(self.source, batches, self.device)
+    def runner(
+        self,
+        rows: Tensor | None = None,
+        *,
+        samples: int | None = None,
+        tokens: int = _BATCH_TOKENS,
+    ) -> LayerRunner:
+        """The source layer by layer over (the first `samples`) windows, those of the calibration
+        if `rows` [count, length] are not given; `tokens` a batch."""
+        if rows is None and self.text:
+            rows = self.text.windows
+        batches = [] if rows is None else rows[:samples].split(max(1, tokens // rows.shape[1]))
+        return LayerRunner(self.source, list(batches), self.device)
 
     @cached_property
     def stacks(self) -> list[StackEntry]:
@@ -133,10 +141,10 @@ class Job(Checked):
         """What the container says of the text."""
         if self.text is None:
             return None
-        samples, length = self.text[1].shape
+        samples, length = self.text.windows.shape
         return {
             "source": self.text_name,
-            "sha256": self.text[0].sha256,
+            "sha256": self.text.tokens.sha256,
             "samples": samples,
             "length": length,
         }
@@ -163,7 +171,7 @@ def open_job(
             "warning: no calibration text, so all inputs count alike and more is lost; "
             "give a calibration source"
         )
-    sha256 = text[0].sha256 if text else None
+    sha256 = text.tokens.sha256 if text else None
     made_from = made_from or fingerprint(checked.source.path, recipe, sha256)
     journal = Journal(checked.folder, made_from)
     workers.say("fingerprint", made_from)
@@ -177,7 +185,7 @@ def open_job(
 def check(model: str | Path, output: str | Path, recipe: Recipe) -> Checked:
     """Open the inputs and look whether there is room. UserError for what would stop the run."""
     source = open_source(model)
-    text = _read_text(source, recipe)
+    text = read_text(source, recipe)
     matrices = _matrices(source, recipe)
     dense = find_dense(source.model, matrices)
     if any(m.kind == "expert" for m in matrices):
@@ -186,31 +194,6 @@ def check(model: str | Path, output: str | Path, recipe: Recipe) -> Checked:
     _check_output(checked.folder)
     _check_room(checked)
     return checked
-
-
-def _read_text(source: Source, recipe: Recipe) -> tuple[Tokens, Tensor] | None:
-    """The calibration text and its windows, int64 [samples, length]; None for data-free."""
-    if recipe.calibration == "none":
-        asked = [f for f in ("scaling",) if recipe.method == "signs" and getattr(recipe, f)]
-        asked += ["order: perplexity"] if recipe.order == "perplexity" else []
-        if asked:
-            raise UserError(
-                f"recipe {recipe.name}: calibration is none, but {' and '.join(asked)} needs text; "
-                "give --calibration SOURCE, or --no-scaling --order loss"
-            )
-        return None
-    readable = getattr(source.config.get_text_config(), "max_position_embeddings", None)
-    length = min(recipe.length, readable or recipe.length)
-    count = recipe.samples * recipe.length // length  # shorter windows, but as many tokens
-    limit = 4 * length * count  # four times what is used: windows spread over it
-    tokens = token_ids(recipe.calibration, source.tokenizer(), max_tokens=limit)
-    vocabulary = int(source.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    if int(tokens.ids.max()) >= vocabulary:
-        raise UserError(
-            f"{source.path}: the tokenizer gives id {int(tokens.ids.max())}, but the model has "
-            f"{vocabulary} embeddings: tokenizer and model do not belong together"
-        )
-    return tokens, windows(tokens.ids, length, count=count, seed=recipe.seed)
 
 
 def _matrices(source: Source, recipe: Recipe) -> list[Matrix]:
@@ -245,17 +228,18 @@ def _spec(matrix: Matrix, recipe: Recipe) -> StackSpec:
     return StackSpec(recipe.method, matrix.rows, matrix.columns, recipe.blocks, rank, base)
 
 
-def _spilled_bytes(source: Source, recipe: Recipe, text: tuple[Tokens, Tensor] | None) -> int:
-    """Inputs of all layers, outputs of the last, one gradient and the original's last states, fp32,
-    and of the windows the order is measured on what it predicts, and states again: they lie in
-    files."""
+def _spilled_bytes(source: Source, recipe: Recipe, text: CalibrationText | None) -> int:
+    """Inputs of all layers, outputs of the last and one gradient, fp32, the original's last states
+    of what is tuned on, and of the windows the order is measured on what it predicts, and states
+    again: they lie in files."""
     if text is None or recipe.method != "codes":
         return 0
     width = source.config.get_text_config().hidden_size
-    layers, (count, length) = len(find_layers(source.model)[1]), text[1].shape
-    few = few_samples(recipe, length) * layers if recipe.tunes else 0
-    states = (count * (layers + 3) + min(few, count * layers)) * length
-    return 4 * width * states + 8 * LIKELY * min(recipe.order_samples, count) * length
+    layers, count = len(find_layers(source.model)[1]), len(text.windows)
+    tuned = len(text.tuning) if recipe.tunes else 0
+    few = few_samples(recipe, text.length) * layers if recipe.tunes else 0
+    states = count * (layers + 2) + tuned + min(few, len(text.order) * layers)
+    return text.length * (4 * width * states + 8 * LIKELY * len(text.order))
 
 
 def _check_output(folder: Path) -> None:

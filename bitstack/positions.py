@@ -10,6 +10,11 @@ from torch import Tensor
 _VARIANCE = 0.99  # share of the old in the running mean of squared gradients
 
 
+def lookup(table: Tensor, code: Tensor) -> Tensor:
+    """`table[code]`, several times as fast."""
+    return table.index_select(0, code.flatten().int()).view(code.shape)
+
+
 class Positions:
     """Where each weight stands in the range of the table, and how steps are normalised there.
 
@@ -34,10 +39,10 @@ class Positions:
         self.columns.lerp_(square.mean(0), 1 - _VARIANCE)
         row = (self.rows / self.rows.mean().clamp_min(1e-30)).sqrt().clamp_min(1e-10)
         column = (self.columns / (1 - _VARIANCE**self.steps)).sqrt().clamp_min(1e-20)
-        position = table[code.int()] + self.offset.float()
+        position = lookup(table, code).add_(self.offset)
         position -= gradient / column / row.unsqueeze(1) * rate
         moved = nearest(position, table, code, kept)
-        self.offset.copy_(position - table[moved.int()])
+        self.offset.copy_(position - lookup(table, moved))
         return moved
 
 
@@ -54,13 +59,13 @@ def nearest(position: Tensor, table: Tensor, code: Tensor, kept: int) -> Tensor:
     family = torch.arange(2**kept, device=table.device)
     starts = family * (1.01 * (high - low).max() + 1e-6) - low
     if kept:
-        mine = (code & (2**kept - 1)).int()
-        position.clamp_(low[mine], high[mine])
-        shifted = position + starts[mine]
+        mine = code & (2**kept - 1)
+        position.clamp_(lookup(low, mine), lookup(high, mine))
+        shifted = position + lookup(starts, mine)
     else:
         shifted = position + starts
     middles = (values[:, 1:] + values[:, :-1]) / 2
     edges = torch.cat([middles, high.unsqueeze(1) + 1e-7], 1) + starts.unsqueeze(1)
     codes = (order << kept) + family.unsqueeze(1)
-    found = torch.bucketize(shifted, edges.flatten()[:-1])
-    return codes.flatten().to(torch.uint8)[found]
+    found = torch.bucketize(shifted, edges.flatten()[:-1], out_int32=True)
+    return lookup(codes.flatten().to(torch.uint8), found)

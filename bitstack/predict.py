@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from bitstack.calibration_text import TUNED
 from bitstack.decompose import decompose
 from bitstack.decompose.nested import Plan
 from bitstack.matrices import Matrix, find_layers
@@ -95,7 +96,7 @@ def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: 
     measured = passes * (2.0 * recipe.order_samples * length + 20.0) * parameters + few
     fine = recipe.fine_steps if 0 < recipe.base < recipe.blocks else 0
     steps = recipe.tune_steps + fine if recipe.tunes else 0
-    tuned = steps * 2048 * 8.0 * parameters
+    tuned = steps * TUNED * 8.0 * parameters
     return measured + tuned
 
 
@@ -129,7 +130,7 @@ def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: i
         stages.append(layer + worst + 4 * batch * (6 * wide + 12 * text.hidden_size))
         stages.append(outer + 5 * 4 * max(LOGITS, text.vocab_size) + 12 * batch * text.hidden_size)
         if recipe.tunes:
-            logits = 5 * 4 * 2048 * text.vocab_size
+            logits = 5 * 4 * TUNED * text.vocab_size
             codes = 1 + (0 < recipe.base < recipe.blocks) + 3 * bool(recipe.tune_codes)
             stages.append((codes + 1) * whole + outer + logits + layer)
     return _PROCESS + max(stages)

@@ -8,7 +8,7 @@ from bitstack.job import Job
 from bitstack.measure import LayerMeasure
 from bitstack.predict import few_samples, probed
 from bitstack.reference import Reference
-from bitstack.streaming import Spill
+from bitstack.streaming import LayerRunner, Spill
 
 
 def rank(job: Job) -> list[int]:
@@ -18,7 +18,8 @@ def rank(job: Job) -> list[int]:
     """
     stacks = job.stacks
     if job.recipe.order == "perplexity":
-        measure = _measure(job, job.recipe.order_samples)
+        # The published sort takes the first windows of the calibration.
+        measure = _measure(job, job.runner(samples=job.recipe.order_samples))
         return order.perplexity_order([e.levels for e in stacks], measure, show=job.progress)
     losses = [job.journal.notes[e.name]["losses"] for e in stacks]
     if job.text is not None:
@@ -32,19 +33,18 @@ def _measured(job: Job, losses: list[list[float]]) -> list[list[float]]:
     top, alone = probed(job.recipe)
     roles = [entry.matrix.role for entry in job.stacks]
     likely = Spill(job.journal.path / "likely")
-    measure = _measure(job, job.recipe.order_samples, likely)
+    measure = _measure(job, job.runner(job.text.order), likely)
     levels = range(alone + 1, top + 1)
     losses = order.by_role(losses, roles, measure, levels, show=job.progress)
     if alone:
-        measure = _measure(job, few_samples(job.recipe, job.text[1].shape[1]), likely)
+        few = few_samples(job.recipe, job.text.length)
+        measure = _measure(job, job.runner(job.text.order, samples=few), likely)
         measure.spill = Spill(job.journal.path / "states")
         losses = order.by_stack(losses, measure, alone, show=job.progress)
     return losses
 
 
-def _measure(job: Job, samples: int, likely: Spill | None = None) -> LayerMeasure:
-    """Over the first `samples` windows: the loss of text, or with `likely` how far from the
-    original."""
-    runner = job.runner(samples=samples)
+def _measure(job: Job, runner: LayerRunner, likely: Spill | None = None) -> LayerMeasure:
+    """The loss of text, or with `likely` how far from the original."""
     reference = Reference(runner, likely) if likely else None
     return LayerMeasure(runner, job.journal, job.stacks, job.stored_dense, reference)

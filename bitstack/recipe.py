@@ -43,7 +43,12 @@ class Recipe(BaseModel):
         "none",
         description="Text file, folder, FILE.jsonl, hf:DATASET[:CONFIG][:COLUMN], or none.",
     )
-    samples: int = Field(128, ge=1, description="Calibration windows of `length` tokens.")
+    samples: int = Field(
+        128,
+        ge=1,
+        description="Calibration windows of `length` tokens; tuning takes up to four times as many "
+        "where the text is that long.",
+    )
     length: int = Field(
         2048,
         ge=2,
@@ -75,7 +80,7 @@ class Recipe(BaseModel):
     order_samples: int = Field(
         16,
         ge=1,
-        description="Windows each perplexity that corrects or makes the order is measured on.",
+        description="Windows each loss that corrects or makes the order is measured on.",
     )
     tune_steps: int = Field(
         2000,

@@ -102,24 +102,32 @@ class Tuner:
 
     @torch.no_grad()
     def _targets(self) -> None:
-        """The original's states behind its last layer, into files."""
-        hidden = self.runner.embed()
-        for index in range(len(self.runner)):
-            with self.runner.layer(index):
-                hidden = [self.runner.step(index, h) for h in hidden]
-        for batch, value in enumerate(hidden):
-            self.spill.put(f"target-{batch}", [value])
+        """The original's states behind its last layer, into files, where those of the layers below
+        lie before."""
+        runner = self.runner
+        runner.learn()
+        for index in range(len(runner)):
+            with runner.layer(index):
+                for batch in range(len(runner.windows)):
+                    hidden = self._state(batch) if index else runner.enter(batch)
+                    self.spill.put(_target(batch), [runner.step(index, hidden)])
+
+    def _state(self, batch: int) -> Tensor:
+        return self.spill.peek(_target(batch))[0].to(self.runner.device)
 
     def _loss(self, batch: int) -> Tensor:
         """KL(original || stacked), nats per token."""
         ids = self.runner.windows[batch].to(self.runner.device)
         with torch.no_grad():
-            state = self.spill.peek(f"target-{batch}")[0].float().to(ids.device)
-            target = self.runner.logits(batch, state).float().log_softmax(-1)
+            target = self.runner.logits(batch, self._state(batch)).float().log_softmax(-1)
         found = self.model(ids, use_cache=False).logits.float().log_softmax(-1)
         return F.kl_div(
             found.flatten(0, 1), target.flatten(0, 1), log_target=True, reduction="batchmean"
         )
+
+
+def _target(batch: int) -> str:
+    return f"target-{batch}"
 
 
 def _shuffled(count: int, steps: int, generator: torch.Generator) -> list[int]:

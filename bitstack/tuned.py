@@ -6,8 +6,7 @@ its code is that of the nearest table value. Gradients pass the rounding as if i
 positions move is the business of `positions`, what the loss is and which level counts of `tune`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,36 +18,32 @@ from bitstack.container.manifest import StackEntry
 from bitstack.kernels import packing
 from bitstack.kernels.reference import split_scale
 from bitstack.nn import stacks
-from bitstack.positions import Positions
+from bitstack.positions import Positions, lookup
 
 Learn = Callable[[Tensor], None]  # takes the gradient of the matrix, [m, n]
 
 _COARSE = 4  # levels whose errors are far above those of fast products
 
 
-@contextmanager
-def fast_products(fast: bool) -> Iterator[None]:
-    """If `fast`, products of fp32 matrices by what the machine has for it: 16-bit tiles of a CPU
-    (AMX), TF32 of a GPU; sums stay fp32. They err like codes of 8 bits: too much for these alone.
-    """
-    kept = torch.get_float32_matmul_precision()
-    if fast:
-        torch.set_float32_matmul_precision("medium" if _tiles() else "high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(kept)
+def product(x: Tensor, y: Tensor, *, fast: bool) -> Tensor:
+    """`x @ y`; if `fast`, of fp32 matrices rounded to bf16 where the machine multiplies these at
+    a multiple of the speed (sums stay fp32). They err like codes of 8 bits: too much for these
+    alone."""
+    if fast and x.dtype == torch.float32 and (x.is_cuda or _multiplies_bf16()):
+        return (x.bfloat16() @ y.bfloat16()).float()
+    return x @ y
 
 
 @cache
-def _tiles() -> bool:
+def _multiplies_bf16() -> bool:
     if not hasattr(torch.cpu, "get_capabilities"):
         return False
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
 def _values(code: Tensor, u: Tensor, v: Tensor, table: Tensor) -> Tensor:
-    return table[code.int()].mul_(v).mul_(u.unsqueeze(1))
+    return lookup(table, code).mul_(v).mul_(u.unsqueeze(1))
 
 
 class _Product(torch.autograd.Function):
@@ -61,18 +56,17 @@ class _Product(torch.autograd.Function):
         learn: Learn | None, fast: bool,
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, code, u, v, table)
-        ctx.learn, ctx.fast = learn, fast
-        with fast_products(fast):
-            return x @ _values(code, u, v, table).T
+        ctx.learn = learn
+        return product(x, _values(code, u, v, table).T, fast=fast)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, code, u, v, table = ctx.saved_tensors
         g = gradients[0]
-        cells = table[code.int()]
-        with fast_products(ctx.fast):
-            dx = g @ _values(code, u, v, table)
-            dw = g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+        cells = lookup(table, code)
+        # Gradients of one batch are noisier than any rounding.
+        dx = product(g, cells * v * u.unsqueeze(1), fast=True)
+        dw = product(g.flatten(0, -2).T, x.flatten(0, -2), fast=True)
         felt = dw * cells
         du, dv = felt @ v, felt.T @ u
         dw = dw * v * u.unsqueeze(1)
@@ -164,7 +158,7 @@ class TunedStack(nn.Module):
 
     def gather(self, ids: Tensor) -> Tensor:
         code, u, v, table = self.at_level()
-        return table[code[ids].int()] * v * u[ids].unsqueeze(-1)
+        return lookup(table, code[ids]) * v * u[ids].unsqueeze(-1)
 
 
 def make_tunable(

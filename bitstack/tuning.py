@@ -10,6 +10,7 @@ import torch
 
 from bitstack.assemble import assemble
 from bitstack.budget import Budgets
+from bitstack.calibration_text import TUNED
 from bitstack.container.manifest import DenseEntry, StackEntry
 from bitstack.job import Job
 from bitstack.order import predicted_order
@@ -20,7 +21,6 @@ from bitstack.tune import Phase, Tuner
 from bitstack.tuned import make_tunable
 
 _KEY = "~tuned"  # no matrix is called so
-_TOKENS = 2048  # of one step
 _SHARES = (0.5, 0.3, 0.2)  # of the steps: all planes; the lower half kept; all but the last
 
 
@@ -31,6 +31,7 @@ def tune(job: Job) -> None:
     learn. Codes of embedding and head never do: so few tokens use a row that it would learn these
     by heart.
     """
+    assert job.text is not None
     entries, journal = job.stacks, job.journal
     todo = phases(job.recipe, entries, _budgets(job))
     done = journal.notes[_KEY]["phases"] if _KEY in journal else 0
@@ -44,7 +45,7 @@ def tune(job: Job) -> None:
     tuner = Tuner(
         model,
         list(stacks.values()),
-        job.runner(tokens=_TOKENS),
+        job.runner(job.text.tuning, tokens=TUNED),
         Spill(journal.path / "targets"),
         seed=job.recipe.seed,
         rate=job.recipe.tune_rate,

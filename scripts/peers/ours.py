@@ -1,4 +1,7 @@
-"""Our recipes from one container each: whole models, and with embeddings and head left dense."""
+"""Our recipes from one container each: whole models, and with embeddings and head left dense.
+
+As many tokens as a recipe says, in windows as long as the peers' are.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -14,9 +17,11 @@ def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
     for name in RECIPES:
         for view, embeddings in VIEWS.items():
             method = f"bitstack {name}" if view == "whole" else f"bitstack {name}, linear only"
+            own, length = load_recipe(name), bench.task.length
             recipe = load_recipe(
-                name, calibration=str(bench.calibration), embeddings=embeddings
-            )  # samples and length are the recipe's own
+                name, calibration=str(bench.calibration), embeddings=embeddings,
+                length=length, samples=max(1, own.samples * own.length // length),
+            )  # fmt: skip
             found = points(bench, recipe, f"{name}-{view}", lambda s, m=method: not done(m, s))
             for setting, model, seconds in found:
                 resident = model.bitstack
