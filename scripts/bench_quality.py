@@ -109,7 +109,7 @@ def measure(bench: Bench, rows: Rows, methods: list[str]) -> dict[str, str]:
     missing = {}
     if not rows.has("original", "16 bits"):
         size = bench.dense_bytes + 2 * bench.linear_weights
-        rows.add(Row("original", "16 bits", "both", 16.0, size, bench.loss(bench.model), 0.0))
+        rows.add(bench.scored("original", "16 bits", "both", 16.0, size, bench.model, 0.0))
     for name in methods:
         if reason := METHODS[name].missing():
             missing[name] = reason

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers.bench import Bench, Row
+from peers.bench import KL_TOKENS, Bench, Row
 
 from bitstack.tables import console, table
 
@@ -51,8 +51,15 @@ class Curves:
     def points(self, method: str, view: str) -> list[tuple[float, float]]:
         """(bits of a linear weight, or bytes of the whole model; increase)."""
         size = "bits_per_weight" if view == "linear" else "resident_bytes"
-        found = [r for r in self.rows if r.method == method and r.view in (view, "both")]
-        return [(getattr(r, size), self.increase(r)) for r in found]
+        return [(getattr(r, size), self.increase(r)) for r in self._of(method, view)]
+
+    def divergences(self, method: str) -> list[tuple[float, float]]:
+        """(bytes of the whole model; KL from the original), where it was measured."""
+        found = self._of(method, "whole")
+        return [(r.resident_bytes, r.kl_per_token) for r in found if r.kl_per_token is not None]
+
+    def _of(self, method: str, view: str) -> list[Row]:
+        return [r for r in self.rows if r.method == method and r.view in (view, "both")]
 
     def methods(self, view: str) -> list[str]:
         """Methods with a point in `view`, in the order of their first rows."""
@@ -75,7 +82,7 @@ def report(bench: Bench, rows: Sequence[Row], missing: dict[str, str]) -> None:
         f"{task.model}, {task.tokens} tokens, window and stride {task.window}, fp32; peers are "
         "evaluated with dequantised weights in the original model. View: whole, bytes of "
         "everything resident; linear, embeddings and head dense; both, tools that leave them "
-        "dense in 16 bits anyway.",
+        f"dense in 16 bits anyway. KL from the original over the first {KL_TOKENS} tokens.",
         soft_wrap=True,
     )
     to.print(peers_table(curves))
@@ -100,28 +107,29 @@ def rows_table(curves: Curves) -> Any:
         "resident\nbytes",
         "nats per\ntoken",
     ]
-    made = table([*columns, "increase", "seconds"], left=columns[:3])
+    made = table([*columns, "increase", "KL", "seconds"], left=columns[:3])
     for row in sorted([curves.original, *curves.rows], key=lambda r: r.resident_bytes):
         made.add_row(
             row.method, row.setting, row.view, f"{row.bits_per_weight:.3f}",
             str(row.resident_bytes), f"{row.nll_per_token:.4f}", f"{curves.increase(row):.4f}",
-            f"{row.seconds:.1f}",
+            _number(row.kl_per_token), f"{row.seconds:.1f}",
         )  # fmt: skip
     return made
 
 
 def peers_table(curves: Curves) -> Any:
     """Every peer's point beside ours at the same bytes of the whole model, by size."""
-    own = curves.points(OURS, "whole")
+    own, far = curves.points(OURS, "whole"), curves.divergences(OURS)
     columns = ["method", "setting", "resident\nbytes", "increase", "ours", "ratio"]
-    made = table(columns, left=columns[:2])
+    made = table([*columns, "KL", "ours"], left=columns[:2])
     peers = [r for r in curves.rows if r.view != "linear" and not r.method.startswith("bitstack")]
     for row in sorted(peers, key=lambda r: r.resident_bytes):
         ours, theirs = interpolate(own, row.resident_bytes), curves.increase(row)
         ratio = _ratio(ours, theirs)
         made.add_row(
             row.method, row.setting, str(row.resident_bytes), f"{theirs:.4f}",
-            "-" if ours is None else f"{ours:.4f}", "-" if ratio is None else f"{ratio:.2f}",
+            _number(ours), "-" if ratio is None else f"{ratio:.2f}", _number(row.kl_per_token),
+            _number(interpolate(far, row.resident_bytes)),
         )  # fmt: skip
     return made
 
@@ -159,7 +167,7 @@ def against_gptq(curves: Curves, model: str) -> list[str]:
 def against_all(curves: Curves) -> list[str]:
     """Every peer's point that is not above ours at equal bytes of the whole model, and how many
     take more bytes than all of our planes."""
-    own = curves.points(OURS, "whole")
+    own, far = curves.points(OURS, "whole"), curves.divergences(OURS)
     peers = [r for r in curves.rows if r.view != "linear" and not r.method.startswith("bitstack")]
     better, larger, met = [], [], 0
     top = max(own, default=(0, 0.0))
@@ -174,7 +182,8 @@ def against_all(curves: Curves) -> list[str]:
         else:
             better.append(
                 f"  {row.method} {row.setting} at {row.resident_bytes} bytes: "
-                f"{curves.increase(row):.5f}, ours {ours:.5f}"
+                f"{curves.increase(row):.5f}, ours {ours:.5f}; KL {_number(row.kl_per_token, 5)}, "
+                f"ours {_number(interpolate(far, row.resident_bytes), 5)}"
             )
     total = met + len(better)
     said = [f"whole model, equal bytes: {OURS} is below {met} of {total} points of peers", *better]
@@ -233,6 +242,10 @@ def plot(bench: Bench, rows: Sequence[Row], file: Path) -> None:
 
 def _family(method: str) -> str:
     return method.split(" ")[0]
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _ratio(ours: float | None, theirs: float | None) -> float | None:

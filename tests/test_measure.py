@@ -42,7 +42,7 @@ def test_measured_loss(
     measure = LayerMeasure(job.runner(tokens=48), job.journal, job.stacks, job.stored_dense)
     dense = [DenseEntry.of(d) for d in job.dense]
     assert job.text is not None
-    ids = job.text[1]
+    ids = job.text.windows
     original = AutoModelForCausalLM.from_pretrained(job.source.path, dtype=torch.float32)
     for shift in range(3):
         levels = [1 + (i + shift) % 3 for i in range(len(job.stacks))]

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bitstack.matrices import Matrix, find_matrices
+from bitstack.metrics.capacity_gap import capacity_gap
 from bitstack.metrics.perplexity import perplexity
 from bitstack.text import Tokens, token_ids, windows
 
 HALF = 2  # bytes of everything a tool leaves unquantised
+KL_TOKENS = 10_000
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Row:
     resident_bytes: int  # the whole model
     nll_per_token: float
     seconds: float  # to quantise, calibration included
+    kl_per_token: float | None = None  # from the original, over the first of the text
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -123,6 +126,29 @@ class Bench:
         window = self.task.window
         return perplexity(model, self.text, window=window, progress=True).nll_per_token
 
+    @cached_property
+    def original(self) -> Any:
+        """Another copy of the original model, which stays as it is."""
+        return self.fresh()
+
+    def divergence(self, model: Any) -> float:
+        """KL(original || model), nats per token of the first KL_TOKENS tokens of the text.
+
+        Two losses on the same text differ by chance too, by about sqrt(2 KL / tokens): where both
+        models are near the original, KL alone tells which is nearer.
+        """
+        text = self.tokenizer.decode(self.text.ids[:KL_TOKENS], skip_special_tokens=True)
+        window = self.task.window
+        return capacity_gap(self.original, model, self.tokenizer, [text], window=window).whole.kl
+
+    def scored(
+        self, method: str, setting: str, view: str, bits: float, size: int, model: Any,
+        seconds: float,
+    ) -> Row:  # fmt: skip
+        """The row of `model`, evaluated."""
+        loss, far = self.loss(model), self.divergence(model)
+        return Row(method, setting, view, bits, size, loss, seconds, far)
+
     @contextmanager
     def replaced(self, weights: Mapping[str, Tensor]) -> Iterator[Any]:
         """The original model with some parameters (by name) replaced within this context."""
@@ -141,10 +167,9 @@ class Bench:
     ) -> Row:
         """The point of dequantised linear `weights` (by parameter) that take `size` bytes."""
         assert weights.keys() == {m.parameter for m in self.linear}, "a matrix is left out"
+        bits, total = 8 * size / self.linear_weights, self.dense_bytes + size
         with self.replaced(weights) as model:
-            loss = self.loss(model)
-        bits = 8 * size / self.linear_weights
-        return Row(method, setting, "both", bits, self.dense_bytes + size, loss, seconds)
+            return self.scored(method, setting, "both", bits, total, model, seconds)
 
 
 class Clock:

@@ -59,12 +59,11 @@ def _row(bench: Bench, method: str, name: str, tensors: Any, dense: bool, second
     size = sum(int(t.n_bytes) for n, t in values.items() if n in linear)
     if dense:
         return bench.row(method, name, {n: weights[n] for n in linear}, size, seconds)
-    with bench.replaced(weights) as model:
-        loss = bench.loss(model)
     taken = sum(int(t.n_bytes) for t in values.values())
     bits = 8 * taken / sum(w.numel() for w in weights.values())
-    # Its norms are stored in fp32.
-    return Row(method, name, "whole", bits, sum(int(t.n_bytes) for t in tensors), loss, seconds)
+    total = sum(int(t.n_bytes) for t in tensors)  # its norms are stored in fp32
+    with bench.replaced(weights) as model:
+        return bench.scored(method, name, "whole", bits, total, model, seconds)
 
 
 def stored_names(model: Any) -> dict[str, str]:

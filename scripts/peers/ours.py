@@ -26,4 +26,4 @@ def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
             for setting, model, seconds in found:
                 resident = model.bitstack
                 bits, size = resident.bits_per_weight, resident.resident_bytes
-                yield Row(method, setting, view, bits, size, bench.loss(model), seconds)
+                yield bench.scored(method, setting, view, bits, size, model, seconds)

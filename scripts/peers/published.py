@@ -26,4 +26,4 @@ def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
             for setting, model, seconds in found:
                 bits = model.bitstack.bits_per_weight
                 size = bench.dense_bytes + round(bits * bench.linear_weights / 8)
-                yield Row(method, setting, "both", bits, size, bench.loss(model), seconds)
+                yield bench.scored(method, setting, "both", bits, size, model, seconds)

@@ -141,6 +141,10 @@ def test_rows_of_a_whole_model(script: Any, bench: Any) -> None:
         sizes = [r.resident_bytes for r in some]
         assert sizes == sorted(sizes)
         assert abs(some[-1].nll_per_token - before) < 0.01 < abs(some[0].nll_per_token - before)
+        far = [r.kl_per_token for r in some]
+        assert far == sorted(far, reverse=True)
+        assert far[-1] < 1e-3 * far[0]
+    assert bench.divergence(bench.model) == pytest.approx(0, abs=1e-9)
     for name, parameter in bench.model.named_parameters():
         assert torch.equal(parameter, original[name])
 
