@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import quality_plot
 import quality_report
 from peers import METHODS
 from peers.bench import Bench, Row
@@ -135,7 +136,7 @@ def main() -> None:
     if options.json != "-":
         quality_report.report(bench, rows.rows, missing)
         plot = options.plot or options.work / f"quality-{bench.task.model}.png"
-        quality_report.plot(bench, rows.rows, plot)
+        quality_plot.plot(bench, rows.rows, plot)
         print(f"plot: {plot}")
     if options.blimp:
         compare(bench, options.pairs, options.items)

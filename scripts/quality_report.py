@@ -1,4 +1,4 @@
-"""What the rows say: a table, a plot, and every comparison the project set itself, with its target.
+"""What the rows say: tables, and every comparison the project set itself, with its target.
 
 Curves are interpolated in the logarithm of the increase over the original, which falls about
 linearly with bits; outside a curve nothing is said.
@@ -7,7 +7,6 @@ linearly with bits; outside a curve nothing is said.
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -203,45 +202,6 @@ def times(curves: Curves) -> list[str]:
         _compared(f"time of {name} over that of paper", _ratio(seconds[name] or None, base), most)
         for name, most in TIME_TARGETS.items()
     ]
-
-
-def plot(bench: Bench, rows: Sequence[Row], file: Path) -> None:
-    """Increase over size, one panel a view."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    curves = Curves(rows)
-    figure, axes = pyplot.subplots(1, 2, figsize=(15, 7), layout="constrained")
-    labels = {"whole": "resident bytes, whole model", "linear": "bits of a linear weight"}
-    families = dict.fromkeys(_family(r.method) for r in curves.rows)
-    colours = {name: f"C{index}" for index, name in enumerate(families)}
-    marks = "osD^vPX*<>"
-    for axis, (view, label) in zip(axes, labels.items(), strict=True):
-        drawn: dict[str, int] = defaultdict(int)
-        for method in curves.methods(view):
-            sizes, increases = zip(*sorted(curves.points(method, view)), strict=True)
-            family = _family(method)
-            mark = marks[drawn[family] % len(marks)]
-            drawn[family] += 1
-            own = family == "bitstack"
-            axis.plot(
-                sizes, [max(i, LEAST) for i in increases], marker=mark, label=method, alpha=0.8,
-                color=colours[family], linewidth=2 if own else 0.8, markersize=4 if own else 5,
-                linestyle="-" if own or family == "paper" else ":",
-            )  # fmt: skip
-        axis.set(xlabel=label, ylabel="nats per token above the original", yscale="log")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, ncols=2)
-    task = bench.task
-    figure.suptitle(f"{task.model}: {task.tokens} tokens, window {task.window}")
-    figure.savefig(file, dpi=110)
-    pyplot.close(figure)
-
-
-def _family(method: str) -> str:
-    return method.split(" ")[0]
 
 
 def _number(value: float | None, digits: int = 4) -> str:

@@ -259,7 +259,7 @@ def test_plot_and_table(script: Any, bench: Any, tmp_path: Path, capsys: Any) ->
         row("hqq", "3 bits", "both", 3, 150, 1.1, 1.0),
     ]
     report = script("quality_report")
-    report.plot(bench, rows, tmp_path / "plot.png")
+    script("quality_plot").plot(bench, rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
     report.report(bench, rows, {"gptqmodel": "not installed"})
     said = capsys.readouterr().out
