@@ -29,13 +29,14 @@ from bitstack.json_file import write_json
 from bitstack.opening import silence_transformers
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-# Calibration and evaluation text, tokens evaluated, calibration windows of 256 tokens: all that our
-# default recipe reads.
+# Calibration and evaluation text, tokens evaluated, calibration windows of 256 tokens: as many as
+# our default recipe calibrates with, over all the text that it reads and tunes on. Second moments
+# need no more; `--samples 4096` gives peers all of it, at four times their time.
 PRESETS: dict[str, tuple[str, str, int, int]] = {
     "babyllama105": (
-        "tinystories/tinystories_train_head.txt", "tinystories/tinystories_val.txt", 100_000, 4096,
+        "tinystories/tinystories_train_head.txt", "tinystories/tinystories_val.txt", 100_000, 1024,
     ),
-    "classics-5m": ("classics/train.txt.gz", "classics/valid.txt.gz", 50_000, 4096),
+    "classics-5m": ("classics/train.txt.gz", "classics/valid.txt.gz", 50_000, 1024),
 }  # fmt: skip
 HEAD = 8_000_000  # characters of the calibration text that are ever read
 QUICK = 20_000  # tokens

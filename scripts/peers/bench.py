@@ -78,10 +78,9 @@ class Bench:
 
     @cached_property
     def windows(self) -> Tensor:
-        """Calibration windows, one behind the other as our tuning takes them, int64 [samples,
-        length]."""
+        """Calibration windows as a recipe of ours takes them, int64 [samples, length]."""
         task = self.task
-        limit = task.samples * task.length
+        limit = 4 * task.samples * task.length
         ids = token_ids(str(self.calibration), self.tokenizer, max_tokens=limit).ids
         return windows(ids, task.length, count=task.samples, seed=0)
 
