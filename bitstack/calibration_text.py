@@ -15,7 +15,7 @@ from bitstack.source import Source
 from bitstack.text import Tokens, token_ids, windows
 
 TUNED = 2048  # tokens of one step of tuning
-_READ = 4  # times the tokens of the calibration
+READ = 4  # times the tokens of the calibration
 _KEPT = 8  # the order takes at most one in so many windows away from tuning
 
 
@@ -48,7 +48,7 @@ def read_text(source: Source, recipe: Recipe) -> CalibrationText | None:
     readable = getattr(source.config.get_text_config(), "max_position_embeddings", None)
     length = min(recipe.length, readable or recipe.length)
     count = recipe.samples * recipe.length // length  # shorter windows, but as many tokens
-    tokens = token_ids(recipe.calibration, source.tokenizer(), max_tokens=_READ * length * count)
+    tokens = token_ids(recipe.calibration, source.tokenizer(), max_tokens=READ * length * count)
     vocabulary = int(source.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if int(tokens.ids.max()) >= vocabulary:
         raise UserError(

@@ -138,7 +138,8 @@ class Job(Checked):
         return self.text_name if given.is_absolute() else self.recipe.calibration
 
     def text_note(self) -> dict[str, Any] | None:
-        """What the container says of the text."""
+        """What the container says of the text: all that was read (`sha256`), and how many windows
+        of it calibrated and tuned."""
         if self.text is None:
             return None
         samples, length = self.text.windows.shape
@@ -147,6 +148,7 @@ class Job(Checked):
             "sha256": self.text.tokens.sha256,
             "samples": samples,
             "length": length,
+            "tuned": len(self.text.tuning) if self.tunes else 0,
         }
 
 

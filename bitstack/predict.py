@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from bitstack.calibration_text import TUNED
+from bitstack.calibration_text import READ, TUNED
 from bitstack.decompose import decompose
 from bitstack.decompose.nested import Plan
 from bitstack.matrices import Matrix, find_layers
@@ -96,7 +96,10 @@ def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: 
     measured = passes * (2.0 * recipe.order_samples * length + 20.0) * parameters + few
     fine = recipe.fine_steps if 0 < recipe.base < recipe.blocks else 0
     steps = recipe.tune_steps + fine if recipe.tunes else 0
-    tuned = steps * TUNED * 8.0 * parameters
+    # A step is a forward and a backward pass, and rebuilding matrices; before, every window that
+    # they take is run through the original once.
+    targets = min(steps * TUNED, READ * recipe.samples * recipe.length) * 2.0 * parameters
+    tuned = steps * TUNED * 8.0 * parameters + targets
     return measured + tuned
 
 

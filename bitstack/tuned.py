@@ -29,14 +29,16 @@ def product(x: Tensor, y: Tensor, *, fast: bool) -> Tensor:
     """`x @ y`; if `fast`, of fp32 matrices rounded to bf16 where the machine multiplies these at
     a multiple of the speed (sums stay fp32). They err like codes of 8 bits: too much for these
     alone."""
-    if fast and x.dtype == torch.float32 and (x.is_cuda or _multiplies_bf16()):
+    if fast and x.dtype == torch.float32 and _multiplies_bf16(x.device.type):
         return (x.bfloat16() @ y.bfloat16()).float()
     return x @ y
 
 
 @cache
-def _multiplies_bf16() -> bool:
-    if not hasattr(torch.cpu, "get_capabilities"):
+def _multiplies_bf16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
     has = torch.cpu.get_capabilities()
     return bool(has.get("amx_bf16") or has.get("avx512_bf16"))

@@ -61,6 +61,17 @@ def stacked(
 
 
 @pytest.fixture
+def run(text_file: Path, tmp_path: Path) -> Callable[..., Path]:
+    """`run(model folder, name of the output, **fields)`: a container of this test alone."""
+    from bitstack import compress
+
+    def make(model: Path, output: str = "out", **fields: Any) -> Path:
+        return compress(model, tmp_path / output, **{"calibration": str(text_file)} | fields)
+
+    return make
+
+
+@pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A Hub of this test alone, with an empty cache and no token; the client is the real one."""
     from huggingface_hub import constants
