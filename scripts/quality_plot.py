@@ -1,47 +1,74 @@
-"""The rows as a picture: increase over the original by size, one panel a view."""
+"""The rows as a picture: how far from the original by size, in loss above and in KL below."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from peers.bench import Bench, Row
 from quality_report import LEAST, Curves
 
+SIZES = {"whole": "resident bytes, whole model", "linear": "bits of a linear weight"}
+DISTANCES = {
+    "increase": "loss above the original,\nnats per token",
+    "kl": "KL from the original,\nnats per token",
+}
+OWN, PUBLISHED = "bitstack", "paper"
+MARKS = "osD^vPX*<>"
+
 
 def plot(bench: Bench, rows: Sequence[Row], file: Path) -> None:
-    """Increase over size, one panel a view."""
+    """One column a view, one row a distance; increases below LEAST lie at LEAST."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     curves = Curves(rows)
-    figure, axes = pyplot.subplots(1, 2, figsize=(15, 7), layout="constrained")
-    labels = {"whole": "resident bytes, whole model", "linear": "bits of a linear weight"}
-    families = dict.fromkeys(_family(r.method) for r in curves.rows)
-    colours = {name: f"C{index}" for index, name in enumerate(families)}
-    marks = "osD^vPX*<>"
-    for axis, (view, label) in zip(axes, labels.items(), strict=True):
-        drawn: dict[str, int] = defaultdict(int)
-        for method in curves.methods(view):
-            sizes, increases = zip(*sorted(curves.points(method, view)), strict=True)
-            family = _family(method)
-            mark = marks[drawn[family] % len(marks)]
-            drawn[family] += 1
-            own = family == "bitstack"
-            axis.plot(
-                sizes, [max(i, LEAST) for i in increases], marker=mark, label=method, alpha=0.8,
-                color=colours[family], linewidth=2 if own else 0.8, markersize=4 if own else 5,
-                linestyle="-" if own or family == "paper" else ":",
-            )  # fmt: skip
-        axis.set(xlabel=label, ylabel="nats per token above the original", yscale="log")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, ncols=2)
+    figure, axes = pyplot.subplots(
+        2, 2, figsize=(15, 11), layout="constrained", sharex="col", sharey="row"
+    )
+    styles = _styles(curves)
+    for column, view in enumerate(SIZES):
+        for axis, distance in zip(axes[:, column], DISTANCES, strict=True):
+            for method in curves.methods(view):
+                _draw(axis, _points(curves, method, view, distance), method, styles[method])
+            axis.set_yscale("log")
+            axis.grid(alpha=0.3)
+        axes[-1, column].set_xlabel(SIZES[view])
+    for axis, label in zip(axes[:, 0], DISTANCES.values(), strict=True):
+        axis.set_ylabel(label)
+    handles = {h.get_label(): h for axis in axes.flat for h in axis.get_lines()}
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8)
     task = bench.task
-    figure.suptitle(f"{task.model}: {task.tokens} tokens, window {task.window}")
+    figure.suptitle(f"{task.model}: {task.tokens} tokens, window and stride {task.window}")
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
 
 
-def _family(method: str) -> str:
-    return method.split(" ")[0]
+def _points(curves: Curves, method: str, view: str, distance: str) -> list[tuple[float, float]]:
+    if distance == "kl":
+        return sorted(curves.divergences(method, view))
+    return sorted((size, max(found, LEAST)) for size, found in curves.points(method, view))
+
+
+def _draw(axis: Any, points: list[tuple[float, float]], label: str, style: dict[str, Any]) -> None:
+    if points:
+        axis.plot(*zip(*points, strict=True), label=label, **style)
+
+
+def _styles(curves: Curves) -> dict[str, dict[str, Any]]:
+    """A colour for every tool, a mark for each of its settings; ours in front."""
+    families: dict[str, list[str]] = defaultdict(list)
+    for method in dict.fromkeys([*curves.methods("whole"), *curves.methods("linear")]):
+        families[method.split(" ")[0]].append(method)
+    styles = {}
+    for colour, (family, methods) in enumerate(families.items()):
+        for mark, method in zip(MARKS, methods, strict=False):
+            own = family == OWN
+            styles[method] = {
+                "color": f"C{colour}", "marker": mark, "alpha": 0.8, "zorder": 3 if own else 2,
+                "linewidth": 2 if own else 0.8, "markersize": 4 if own else 5,
+                "linestyle": "-" if family in (OWN, PUBLISHED) else ":",
+            }  # fmt: skip
+    return styles

@@ -49,13 +49,12 @@ class Curves:
 
     def points(self, method: str, view: str) -> list[tuple[float, float]]:
         """(bits of a linear weight, or bytes of the whole model; increase)."""
-        size = "bits_per_weight" if view == "linear" else "resident_bytes"
-        return [(getattr(r, size), self.increase(r)) for r in self._of(method, view)]
+        return [(_size(r, view), self.increase(r)) for r in self._of(method, view)]
 
-    def divergences(self, method: str) -> list[tuple[float, float]]:
-        """(bytes of the whole model; KL from the original), where it was measured."""
-        found = self._of(method, "whole")
-        return [(r.resident_bytes, r.kl_per_token) for r in found if r.kl_per_token is not None]
+    def divergences(self, method: str, view: str = "whole") -> list[tuple[float, float]]:
+        """Likewise (size; KL from the original), where it was measured."""
+        found = [(r, r.kl_per_token) for r in self._of(method, view)]
+        return [(_size(r, view), kl) for r, kl in found if kl is not None]
 
     def _of(self, method: str, view: str) -> list[Row]:
         return [r for r in self.rows if r.method == method and r.view in (view, "both")]
@@ -63,6 +62,10 @@ class Curves:
     def methods(self, view: str) -> list[str]:
         """Methods with a point in `view`, in the order of their first rows."""
         return list(dict.fromkeys(r.method for r in self.rows if r.view in (view, "both")))
+
+
+def _size(row: Row, view: str) -> float:
+    return row.bits_per_weight if view == "linear" else row.resident_bytes
 
 
 def line(row: Row) -> str:

@@ -256,9 +256,13 @@ def test_plot_and_table(script: Any, bench: Any, tmp_path: Path, capsys: Any) ->
     rows = [
         row("original", "16 bits", "both", 16, 900, 1.0, 0.0),
         row("bitstack default", "2 bits", "whole", 2, 100, 1.5, 1.0),
-        row("hqq", "3 bits", "both", 3, 150, 1.1, 1.0),
+        row("hqq", "3 bits", "both", 3, 150, 1.1, 1.0, 0.2),
     ]
     report = script("quality_report")
+    curves = report.Curves(rows)
+    assert curves.divergences("hqq") == [(150, 0.2)]
+    assert curves.divergences("hqq", "linear") == [(3, 0.2)]
+    assert curves.divergences("bitstack default") == []  # was not measured
     script("quality_plot").plot(bench, rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
     report.report(bench, rows, {"gptqmodel": "not installed"})
