@@ -151,12 +151,15 @@ def against_paper(curves: Curves, model: str) -> list[str]:
 
 
 def against_gptq(curves: Curves, model: str) -> list[str]:
-    """Our increase over that of GPTQ in groups of 64 made for each width, at its bits."""
+    """Our increase over that of GPTQ in groups of 64 made for each width, at its bits; and over
+    AutoRound's, the nearest peer, for which no target is set."""
     own = curves.points(f"{OURS}, linear only", "linear")
-    targets = GPTQ_TARGETS.get(model, (None,) * len(GPTQ_SETTINGS))
+    none = (None,) * len(GPTQ_SETTINGS)
+    targets = dict.fromkeys(("gptq g64", "gptqmodel g64"), GPTQ_TARGETS.get(model, none))
+    targets |= dict.fromkeys(("auto-round g64", "auto-round g128"), none)
     said = []
-    for method in ("gptq g64", "gptqmodel g64"):
-        for setting, target in zip(GPTQ_SETTINGS, targets, strict=True):
+    for method, wanted in targets.items():
+        for setting, target in zip(GPTQ_SETTINGS, wanted, strict=True):
             rows = [r for r in curves.rows if (r.method, r.setting) == (method, setting)]
             bits = rows[0].bits_per_weight if rows else None
             ours = interpolate(own, bits) if bits else None
