@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def _styles(curves: Curves) -> dict[str, dict[str, Any]]:
         families[method.split(" ")[0]].append(method)
     styles = {}
     for colour, (family, methods) in enumerate(families.items()):
-        for mark, method in zip(MARKS, methods, strict=False):
+        for mark, method in zip(cycle(MARKS), methods, strict=False):
             own = family == OWN
             styles[method] = {
                 "color": f"C{colour}", "marker": mark, "alpha": 0.8, "zorder": 3 if own else 2,

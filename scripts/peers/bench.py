@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bitstack.calibration_text import READ
 from bitstack.matrices import Matrix, find_matrices
 from bitstack.metrics.capacity_gap import capacity_gap
 from bitstack.metrics.perplexity import perplexity
@@ -80,7 +81,7 @@ class Bench:
     def windows(self) -> Tensor:
         """Calibration windows as a recipe of ours takes them, int64 [samples, length]."""
         task = self.task
-        limit = 4 * task.samples * task.length
+        limit = READ * task.samples * task.length
         ids = token_ids(str(self.calibration), self.tokenizer, max_tokens=limit).ids
         return windows(ids, task.length, count=task.samples, seed=0)
 
