@@ -59,6 +59,18 @@ def test_relative_error_of_a_wide_matrix(
     assert error < (1e-5 if accuracy == "exact" else 1e-2)
 
 
+@pytest.mark.parametrize("planes", range(1, 9))
+def test_several_tokens_get_to_the_bit_what_one_gets(kernel: str, planes: int) -> None:
+    """Whoever drafts and verifies relies on it."""
+    if kernel == "reference":
+        pytest.skip("torch's product depends on the batch")
+    matrix = make_coded(33, 700, planes)
+    x = torch.randn(9, 700, generator=torch.Generator().manual_seed(planes))
+    alone = torch.cat([_run(token, matrix) for token in x.split(1)])
+    for batch in range(2, 10):
+        assert torch.equal(_run(x[:batch], matrix), alone[:batch])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bias_dtype", [None, torch.float32, torch.bfloat16, torch.float16])
 def test_half_precision_and_bias(

@@ -67,7 +67,8 @@ inline void fast_row(const Matrix& m, const FastTables<O, planes>& table, const 
 template <class O, int planes, int batch>
 inline void exact_row(const Matrix& m, const typename O::template Words<planes>& table,
                       const FloatActivations& a, int64_t row, int64_t token, float* sums) {
-  constexpr int F = field_width(planes), chains = batch == 1 ? 4 : 1;
+  // As many sums whatever the batch, so that several tokens get to the bit what one gets.
+  constexpr int F = field_width(planes), chains = 4, each = 32 / chains;
   typename O::Floats total[batch][chains];
   for (int t = 0; t < batch; ++t)
     for (int i = 0; i < chains; ++i) total[t][i] = O::zero_floats();
@@ -76,7 +77,9 @@ inline void exact_row(const Matrix& m, const typename O::template Words<planes>&
     load<O, planes>(m, row, chunk, bits);
     Transpose<O>::template codes<planes>(bits, codes);
 #pragma GCC unroll 32
-    for (int b = 0; b < 32; ++b) {
+    for (int n = 0; n < 32; ++n) {
+      // The sums of several tokens one by one: together they would not fit the registers.
+      const int b = batch == 1 ? n : n % each * chains + n / each;
       const typename O::Floats value = table.look_up(codes[b % F], b / F);
       for (int t = 0; t < batch; ++t) {
         const float* x = a.value + (((token + t) * a.chunks + chunk) * 32 + b) * (O::width / 4);
