@@ -1,14 +1,15 @@
 """What the tensors of a stack are: names, shapes, dtypes and bytes of every block and scale set.
 
 A stack in one of two formats. `codes`: level j is j planes and scale set j, which is swapped when
-the level changes. Planes nest up to level `base`; the levels above it have finer planes of their
-own, which nest in one another and take the place of the lower ones. `signs`, the published BitStack
-format: level j is the sum of the blocks 1 to j, each a plane of signs and two factors of `rank`.
-The rest of the code asks here which tensors a level needs and never looks inside a block.
+the level changes. Levels form chains: those of one chain share nested planes, and those of the next
+have finer planes of their own, which take the place of the lower ones. `signs`, the published
+BitStack format: level j is the sum of the blocks 1 to j, each a plane of signs and two factors of
+`rank`. The rest of the code asks here which tensors a level needs and never looks inside a block.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -34,7 +35,7 @@ class TensorSpec:
 class StackSpec:
     """The shape of a stack: `levels` levels of a rows x columns matrix; `rank` for signs only.
 
-    `base`, for codes: the levels above it have planes of their own; 0: all share theirs.
+    `ends`, for codes: the last level of every chain but the highest, rising and below `levels`.
     """
 
     format: Literal["codes", "signs"]
@@ -42,14 +43,13 @@ class StackSpec:
     columns: int
     levels: int
     rank: int = 0
-    base: int = 0
+    ends: tuple[int, ...] = ()
 
     @property
     def chains(self) -> list[range]:
-        """The levels whose planes nest in one another: all, or those up to `base` and the rest."""
-        if not 0 < self.base < self.levels:
-            return [range(1, self.levels + 1)]
-        return [range(1, self.base + 1), range(self.base + 1, self.levels + 1)]
+        """The levels whose planes nest in one another, from the lowest on."""
+        bounds = [0, *self.ends, self.levels]
+        return [range(below + 1, end + 1) for below, end in pairwise(bounds)]
 
     def chain(self, level: int) -> range:
         """The levels that share planes with `level`."""
@@ -57,7 +57,7 @@ class StackSpec:
 
     def planes(self, level: int) -> list[str]:
         """Names of the planes of codes at `level`, that of the lowest bit first."""
-        kind = "plane" if self.chain(level).start == 1 else "fine"
+        kind = _kind(self.chains.index(self.chain(level)))
         return [f"{kind}_{j}" for j in range(1, level + 1)]
 
     def block(self, level: int) -> list[TensorSpec]:
@@ -96,3 +96,8 @@ class StackSpec:
         """Every stored tensor, level by level."""
         for level in range(1, self.levels + 1):
             yield from self.stored(level)
+
+
+def _kind(chain: int) -> str:
+    """What the planes of a chain are called, by its place."""
+    return ("plane", "fine")[chain] if chain < 2 else f"fine{chain}"

@@ -226,8 +226,7 @@ def _matrices(source: Source, recipe: Recipe) -> list[Matrix]:
 def _spec(matrix: Matrix, recipe: Recipe) -> StackSpec:
     """What the recipe of a matrix makes of it."""
     rank = min(recipe.rank, matrix.rows, matrix.columns) if recipe.method == "signs" else 0
-    base = recipe.base if recipe.method == "codes" and recipe.base < recipe.blocks else 0
-    return StackSpec(recipe.method, matrix.rows, matrix.columns, recipe.blocks, rank, base)
+    return StackSpec(recipe.method, matrix.rows, matrix.columns, recipe.blocks, rank, recipe.ends)
 
 
 def _spilled_bytes(source: Source, recipe: Recipe, text: CalibrationText | None) -> int:

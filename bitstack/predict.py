@@ -46,7 +46,7 @@ def matrix_work(matrix: Matrix, recipe: Recipe, *, text: bool) -> float:
 
 def _products(recipe: Recipe) -> tuple[float, float]:
     """Products m n², and factorisations n³/3 in double precision, for all planes of a stack."""
-    plan = Plan(recipe.blocks, recipe.base, together=tuple(recipe.together))
+    plan = Plan(recipe.blocks, recipe.ends, together=tuple(recipe.together))
     searched = bool(recipe.sweeps)
     products = factors = 0.0
     for chain in plan.chains():
@@ -94,8 +94,7 @@ def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: 
         # On average half of the layers are run.
         few = alone * len(matrices) * (few_samples(recipe, length) * length + 10.0) * parameters
     measured = passes * (2.0 * recipe.order_samples * length + 20.0) * parameters + few
-    fine = recipe.fine_steps if 0 < recipe.base < recipe.blocks else 0
-    steps = recipe.tune_steps + fine if recipe.tunes else 0
+    steps = recipe.tune_steps + recipe.fine_steps if recipe.tunes else 0
     # A step is a forward and a backward pass, and rebuilding matrices; before, every window that
     # they take is run through the original once.
     targets = min(steps * TUNED, READ * recipe.samples * recipe.length) * 2.0 * parameters
@@ -134,7 +133,9 @@ def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: i
         stages.append(outer + 5 * 4 * max(LOGITS, text.vocab_size) + 12 * batch * text.hidden_size)
         if recipe.tunes:
             logits = 5 * 4 * TUNED * text.vocab_size
-            codes = 1 + (0 < recipe.base < recipe.blocks) + 3 * bool(recipe.tune_codes)
+            chains = len(recipe.ends) + 1
+            learning = max(1, chains - 1) if recipe.tune_codes else 0
+            codes = chains + 2 * learning + bool(learning)  # positions beside the codes
             stages.append((codes + 1) * whole + outer + logits + layer)
     return _PROCESS + max(stages)
 
@@ -144,7 +145,8 @@ def _matrix_bytes(matrix: Matrix, recipe: Recipe, text: bool) -> int:
     m, n = matrix.rows, matrix.columns
     if recipe.method == "signs":
         return 4 * n * n * 3 * text + 4 * m * n * 5
-    joint = max(sum(recipe.together), recipe.blocks - (recipe.base or sum(recipe.together)), 1)
+    plan = Plan(recipe.blocks, recipe.ends, together=tuple(recipe.together))
+    joint = max(chain.joint - chain.first + 1 for chain in plan.chains())
     damped = joint if recipe.sweeps and recipe.passes else 1
     squares = 4 * n * n * (5 + damped)  # two moments, the damped ones, one more and one in double
     return squares * text + 3 * m * n + m * n * recipe.blocks // 2 + _PANEL

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, mo
 from bitstack.errors import UserError
 
 OVERRIDABLE = (
-    "blocks", "base", "damping", "together", "sweeps", "passes", "preference", "rounds", "rank",
+    "blocks", "chains", "damping", "together", "sweeps", "passes", "preference", "rounds", "rank",
     "svd", "dense",
 )  # fmt: skip
 
@@ -30,11 +30,10 @@ class Recipe(BaseModel):
         "codes", description="codes: nested tables; signs: the published BitStack block."
     )
     blocks: int = Field(8, ge=1, le=32, description="Blocks in every stack (codes: at most 8).")
-    base: int = Field(
-        4,
-        ge=0,
-        description="codes: levels up to it share their planes; those above have finer planes of "
-        "their own, kept beside the others on disk and read instead of them; 0: all share.",
+    chains: list[int] = Field(
+        [4],
+        description="codes: last level of each chain of levels that share their planes; the others "
+        "share theirs. Planes of all chains lie on disk, memory holds those of one; 8: all share.",
     )
     embeddings: Literal["decompose", "dense"] = Field(
         "decompose", description="Whether embedding and LM head are decomposed too."
@@ -61,7 +60,8 @@ class Recipe(BaseModel):
     )
     together: list[int] = Field(
         [2, 2],
-        description="codes: planes chosen at once, group by group, up to base; then one by one.",
+        description="codes: planes of the lowest chain chosen at once, group by group; then one by "
+        "one.",
     )
     sweeps: int = Field(2, ge=0, le=20, description="codes: bit searches a round; 0: no search.")
     passes: int = Field(
@@ -86,7 +86,7 @@ class Recipe(BaseModel):
         2000,
         ge=0,
         description="codes: steps of tuning against the original, and a tenth as many for the "
-        "finer planes above base; 0: none.",
+        "scales of the highest chain; 0: none.",
     )
     tune_rate: float = Field(
         0.01, gt=0, le=0.1, description="codes: Adam's rate for level 1; half for each level above."
@@ -120,6 +120,8 @@ class Recipe(BaseModel):
     def _consistent(self) -> "Recipe":
         if self.method == "codes" and self.blocks > 8:
             raise ValueError(f"blocks: {self.blocks} is too many for method codes; at most 8")
+        if self.chains != sorted({*self.chains}) or any(end < 1 for end in self.chains):
+            raise ValueError(f"chains: {self.chains}: levels from 1 on, each above the one before")
         if any(value < 0 for value in self.damping):
             raise ValueError(f"damping: {self.damping} holds a negative number; at least 0")
         if any(not 1 <= bits <= 16 for bits in self.targets):
@@ -138,14 +140,20 @@ class Recipe(BaseModel):
         return recipe
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """The last level of every chain but the highest; of signs all levels share their blocks."""
+        coded = self.method == "codes"
+        return tuple(end for end in self.chains if coded and end < self.blocks)
+
+    @property
     def tunes(self) -> bool:
         """Are scales and codes tuned, where there is text?"""
         return bool(self.tune_steps) and self.method == "codes"
 
     @property
     def fine_steps(self) -> int:
-        """Steps of tuning for the levels above `base`, where only scales learn."""
-        return max(1, round(self.tune_steps / 10))
+        """Steps of tuning for the highest of several chains, where only scales learn."""
+        return max(1, round(self.tune_steps / 10)) if self.ends else 0
 
     def leaves_dense(self, name: str) -> bool:
         """Does the last override for the matrix `name` that speaks of `dense` say so?"""

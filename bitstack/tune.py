@@ -3,9 +3,9 @@
 What learns are the scale sets (u, v and T of each level) and, by small steps, the codes, by the KL
 divergence of the stacked model's predictions from the original's. Each step draws one budget along
 the predicted order, so that all levels learn in the company in which they will be used; later
-phases keep the lowest planes with their scales, and draw where most levels lie above them: these
-then come nearer at no cost to those below. Memory: the packed model with codes of a byte a weight,
-one more with finer planes and three more where codes learn; the original's final states lie in
+phases keep the lowest planes of a chain with their scales, and draw where most levels lie above
+them: these then come nearer at no cost to those below. Memory: the packed model with codes of a
+byte a weight for each chain, and two more where they learn; the original's final states lie in
 files. How a stack learns is `tuned`'s business.
 """
 
@@ -27,11 +27,12 @@ _LEAST = 1e-9  # nats; below it a budget is as good as the original and has noth
 
 @dataclass(frozen=True)
 class Phase:
-    """`steps` in which the first `kept` planes stay; `levels_at(share)` gives the level of every
-    stack for a budget `share` of the way from the smallest to the largest."""
+    """`steps` in which the first `kept` planes stay, a number for every chain of every stack;
+    `levels_at(share)` gives the level of every stack for a budget `share` of the way from the
+    smallest to the largest."""
 
     steps: int
-    kept: int
+    kept: Sequence[Sequence[int]]
     levels_at: Callable[[float], list[int]]
 
 
@@ -74,9 +75,9 @@ class Tuner:
     def _phase(self, phase: Phase, generator: torch.Generator, bar: tqdm) -> None:
         """Adam, cosine to zero."""
         batches = iter(_shuffled(len(self.runner.windows), phase.steps, generator))
-        for stack in self.stacks:
-            stack.begin(phase.kept)
-        optimizer = torch.optim.Adam(self._groups(phase.kept), betas=(0.9, 0.99))
+        for stack, kept in zip(self.stacks, phase.kept, strict=True):
+            stack.begin(kept)
+        optimizer = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, phase.steps))
         for step in range(phase.steps):
             share = float(torch.rand((), generator=generator))
@@ -91,12 +92,12 @@ class Tuner:
             schedule.step()
             bar.update()
 
-    def _groups(self, kept: int) -> list[dict[str, Any]]:
-        """Scales by level, those above `kept`: one is half as far from the original as that below,
+    def _groups(self) -> list[dict[str, Any]]:
+        """Scales by level, those that learn: one is half as far from the original as that below,
         and so are the steps it needs."""
         found: dict[int, list[nn.Parameter]] = {}
         for stack in self.stacks:
-            for level in range(kept + 1, stack.spec.levels + 1):
+            for level in stack.free_levels():
                 found.setdefault(level, []).append(stack.change[str(level)])
         return [{"params": own, "lr": self.rate / 2 ** (j - 1)} for j, own in found.items()]
 

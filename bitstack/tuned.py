@@ -81,9 +81,9 @@ class _Product(torch.autograd.Function):
 class TunedStack(nn.Module):
     """A stack whose scales are parameters: relative changes of u and v, changes of T.
 
-    `read` gives the tensors of `spec` by their names within the stack. One that `learns` moves the
-    codes of its lowest levels, which share their planes, too: by steps of `code_rate`, all planes
-    but the first `kept`.
+    `read` gives the tensors of `spec` by their names within the stack. One that `learns` moves its
+    codes too, by steps of `code_rate`: in every chain of levels but the highest of several, all
+    planes but the first `kept` of that chain.
     """
 
     def __init__(self, spec: StackSpec, read: Callable[[str], Tensor], *, learns: bool) -> None:
@@ -98,19 +98,23 @@ class TunedStack(nn.Module):
             {str(level): torch.zeros_like(scale) for level, scale in self.start.items()}
         )
         self.code_rate = 0.0
-        self.begin(0)
+        self.begin([0] * len(spec.chains))
 
     @torch.no_grad()
-    def begin(self, kept: int) -> None:
-        """From now on the first `kept` planes stay; every weight stands in the middle of its cell,
-        and scales are rounded as they are stored."""
-        self.kept = kept
+    def begin(self, kept: Sequence[int]) -> None:
+        """From now on the first `kept` planes of each chain stay; every weight stands in the middle
+        of its cell, and scales are rounded as they are stored."""
+        self.kept = dict(zip(self.code, kept, strict=True))
         for level, change in self.change.items():
             self.start[int(level)] = self._stored_scale(int(level)).float()
             change.zero_()
-        lowest = self.spec.chains[0][-1]
-        moves = self.learns and kept < lowest
-        self.positions = Positions(self.code[lowest]) if moves else None
+        moving = [*self.code][: max(1, len(self.code) - 1)] if self.learns else []
+        self.positions = {top: Positions(self.code[top]) for top in moving if self.kept[top] < top}
+
+    def free_levels(self) -> list[int]:
+        """Those above the planes that stay."""
+        chains = zip(self.spec.chains, self.kept.values(), strict=True)
+        return [level for chain, kept in chains for level in chain if level > kept]
 
     @property
     def top(self) -> int:
@@ -142,18 +146,19 @@ class TunedStack(nn.Module):
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         # At one plane errors are so large that a gradient says little of the cell next door.
-        moves = self.positions and max(1, self.kept) < self.level <= self.spec.chains[0][-1]
+        moves = self.top in self.positions and self.level > max(1, self.kept[self.top])
         learn, fast = self._learn if moves else None, self.level <= _COARSE
         y: Tensor = _Product.apply(x, *self.at_level(), learn, fast)
         return y if bias is None else y + bias
 
     @torch.no_grad()
     def _learn(self, gradient: Tensor) -> None:
-        if self.positions and self.code_rate:
+        if self.code_rate:
             top = self.top
             table = self.scales(top)[2]
             rate = self.code_rate / 2 ** (self.level - 2)  # half the error, half the step
-            self.code[top] = self.positions.move(self.code[top], gradient, table, rate, self.kept)
+            move = self.positions[top].move
+            self.code[top] = move(self.code[top], gradient, table, rate, self.kept[top])
 
     def dequantize(self) -> Tensor:
         return _values(*self.at_level())

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from bitstack.assemble import assemble
+from bitstack.blocks import StackSpec
 from bitstack.budget import Budgets
 from bitstack.calibration_text import TUNED
 from bitstack.container.manifest import DenseEntry, StackEntry
@@ -27,9 +28,9 @@ _SHARES = (0.5, 0.3, 0.2)  # of the steps: all planes; the lower half kept; all 
 def tune(job: Job) -> None:
     """Every phase that the journal does not know yet, into the journal.
 
-    Codes learn up to `base`; above it they are as good as the search made them, and scales alone
-    learn. Codes of embedding and head never do: so few tokens use a row that it would learn these
-    by heart.
+    Codes learn in all chains but the highest of several: there they are as good as the search made
+    them, and scales alone learn. Codes of embedding and head never do: so few tokens use a row that
+    it would learn these by heart.
     """
     assert job.text is not None
     entries, journal = job.stacks, job.journal
@@ -61,31 +62,49 @@ def tune(job: Job) -> None:
 
 
 def phases(recipe: Recipe, entries: Sequence[StackEntry], budgets: Budgets) -> list[Phase]:
-    """All planes, then the upper ones of the base on planes that stay, then the last alone, each
-    with budgets of as many planes as the base has; then the scales of the finer levels.
+    """All planes, then the upper ones of each chain on planes that stay, then its last alone, each
+    with budgets of as many levels as learn; then the scales of the highest chain.
 
-    Levels of both sides of the base are drawn together, as they will be used: codes that learnt
-    among their like alone cancel one another's errors, and a stack raised from among them would
-    leave its partners with theirs.
+    Neighbouring levels are drawn together, as they will be used: codes that learnt among their like
+    alone cancel one another's errors, and a stack raised from among them would leave its partners
+    with theirs.
     """
-    base = max(entry.spec.chains[0][-1] for entry in entries)
+    learning = max(_learning(entry.spec)[-1][-1] for entry in entries)
     top = max(entry.levels for entry in entries)
-    kept = sorted({0, (1 + base) // 2, base - 1} - {base})
-    left, found = recipe.tune_steps, []
-
-    def add(steps: int, planes: int, high: int) -> None:
-        low = max(planes, 1)
-        ends = [[min(level, e.levels) for e in entries] for level in (low, min(high, top))]
-        low_bytes, high_bytes = map(budgets.resident_bytes, ends)
-        found.append(Phase(steps, planes, draw(budgets, recipe.targets, low_bytes, high_bytes)))
-
-    for planes, share in zip(kept, _SHARES, strict=False):
-        steps = left if planes == kept[-1] else round(share * recipe.tune_steps)
-        left -= steps
-        add(steps, planes, max(planes, 1) + base - 1)
-    if base < top:
-        add(recipe.fine_steps, base, top)
+    steps: dict[tuple[tuple[int, ...], ...], int] = {}  # by planes kept: short chains have fewer
+    left = recipe.tune_steps
+    for part, share in enumerate(_SHARES):
+        own = left if part == len(_SHARES) - 1 else round(share * recipe.tune_steps)
+        kept = tuple(_kept(entry.spec, part) for entry in entries)
+        steps[kept], left = steps.get(kept, 0) + own, left - own
+    parts = [
+        (own, kept, max(1, *(planes[0] for planes in kept)), learning + part)
+        for part, (kept, own) in enumerate(steps.items())
+    ]
+    if learning < top:
+        everything = tuple(_kept(entry.spec, len(_SHARES)) for entry in entries)
+        parts.append((recipe.fine_steps, everything, learning, top))
+    found = []
+    for own, kept, low, high in parts:
+        ends = [[min(level, e.levels) for e in entries] for level in (low, high)]
+        sizes = map(budgets.resident_bytes, ends)
+        found.append(Phase(own, kept, draw(budgets, recipe.targets, *sizes)))
     return found
+
+
+def _learning(spec: StackSpec) -> list[range]:
+    """The chains whose codes learn."""
+    return spec.chains[:-1] or spec.chains
+
+
+def _kept(spec: StackSpec, part: int) -> tuple[int, ...]:
+    """Planes of each chain that stay: none, the lower half of its levels, all but the last, all;
+    of a chain that does not learn none."""
+    kept = []
+    for chain in spec.chains:
+        parts = (0, min((chain[0] + chain[-1]) // 2, chain[-1] - 1), chain[-1] - 1, chain[-1])
+        kept.append(parts[part] if chain in _learning(spec) else 0)
+    return tuple(kept)
 
 
 def draw(

@@ -14,7 +14,7 @@ from peers.bench import KL_TOKENS, Bench, Row
 
 from bitstack.tables import console, table
 
-OURS = "bitstack default"
+OURS, BEST = "bitstack default", "bitstack best"
 LEAST = 1e-5  # nats: below this an increase is noise, and its logarithm has no meaning
 PAPER_BITS = (2.2, 3.2, 4.2)
 PAPER_TARGETS = {
@@ -88,13 +88,16 @@ def report(bench: Bench, rows: Sequence[Row], missing: dict[str, str]) -> None:
         soft_wrap=True,
     )
     to.print(peers_table(curves))
-    for said in (
-        against_paper(curves, task.model),
-        against_gptq(curves, task.model),
-        against_all(curves),
-        times(curves),
-    ):
+    measured = [BEST] if any(row.method.startswith(BEST) for row in rows) else []
+    for ours in (OURS, *measured):
+        said = [
+            f"{ours}, increase over that of",
+            *against_paper(curves, task.model, ours),
+            *against_gptq(curves, task.model, ours),
+            *against_all(curves, ours),
+        ]
         to.print("\n".join(said), soft_wrap=True)
+    to.print("\n".join(times(curves)), soft_wrap=True)
     for name, reason in missing.items():
         to.print(f"missing: {name}: {reason}", soft_wrap=True)
 
@@ -136,9 +139,9 @@ def peers_table(curves: Curves) -> Any:
     return made
 
 
-def against_paper(curves: Curves, model: str) -> list[str]:
+def against_paper(curves: Curves, model: str, ours: str = OURS) -> list[str]:
     """Our increase over that of the published algorithm at its best rank, at equal bits."""
-    own = curves.points(f"{OURS}, linear only", "linear")
+    own = curves.points(f"{ours}, linear only", "linear")
     said = []
     targets = PAPER_TARGETS.get(model, (None,) * len(PAPER_BITS))
     for bits, target in zip(PAPER_BITS, targets, strict=True):
@@ -150,10 +153,10 @@ def against_paper(curves: Curves, model: str) -> list[str]:
     return said
 
 
-def against_gptq(curves: Curves, model: str) -> list[str]:
+def against_gptq(curves: Curves, model: str, ours: str = OURS) -> list[str]:
     """Our increase over that of GPTQ in groups of 64 made for each width, at its bits; and over
     AutoRound's, the nearest peer, for which no target is set."""
-    own = curves.points(f"{OURS}, linear only", "linear")
+    own = curves.points(f"{ours}, linear only", "linear")
     none = (None,) * len(GPTQ_SETTINGS)
     targets = dict.fromkeys(("gptq g64", "gptqmodel g64"), GPTQ_TARGETS.get(model, none))
     targets |= dict.fromkeys(("auto-round g64", "auto-round g128"), none)
@@ -162,36 +165,36 @@ def against_gptq(curves: Curves, model: str) -> list[str]:
         for setting, target in zip(GPTQ_SETTINGS, wanted, strict=True):
             rows = [r for r in curves.rows if (r.method, r.setting) == (method, setting)]
             bits = rows[0].bits_per_weight if rows else None
-            ours = interpolate(own, bits) if bits else None
-            ratio = _ratio(ours, curves.increase(rows[0]) if rows else None)
+            mine = interpolate(own, bits) if bits else None
+            ratio = _ratio(mine, curves.increase(rows[0]) if rows else None)
             at = f" ({bits:.2f} bits)" if bits else ""
             said.append(_compared(f"{method}, {setting}{at}", ratio, target))
     return said
 
 
-def against_all(curves: Curves) -> list[str]:
+def against_all(curves: Curves, ours: str = OURS) -> list[str]:
     """Every peer's point that is not above ours at equal bytes of the whole model, and how many
     take more bytes than all of our planes."""
-    own, far = curves.points(OURS, "whole"), curves.divergences(OURS)
+    own, far = curves.points(ours, "whole"), curves.divergences(ours)
     peers = [r for r in curves.rows if r.view != "linear" and not r.method.startswith("bitstack")]
     better, larger, met = [], [], 0
     top = max(own, default=(0, 0.0))
     for row in peers:
         if own and row.resident_bytes > top[0]:
             larger.append(curves.increase(row))
-        ours = interpolate(own, row.resident_bytes)
-        if ours is None:
+        mine = interpolate(own, row.resident_bytes)
+        if mine is None:
             continue
-        if ours < curves.increase(row):
+        if mine < curves.increase(row):
             met += 1
         else:
             better.append(
                 f"  {row.method} {row.setting} at {row.resident_bytes} bytes: "
-                f"{curves.increase(row):.5f}, ours {ours:.5f}; KL {_number(row.kl_per_token, 5)}, "
+                f"{curves.increase(row):.5f}, ours {mine:.5f}; KL {_number(row.kl_per_token, 5)}, "
                 f"ours {_number(interpolate(far, row.resident_bytes), 5)}"
             )
     total = met + len(better)
-    said = [f"whole model, equal bytes: {OURS} is below {met} of {total} points of peers", *better]
+    said = [f"whole model, equal bytes: {ours} is below {met} of {total} points of peers", *better]
     if larger:
         said.append(
             f"  {len(larger)} points of peers are larger than all of it, at {top[0]} bytes "

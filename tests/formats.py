@@ -32,7 +32,8 @@ def random_tensors(spec: StackSpec, seed: int = 0) -> Tensors:
 def matrix_of(spec: StackSpec, tensors: Tensors, level: int) -> Tensor:
     """The matrix at a level by the definition of the format, in numpy."""
     arrays = {name: t.numpy() for name, t in tensors.items()}
-    kind = "fine" if spec.format == "codes" and 0 < spec.base < level else "plane"
+    below = sum(end < level for end in spec.ends)
+    kind = ("plane", "fine", *(f"fine{i}" for i in range(2, 8)))[below]
     bits = [
         np.unpackbits(arrays[f"{kind}_{j}"], axis=1, count=spec.columns, bitorder=bit_order(spec))
         for j in range(1, level + 1)

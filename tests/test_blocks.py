@@ -1,5 +1,7 @@
 """Shapes and bytes of blocks and scale sets, against the formulas."""
 
+from typing import Literal
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,18 +9,15 @@ from hypothesis import strategies as st
 from bitstack.blocks import StackSpec
 
 sizes = st.integers(1, 70)
+some_levels = st.sets(st.integers(1, 7))
 
 
-def specs(format: str) -> st.SearchStrategy[StackSpec]:
-    return st.builds(
-        StackSpec,
-        st.just(format),
-        rows=sizes,
-        columns=sizes,
-        levels=st.integers(1, 8),
-        rank=st.integers(1, 5) if format == "signs" else st.just(0),
-        base=st.just(0) if format == "signs" else st.integers(0, 8),
-    )
+@st.composite
+def specs(draw: st.DrawFn, format: Literal["codes", "signs"]) -> StackSpec:
+    levels = draw(st.integers(1, 8))
+    rank, ends = (draw(st.integers(1, 5)), set()) if format == "signs" else (0, draw(some_levels))
+    below = tuple(sorted(end for end in ends if end < levels))
+    return StackSpec(format, draw(sizes), draw(sizes), levels, rank, below)
 
 
 @given(specs("codes"))
@@ -54,7 +53,7 @@ def test_a_level_keeps_the_blocks_below_it(spec: StackSpec) -> None:
         below = {t.name for t in spec.resident(level - 1)}
         here = {t.name for t in spec.resident(level)}
         assert here - below == {t.name for t in spec.stored(level)}
-        dropped = below if level == spec.base + 1 else {t.name for t in spec.scales(level - 1)}
+        dropped = below if level - 1 in spec.ends else {t.name for t in spec.scales(level - 1)}
         assert below - here == dropped
 
 
@@ -66,7 +65,8 @@ def test_levels_of_one_chain_share_planes_and_no_others_do(spec: StackSpec) -> N
         assert [t.name for t in spec.resident(level)] == [*mine, f"scale_{level}"]
         for other in range(1, spec.levels + 1):
             shared = set(mine) & set(spec.planes(other))
-            same = (level <= spec.base) == (other <= spec.base) or not spec.base
+            low, high = sorted((level, other))
+            same = not any(low <= end < high for end in spec.ends)
             assert len(shared) == (min(level, other) if same else 0)
 
 

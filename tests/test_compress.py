@@ -203,7 +203,7 @@ def interrupt(target: Any, name: str, after: int, monkeypatch: pytest.MonkeyPatc
         (stacker_module, "decompose", 9, QUICK, 7),
         (stacker_module, "decompose", 4, PAPER, 11),
         ("bitstack.tune.Tuner", "run", 1, QUICK, 0),
-        ("bitstack.tune.Tuner", "_phase", 3, QUICK | {"base": 2}, 0),  # the finer planes
+        ("bitstack.tune.Tuner", "_phase", 3, QUICK | {"chains": (2,)}, 0),  # the finer planes
         ("bitstack.container.shards", "save_file", 1, QUICK, 0),
         ("bitstack.compress", "_copy_config", 1, PAPER, 0),
     ],

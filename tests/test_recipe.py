@@ -53,6 +53,8 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
     [
         ({"method": "codes", "blocks": 9}, "9 is too many for method codes; at most 8"),
         ({"damping": [0.5, -1]}, "holds a negative number; at least 0"),
+        ({"chains": [4, 2]}, r"chains: \[4, 2\]: levels from 1 on, each above the one before"),
+        ({"chains": [0, 4]}, "levels from 1 on"),
         ({"targets": [3, 0.5]}, "0.5].*bits a weight lie between 1 and 16"),
     ],
 )
@@ -111,6 +113,7 @@ def _written(value: object) -> object:
         optional={
             "blocks": st.integers(1, 8),
             "seed": st.integers(0, 2**31),
+            "chains": st.sets(st.integers(1, 9), max_size=3).map(sorted),
             "damping": st.lists(st.floats(0, 10), min_size=1, max_size=5),
             "scaling": st.booleans(),
             "svd": st.sampled_from(["truncated", "full"]),
@@ -122,6 +125,22 @@ def test_options_come_back_as_the_values_they_were_written_from(fields: dict) ->
     given = {name: _written(value) for name, value in fields.items()}
     recipe = load_recipe(**recipe_fields(dict.fromkeys(Recipe.model_fields) | given))
     assert recipe == load_recipe(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "ends"),
+    [
+        ({"chains": [2, 4]}, (2, 4)),
+        ({"chains": [2, 4, 8]}, (2, 4)),
+        ({"chains": []}, ()),
+        ({"chains": [2, 4], "blocks": 4}, (2,)),
+        ({"chains": [4], "method": "signs"}, ()),
+    ],
+)
+def test_chains_end_below_the_last_level(fields: dict[str, Any], ends: tuple[int, ...]) -> None:
+    recipe = load_recipe(**fields)
+    assert recipe.ends == ends
+    assert (recipe.fine_steps > 0) == bool(ends)
 
 
 def test_overrides_by_pattern() -> None:

@@ -88,16 +88,16 @@ def test_the_text_of_every_layout(free: Folder, name: str) -> None:
     assert not model._forward_pre_hooks
 
 
-@pytest.mark.parametrize("base", [0, 4])
+@pytest.mark.parametrize("chains", [(8,), (4,), (2, 4)])
 @pytest.mark.parametrize("name", ["llama-tied", "gemma-3", "mixtral", "paper"])
 def test_planes_are_shared_and_what_is_not_is_counted(
-    free: Folder, stacked: Folder, name: str, base: int
+    free: Folder, stacked: Folder, name: str, chains: tuple[int, ...]
 ) -> None:
     signs = {"method": "signs", "blocks": 3, "rank": 2, "scaling": False}
     container = (
         stacked("llama-gqa", calibration="none", **signs)
         if name == "paper"
-        else free(name, base=base)
+        else free(name, chains=chains)
     )
     model = load(container)
     resident = model.bitstack
@@ -139,7 +139,7 @@ class Each(BaseStreamer):
 
 def test_a_draft_follows_resizes(free: Folder) -> None:
     """Blocks that the model gives up are not kept by its draft."""
-    container = free("llama-gqa", base=0)
+    container = free("llama-gqa", chains=(8,))
     model = load(container)
     budgets = [share(container, part) for part in (0.9, 0.1, 0.0, 0.5, 1.0)]
     seen: list[tuple[list[int], list[int]]] = []

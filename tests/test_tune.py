@@ -69,17 +69,16 @@ def tensors(container: Path) -> dict[str, torch.Tensor]:
 def test_what_is_kept_and_the_finer_planes_stay(
     stacked: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the first two planes kept, levels 1 and 2 stay to the bit; of the finer planes scales
-    alone learn."""
-    fields: dict[str, Any] = {"blocks": 6, "base": 4, "tune_codes": 0.05}
+    """Levels of planes that are kept stay to the bit; of the finest planes scales alone learn."""
+    fields: dict[str, Any] = {"blocks": 6, "chains": (2, 4), "tune_codes": 0.05}
     before = tensors(stacked("llama-untied", **fields))
 
     def kept(recipe: Any, entries: Any, budgets: Budgets) -> list[Phase]:
-        sizes = (budgets.resident_bytes([level] * len(entries)) for level in (2, 6))
-        return [Phase(12, 2, tuning.draw(budgets, [], *sizes))]
+        sizes = (budgets.resident_bytes([level] * len(entries)) for level in (1, 6))
+        return [Phase(12, [(1, 3, 0)] * len(entries), tuning.draw(budgets, [], *sizes))]
 
     monkeypatch.setattr(tuning, "phases", kept)
     after = tensors(stacked("llama-untied", tune_steps=12, **fields))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     parts = {name.rpartition(".")[2] for name in changed}
-    assert parts == {"plane_3", "plane_4", "scale_3", "scale_4", "scale_5", "scale_6"}
+    assert parts == {"plane_2", "fine_4", "scale_2", "scale_4", "scale_5", "scale_6"}

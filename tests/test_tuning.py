@@ -45,9 +45,9 @@ def test_targets_out_of_reach_count_for_nothing(number: float, targets: list[flo
     assert draw(BUDGETS, targets, 300, 450)(number) == draw(BUDGETS, [], 300, 450)(number)
 
 
-def entry(levels: int, base: int) -> StackEntry:
+def entry(levels: int, ends: tuple[int, ...]) -> StackEntry:
     shape = {"name": "a", "parameter": "a", "module": "a", "kind": "linear", "format": "codes"}
-    sizes = {"rows": 80, "columns": 40, "levels": levels, "base": base}
+    sizes = {"rows": 80, "columns": 40, "levels": levels, "ends": ends}
     return StackEntry.model_validate(shape | sizes)
 
 
@@ -60,40 +60,44 @@ def budgets(*entries: StackEntry) -> Budgets:
     )
 
 
-@given(st.integers(1, 3000), st.integers(1, 8), st.integers(1, 8))
-def test_all_steps_in_phases_that_keep_more_and_more(steps: int, levels: int, base: int) -> None:
-    recipe = load_recipe(tune_steps=steps)
-    one = entry(levels, base)
+@given(st.integers(1, 3000), st.integers(1, 8), st.sets(st.integers(1, 7)))
+def test_all_steps_in_phases_that_keep_more_and_more(
+    steps: int, levels: int, chains: set[int]
+) -> None:
+    recipe = load_recipe(tune_steps=steps, blocks=levels, chains=sorted(chains))
+    one = entry(levels, recipe.ends)
+    *learning, highest = (chain[-1] for chain in one.spec.chains)
     found = phases(recipe, [one], budgets(one))
-    coarse, fine = min(base, levels), [phase for phase in found if phase.kept == base < levels]
-    below = [phase for phase in found if phase not in fine]
-    assert [phase.steps for phase in fine] == [recipe.fine_steps] * (base < levels)
-    assert sum(phase.steps for phase in below) == steps
-    kept = [phase.kept for phase in below]
+    if learning:
+        fine = found.pop()
+        assert (fine.steps, fine.kept) == (recipe.fine_steps, ((*learning, 0),))
+    assert sum(phase.steps for phase in found) == steps
+    kept = [phase.kept[0] for phase in found]
     assert kept == sorted(set(kept))
-    assert [kept[0], kept[-1]] == [0, coarse - 1]
+    last = [end - 1 for end in learning] + [0] if learning else [highest - 1]
+    assert [kept[0], kept[-1]] == [(0,) * len(last), tuple(last)]
 
 
 @pytest.mark.parametrize(
-    ("fields", "expected"),
+    ("one", "expected"),
     [
-        ({"levels": 8, "base": 4}, [(1, 4), (2, 5), (3, 6), (4, 8)]),
-        ({"levels": 6, "base": 4}, [(1, 4), (2, 5), (3, 6), (4, 6)]),
-        ({"levels": 8, "base": 0}, [(1, 8), (4, 8), (7, 8)]),
-        ({"levels": 3, "base": 4}, [(1, 3), (2, 3)]),
+        (entry(8, (4,)), [(1, 4), (2, 5), (3, 6), (4, 8)]),
+        (entry(6, (4,)), [(1, 4), (2, 5), (3, 6), (4, 6)]),
+        (entry(8, (2, 4)), [(1, 4), (1, 5), (4, 8)]),
+        (entry(8, ()), [(1, 8), (4, 8), (7, 8)]),
+        (entry(3, ()), [(1, 3), (2, 3)]),
     ],
 )
-def test_levels_of_both_sides_of_the_base_are_drawn_together(
-    fields: dict[str, int], expected: list[tuple[int, int]]
+def test_neighbouring_levels_are_drawn_together(
+    one: StackEntry, expected: list[tuple[int, int]]
 ) -> None:
-    one = entry(**fields)
     found = phases(load_recipe(), [one], budgets(one))
     ends = [(p.levels_at(0.0)[0], p.levels_at(1.0)[0]) for p in found]
     assert ends == expected
 
 
 def test_a_stack_with_fewer_levels_stays_at_its_top() -> None:
-    entries = [entry(8, 4), entry(2, 0)]
+    entries = [entry(8, (2, 4)), entry(2, ())]
     found: list[Any] = phases(load_recipe(), entries, budgets(*entries))
     assert found[-1].levels_at(1.0) == [8, 2]
     assert found[-1].levels_at(0.0) == [4, 2]

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from bitstack.blocks import StackSpec
 from bitstack.budget import Budgets
@@ -18,7 +18,7 @@ from bitstack.errors import UserError
 from bitstack.matrices import Dense, Matrix
 
 MANIFEST = "bitstack.json"
-FORMAT = 2  # 2: stacks whose upper levels have planes of their own
+FORMAT = 3  # 2: stacks whose upper levels have planes of their own; 3: any number of chains
 INDEX = "model.safetensors.index.bitstack.json"
 
 
@@ -40,14 +40,23 @@ class StackEntry(BaseModel):
     format: Literal["codes", "signs"]
     levels: int
     rank: int = 0
-    base: int = 0
+    ends: tuple[int, ...] = ()
     # Relative squared error of each level under the calibration moment, before tuning.
     errors: list[float] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _format_2(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Two chains at most, and the lower one's last level where there were two."""
+        if "base" not in data:
+            return data
+        rest = {key: value for key, value in data.items() if key != "base"}
+        return rest | {"ends": (data["base"],) if 0 < data["base"] < data["levels"] else ()}
 
     @classmethod
     def of(cls, matrix: Matrix, spec: StackSpec, errors: list[float]) -> "StackEntry":
         own = {key: getattr(matrix, key) for key in Matrix.__dataclass_fields__}
-        shape = {key: getattr(spec, key) for key in ("format", "levels", "rank", "base")}
+        shape = {key: getattr(spec, key) for key in ("format", "levels", "rank", "ends")}
         return cls(**own, **shape, errors=errors)
 
     @cached_property
@@ -56,7 +65,7 @@ class StackEntry(BaseModel):
 
     @cached_property
     def spec(self) -> StackSpec:
-        return StackSpec(self.format, self.rows, self.columns, self.levels, self.rank, self.base)
+        return StackSpec(self.format, self.rows, self.columns, self.levels, self.rank, self.ends)
 
 
 class DenseEntry(BaseModel):

@@ -34,7 +34,7 @@ def decompose(
         )
     plan = Plan(
         blocks=recipe.blocks,
-        base=recipe.base,
+        ends=recipe.ends,
         together=tuple(recipe.together),
         damping=tuple(recipe.damping),
         rounds=recipe.rounds,

@@ -2,13 +2,14 @@
 
 Planes are added in groups: split, search the group's bits for its last level, refit. When the first
 groups are done their whole codes are chosen again with the errors of all their levels. Every
-level's scales are stored as fp16 and later planes are built on what was stored. The levels above
-`base` get codes of their own in the same way: bits that are best for two or four planes leave
+level's scales are stored as fp16 and later planes are built on what was stored. Higher chains of
+levels get codes of their own in the same way: bits that are best for two or four planes leave
 weights outside their cells, where later planes would spend a bit or more to bring them back.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -27,15 +28,16 @@ from bitstack.kernels import packing
 class Plan:
     """How the planes are chosen.
 
-    Levels above `base` (0: none) have planes of their own. `together`: planes added at once, group
-    by group; after them one by one. `damping`: added to the mean diagonal of the moment at level 1,
-    2, …, the last repeats. `rounds` of `sweeps` of bit search and a refit for each group, then
-    `passes` over the whole codes of all groups, and as many over the planes above them, with
+    `ends`: the last level of every chain but the highest. `together`: planes of the lowest chain
+    added at once, group by group; after them one by one. `damping`: added to the mean diagonal of
+    the moment at level 1, 2, …, the last repeats. `rounds` of `sweeps` of bit search and a refit
+    for each group, then `passes` over the whole codes of all groups, and as many over the planes
+    above them, with
     `preference` for level 1, 2, … (the relative weight of its relative error), the last repeats.
     """
 
     blocks: int
-    base: int = 0
+    ends: tuple[int, ...] = ()
     together: tuple[int, ...] = (2, 2)
     damping: tuple[float, ...] = (0.5, 0.5, 0.2, 0.2, 1.0, 0.3, 0.1, 0.01)
     rounds: int = 2
@@ -51,15 +53,13 @@ class Plan:
 
     def chains(self) -> Iterator["Chain"]:
         """The levels that share their planes, from the lowest on."""
-        split = 0 < self.base < self.blocks
-        top = self.base if split else self.blocks
+        lowest, *higher = [*self.ends, self.blocks]
         sizes: list[int] = []
-        for size in (*self.together, *[1] * top):
-            sizes.append(min(size, top - sum(sizes)))
-        yield Chain(1, [size for size in sizes if size], min(sum(self.together), top))
-        if split:
-            first = self.base + 1
-            yield Chain(first, [first, *[1] * (self.blocks - first)], self.blocks)
+        for size in (*self.together, *[1] * lowest):
+            sizes.append(min(size, lowest - sum(sizes)))
+        yield Chain(1, [size for size in sizes if size], min(sum(self.together), lowest))
+        for below, end in pairwise([lowest, *higher]):
+            yield Chain(below + 1, [below + 1, *[1] * (end - below - 1)], end)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,8 @@ def pack_levels(problem: Problem, chains: list[list[Level]]) -> Decomposed:
     """The stored tensors of levels, chain by chain; codes of one chain agree on their planes."""
     m, n = problem.shape
     levels = [level for chain in chains for level in chain]
-    spec = StackSpec("codes", m, n, len(levels), base=len(chains[0]) if chains[1:] else 0)
+    ends = tuple(chain[-1].planes for chain in chains[:-1])
+    spec = StackSpec("codes", m, n, len(levels), ends=ends)
     tensors: dict[str, Tensor] = {}
     for chain in chains:
         top = chain[-1]

@@ -97,6 +97,21 @@ def test_cut_off(container: Path) -> None:
         read_manifest(container)
 
 
+@pytest.mark.parametrize(("chains", "base"), [((1,), 1), ((8,), 0), ((8,), 4)])
+def test_format_2_named_the_end_of_the_lower_of_two_chains(
+    stacked: Folder, tmp_path: Path, chains: tuple[int, ...], base: int
+) -> None:
+    made = stacked("llama-tied", blocks=3, chains=chains)
+    container = shutil.copytree(made, tmp_path / "container")
+    data = json.loads((container / MANIFEST).read_text()) | {"format": 2}
+    for stack in data["stacks"]:
+        stack["base"] = base
+        del stack["ends"]
+    (container / MANIFEST).write_text(json.dumps(data))
+    old, new = read_manifest(container), read_manifest(made)
+    assert [entry.spec for entry in old.stacks] == [entry.spec for entry in new.stacks]
+
+
 def test_a_newer_format(container: Path) -> None:
     path = container / MANIFEST
     data = json.loads(path.read_text()) | {"format": FORMAT + 1, "something": "new"}
