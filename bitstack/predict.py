@@ -146,7 +146,8 @@ def _matrix_bytes(matrix: Matrix, recipe: Recipe, text: bool) -> int:
     if recipe.method == "signs":
         return 4 * n * n * 3 * text + 4 * m * n * 5
     plan = Plan(recipe.blocks, recipe.ends, together=tuple(recipe.together))
-    joint = max(chain.joint - chain.first + 1 for chain in plan.chains())
+    chains = [*plan.chains()]
+    joint = max(max(c.joint - c.first + 1, sum(c.groups) - c.joint) for c in chains)
     damped = joint if recipe.sweeps and recipe.passes else 1
     squares = 4 * n * n * (5 + damped)  # two moments, the damped ones, one more and one in double
     return squares * text + 3 * m * n + m * n * recipe.blocks // 2 + _PANEL

@@ -41,12 +41,15 @@ def load_script(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def free(stacked: Folder) -> Folder:
-    """Containers made without calibration, which is quick; `paper` is the published format."""
+    """Containers made without calibration, which is quick; `paper` is the published format,
+    `chains` has three sets of planes."""
 
     def container(name: str) -> Path:
         if name == "paper":
             fields = {"method": "signs", "blocks": 3, "rank": 2, "scaling": False}
             return stacked("llama-gqa", calibration="none", **fields)
+        if name == "chains":
+            return stacked("llama-tied", calibration="none", chains=(2, 4))
         return stacked(name, calibration="none")
 
     return container
@@ -85,7 +88,7 @@ def assert_same(model: Any, before: dict[str, Any]) -> None:
     assert torch.equal(now["out"], before["out"])
 
 
-@pytest.mark.parametrize("name", ["llama-gqa", "gemma-3", "gpt-2", "mixtral", "paper"])
+@pytest.mark.parametrize("name", ["llama-gqa", "gemma-3", "gpt-2", "mixtral", "paper", "chains"])
 def test_a_resized_model_is_a_fresh_one(free: Folder, name: str) -> None:
     """Bit for bit, whatever the way there."""
     manifest = read_manifest(free(name))
