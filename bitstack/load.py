@@ -130,7 +130,7 @@ def check_device(device: str | torch.device) -> None:
     try:
         holds = not torch.empty(1, device=device).is_meta
         reason = "it holds no data"
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         holds, reason = False, str(error).splitlines()[0]
     if not holds:
         raise UserError(f"device {device}: cannot be used ({reason}); use cpu, or cuda if present")

@@ -78,6 +78,11 @@ class _Product(torch.autograd.Function):
         return dx, None, du, dv, dt.to(table), None, None
 
 
+def learning(spec: StackSpec) -> list[range]:
+    """The chains whose codes learn: all but the highest of several."""
+    return spec.chains[:-1] or spec.chains
+
+
 class TunedStack(nn.Module):
     """A stack whose scales are parameters: relative changes of u and v, changes of T.
 
@@ -108,7 +113,7 @@ class TunedStack(nn.Module):
         for level, change in self.change.items():
             self.start[int(level)] = self._stored_scale(int(level)).float()
             change.zero_()
-        moving = [*self.code][: max(1, len(self.code) - 1)] if self.learns else []
+        moving = [chain[-1] for chain in learning(self.spec)] if self.learns else []
         self.positions = {top: Positions(self.code[top]) for top in moving if self.kept[top] < top}
 
     def free_levels(self) -> list[int]:

@@ -19,7 +19,7 @@ from bitstack.recipe import Recipe
 from bitstack.source import skeleton
 from bitstack.streaming import Spill
 from bitstack.tune import Phase, Tuner
-from bitstack.tuned import make_tunable
+from bitstack.tuned import learning, make_tunable
 
 _KEY = "~tuned"  # no matrix is called so
 _SHARES = (0.5, 0.3, 0.2)  # of the steps: all planes; the lower half kept; all but the last
@@ -69,7 +69,7 @@ def phases(recipe: Recipe, entries: Sequence[StackEntry], budgets: Budgets) -> l
     alone cancel one another's errors, and a stack raised from among them would leave its partners
     with theirs.
     """
-    learning = max(_learning(entry.spec)[-1][-1] for entry in entries)
+    last = max(learning(entry.spec)[-1][-1] for entry in entries)
     top = max(entry.levels for entry in entries)
     steps: dict[tuple[tuple[int, ...], ...], int] = {}  # by planes kept: short chains have fewer
     left = recipe.tune_steps
@@ -78,12 +78,12 @@ def phases(recipe: Recipe, entries: Sequence[StackEntry], budgets: Budgets) -> l
         kept = tuple(_kept(entry.spec, part) for entry in entries)
         steps[kept], left = steps.get(kept, 0) + own, left - own
     parts = [
-        (own, kept, max(1, *(planes[0] for planes in kept)), learning + part)
+        (own, kept, max(1, *(planes[0] for planes in kept)), last + part)
         for part, (kept, own) in enumerate(steps.items())
     ]
-    if learning < top:
+    if last < top:
         everything = tuple(_kept(entry.spec, len(_SHARES)) for entry in entries)
-        parts.append((recipe.fine_steps, everything, learning, top))
+        parts.append((recipe.fine_steps, everything, last, top))
     found = []
     for own, kept, low, high in parts:
         ends = [[min(level, e.levels) for e in entries] for level in (low, high)]
@@ -92,18 +92,13 @@ def phases(recipe: Recipe, entries: Sequence[StackEntry], budgets: Budgets) -> l
     return found
 
 
-def _learning(spec: StackSpec) -> list[range]:
-    """The chains whose codes learn."""
-    return spec.chains[:-1] or spec.chains
-
-
 def _kept(spec: StackSpec, part: int) -> tuple[int, ...]:
     """Planes of each chain that stay: none, the lower half of its levels, all but the last, all;
     of a chain that does not learn none."""
     kept = []
     for chain in spec.chains:
         parts = (0, min((chain[0] + chain[-1]) // 2, chain[-1] - 1), chain[-1] - 1, chain[-1])
-        kept.append(parts[part] if chain in _learning(spec) else 0)
+        kept.append(parts[part] if chain in learning(spec) else 0)
     return tuple(kept)
 
 

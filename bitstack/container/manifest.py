@@ -6,11 +6,19 @@ Written last, so a folder without it is an unfinished run. Values of tensors are
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from bitstack.blocks import StackSpec
 from bitstack.budget import Budgets
@@ -46,12 +54,20 @@ class StackEntry(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _format_2(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Two chains at most, and the lower one's last level where there were two."""
-        if "base" not in data:
+    def _format_2(cls, data: Any) -> Any:
+        """Two chains at most: `base` is the lower one's last level, 0 where there is but one."""
+        if not isinstance(data, dict) or "base" not in data:
             return data
         rest = {key: value for key, value in data.items() if key != "base"}
-        return rest | {"ends": (data["base"],) if 0 < data["base"] < data["levels"] else ()}
+        return rest | {"ends": [data["base"]] if data["base"] else []}
+
+    @field_validator("ends")
+    @classmethod
+    def _rise(cls, ends: tuple[int, ...], found: ValidationInfo) -> tuple[int, ...]:
+        bounds = [0, *ends, found.data.get("levels", 0)]
+        if any(end <= below for below, end in pairwise(bounds)):
+            raise ValueError(f"{list(ends)}: not rising from 1 to below the last level")
+        return ends
 
     @classmethod
     def of(cls, matrix: Matrix, spec: StackSpec, errors: list[float]) -> "StackEntry":

@@ -32,8 +32,8 @@ class Plan:
     added at once, group by group; after them one by one. `damping`: added to the mean diagonal of
     the moment at level 1, 2, …, the last repeats. `rounds` of `sweeps` of bit search and a refit
     for each group, then `passes` over the whole codes of all groups, and as many over the planes
-    above them, with
-    `preference` for level 1, 2, … (the relative weight of its relative error), the last repeats.
+    above them, with `preference` for level 1, 2, … (the relative weight of its relative error), the
+    last repeats.
     """
 
     blocks: int

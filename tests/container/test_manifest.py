@@ -97,7 +97,7 @@ def test_cut_off(container: Path) -> None:
         read_manifest(container)
 
 
-@pytest.mark.parametrize(("chains", "base"), [((1,), 1), ((8,), 0), ((8,), 4)])
+@pytest.mark.parametrize(("chains", "base"), [((1,), 1), ((8,), 0)])
 def test_format_2_named_the_end_of_the_lower_of_two_chains(
     stacked: Folder, tmp_path: Path, chains: tuple[int, ...], base: int
 ) -> None:
@@ -110,6 +110,16 @@ def test_format_2_named_the_end_of_the_lower_of_two_chains(
     (container / MANIFEST).write_text(json.dumps(data))
     old, new = read_manifest(container), read_manifest(made)
     assert [entry.spec for entry in old.stacks] == [entry.spec for entry in new.stacks]
+
+
+@pytest.mark.parametrize("stack", [5, {"base": 4}, {"ends": [3, 1]}, {"ends": [2]}, {"base": "x"}])
+def test_a_damaged_stack(container: Path, stack: object) -> None:
+    path = container / MANIFEST
+    data = json.loads(path.read_text())
+    data["stacks"][0] = data["stacks"][0] | stack if isinstance(stack, dict) else stack
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match=rf"{MANIFEST}: damaged"):
+        read_manifest(container)
 
 
 def test_a_newer_format(container: Path) -> None:
