@@ -70,10 +70,7 @@ def _write(folder: Path, model: Any, resident: "Resident") -> None:
     """Shards, config, and the manifest last, which makes it whole."""
     levels = resident.levels
     tensors = _Live(model, resident)
-    kept = [
-        StackEntry(**entry.model_dump() | {"levels": level, "errors": entry.errors[:level]})
-        for entry, level in zip(resident.manifest.stacks, levels, strict=True)
-    ]
+    kept = [e.cut(level) for e, level in zip(resident.manifest.stacks, levels, strict=True)]
     dense = [_dense(entry, tensors.own[entry.name]) for entry in resident.manifest.dense]
     order = _order(resident.manifest.order, levels)
     specs = {entry.name: entry.spec for entry in kept}

@@ -55,11 +55,16 @@ class StackEntry(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _format_2(cls, data: Any) -> Any:
-        """Two chains at most: `base` is the lower one's last level, 0 where there is but one."""
-        if not isinstance(data, dict) or "base" not in data:
+        """Two chains at most: `base` is the lower one's last level, 0 where there is but one.
+
+        A stack that was saved cut within its lower chain kept its `base`.
+        """
+        if not isinstance(data, dict) or "base" not in data or "ends" in data:
             return data
         rest = {key: value for key, value in data.items() if key != "base"}
-        return rest | {"ends": [data["base"]] if data["base"] else []}
+        base, levels = data["base"], data.get("levels")
+        cut = isinstance(base, int) and isinstance(levels, int) and base >= levels
+        return rest | {"ends": [base] if base and not cut else []}
 
     @field_validator("ends")
     @classmethod
@@ -74,6 +79,12 @@ class StackEntry(BaseModel):
         own = {key: getattr(matrix, key) for key in Matrix.__dataclass_fields__}
         shape = {key: getattr(spec, key) for key in ("format", "levels", "rank", "ends")}
         return cls(**own, **shape, errors=errors)
+
+    def cut(self, level: int) -> "StackEntry":
+        """The same stack without its levels above `level`."""
+        ends = tuple(end for end in self.ends if end < level)
+        kept = {"levels": level, "ends": ends, "errors": self.errors[:level]}
+        return StackEntry(**self.model_dump() | kept)
 
     @cached_property
     def matrix(self) -> Matrix:

@@ -97,10 +97,11 @@ def test_cut_off(container: Path) -> None:
         read_manifest(container)
 
 
-@pytest.mark.parametrize(("chains", "base"), [((1,), 1), ((8,), 0)])
+@pytest.mark.parametrize(("chains", "base"), [((1,), 1), ((8,), 0), ((8,), 3), ((8,), 4)])
 def test_format_2_named_the_end_of_the_lower_of_two_chains(
     stacked: Folder, tmp_path: Path, chains: tuple[int, ...], base: int
 ) -> None:
+    """Where a stack was saved cut at 3 levels of 8, `base` 4 was kept."""
     made = stacked("llama-tied", blocks=3, chains=chains)
     container = shutil.copytree(made, tmp_path / "container")
     data = json.loads((container / MANIFEST).read_text()) | {"format": 2}
