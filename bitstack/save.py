@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from bitstack.beside import config_of
-from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest, StackEntry
+from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
 from bitstack.container.reading import BlockReader
 from bitstack.container.shards import tensor_order, write_shards
 from bitstack.container.work import disk_errors

@@ -1,27 +1,27 @@
 """Loss over total resident bytes: our recipes, the published algorithm and other quantisers.
 
-One model, one text, one table, one plot. Finished rows are kept in the work file, and a run goes
-on where the last one stopped; a peer whose requirements conflict with ours is run from an
-environment of its own into the same file, and is named in the table until it has been.
+One model, one text, one table, one plot. Finished rows are kept in scripts/quality, and a run goes
+on where the last one stopped, or prints what is there; a peer whose requirements conflict with ours
+is run from an environment of its own into the same file, and is named until it has been.
 
     python scripts/bench_quality.py --model ../shared/models/classics-5m
     python scripts/bench_quality.py --methods gptq hqq --tokens 20000
+    python scripts/bench_quality.py --model classics-5m --kept
 """
 
 import argparse
 import gzip
-import json
-import os
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import quality_plot
 import quality_report
 from peers import METHODS
-from peers.bench import Bench, Row
+from peers.bench import Bench, Task
 from quality_blimp import compare
+from quality_rows import ROWS, Rows, file_of, forget, tasks
 from tqdm import tqdm
 
 from bitstack.errors import UserError
@@ -52,11 +52,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--window", type=int, default=256, help="tokens, and the stride")
     parser.add_argument("--samples", type=int, help="calibration windows of the peers")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--fresh", action="store_true", help="measure those methods anew")
+    parser.add_argument("--kept", action="store_true", help="measure nothing; print what is kept")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="folder of finished rows")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} tokens, if none are given")
     parser.add_argument("--blimp", action="store_true", help="original against 3 bits as well")
     parser.add_argument("--items", type=int, default=200, help="BLiMP pairs of every paradigm")
     parser.add_argument("--pairs", type=Path, default=SHARED / "benchmarks/blimp.tar.gz")
-    parser.add_argument("--work", type=Path, default=work, help="folder of rows and containers")
+    parser.add_argument("--work", type=Path, default=work, help="folder of containers")
     parser.add_argument("--plot", type=Path, help="PNG (default: in the work folder)")
     parser.add_argument("--json", metavar="FILE", help="the rows; - is stdout")
     return parser.parse_args()
@@ -88,24 +91,6 @@ def head(text: Path, work: Path) -> Path:
     return made
 
 
-class Rows:
-    """Finished rows of one task in a file, one a line; other tasks' lines stay as they are."""
-
-    def __init__(self, file: Path, task: dict[str, Any]) -> None:
-        self.file, self.task = file, task
-        lines = file.read_text().splitlines() if file.exists() else []
-        found = [json.loads(line) for line in lines]
-        self.rows = [Row(**line["row"]) for line in found if line["task"] == task]
-
-    def has(self, method: str, setting: str) -> bool:
-        return any(r.method == method and r.setting == setting for r in self.rows)
-
-    def add(self, row: Row) -> None:
-        self.rows.append(row)
-        with self.file.open("a") as file:
-            file.write(json.dumps({"task": self.task, "row": row.to_json()}) + os.linesep)
-
-
 def measure(bench: Bench, rows: Rows, methods: list[str]) -> dict[str, str]:
     """Every row not measured yet; returns why methods are missing."""
     missing = {}
@@ -128,22 +113,43 @@ def measure(bench: Bench, rows: Rows, methods: list[str]) -> dict[str, str]:
     return missing
 
 
-def main() -> None:
-    options = arguments()
-    silence_transformers()
-    bench = open_bench(options)
-    rows = Rows(options.work / f"rows-{bench.task.model}.jsonl", asdict(bench.task))
-    missing = measure(bench, rows, options.methods)
+def kept_task(file: Path) -> Task:
+    """What the kept rows measured; UserError where there are none."""
+    found = tasks(file)
+    if not found:
+        raise UserError(f"{file}: no rows are kept there; run without --kept, or give --rows")
+    return found[0]
+
+
+def run(options: argparse.Namespace) -> None:
+    file = file_of(options.rows, options.model.resolve().name)
+    bench = None if options.kept else open_bench(options)
+    task = bench.task if bench else kept_task(file)
+    if options.fresh and bench:
+        forget(file, task, options.methods)
+    rows = Rows(file, task)
+    missing = measure(bench, rows, options.methods) if bench else {}
+    missing |= {name: "no rows" for name in METHODS if not rows.of(name) and name not in missing}
     if options.json != "-":
-        quality_report.report(bench, rows.rows, missing)
-        plot = options.plot or options.work / f"quality-{bench.task.model}.png"
-        quality_plot.plot(bench, rows.rows, plot)
+        quality_report.report(task, rows.rows, missing, rows.made_by)
+        plot = options.plot or options.work / f"quality-{task.model}.png"
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        quality_plot.plot(task, rows.rows, plot)
         print(f"plot: {plot}")
-    if options.blimp:
+    if options.blimp and bench:
         compare(bench, options.pairs, options.items)
     if options.json:
-        kept = [row.to_json() for row in rows.rows]
-        write_json(options.json, {"task": asdict(bench.task), "missing": missing, "rows": kept})
+        found = [row.to_json() for row in rows.rows]
+        write_json(options.json, {"task": asdict(task), "missing": missing, "rows": found})
+
+
+def main() -> None:
+    silence_transformers()
+    try:
+        run(arguments())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

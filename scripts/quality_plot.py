@@ -6,7 +6,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from peers.bench import Bench, Row
+from peers.bench import Row, Task
 from quality_report import LEAST, Curves
 
 SIZES = {"whole": "resident bytes, whole model", "linear": "bits of a linear weight"}
@@ -18,7 +18,7 @@ OWN, PUBLISHED = "bitstack", "paper"
 MARKS = "osD^vPX*<>"
 
 
-def plot(bench: Bench, rows: Sequence[Row], file: Path) -> None:
+def plot(task: Task, rows: Sequence[Row], file: Path) -> None:
     """One column a view, one row a distance; increases below LEAST lie at LEAST."""
     import matplotlib
 
@@ -41,7 +41,6 @@ def plot(bench: Bench, rows: Sequence[Row], file: Path) -> None:
         axis.set_ylabel(label)
     handles = {h.get_label(): h for axis in axes.flat for h in axis.get_lines()}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8)
-    task = bench.task
     figure.suptitle(f"{task.model}: {task.tokens} tokens, window and stride {task.window}")
     figure.savefig(file, dpi=110)
     pyplot.close(figure)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from peers.bench import KL_TOKENS, Bench, Row
+from peers.bench import KL_TOKENS, Row, Task
 
 from bitstack.tables import console, table
 
@@ -76,9 +76,14 @@ def line(row: Row) -> str:
     )
 
 
-def report(bench: Bench, rows: Sequence[Row], missing: dict[str, str]) -> None:
-    """Everything, printed."""
-    curves, to, task = Curves(rows), console(), bench.task
+def report(
+    task: Task,
+    rows: Sequence[Row],
+    missing: dict[str, str],
+    made_by: dict[str, list[str]] | None = None,
+) -> None:
+    """Everything, printed; `made_by`: the methods that each commit measured."""
+    curves, to = Curves(rows), console()
     to.print(rows_table(curves))
     to.print(
         f"{task.model}, {task.tokens} tokens, window and stride {task.window}, fp32; peers are "
@@ -98,6 +103,8 @@ def report(bench: Bench, rows: Sequence[Row], missing: dict[str, str]) -> None:
         ]
         to.print("\n".join(said), soft_wrap=True)
     to.print("\n".join(times(curves)), soft_wrap=True)
+    for found, names in (made_by or {}).items():
+        to.print(f"measured by {found}: {'; '.join(names)}", soft_wrap=True)
     for name, reason in missing.items():
         to.print(f"missing: {name}: {reason}", soft_wrap=True)
 

@@ -16,7 +16,7 @@ from peers.bench import Bench, Row
 class Method:
     """A family of rows: `module`.rows(bench, skip) measures those not in `skip`."""
 
-    name: str
+    name: str  # the first word of its rows' methods
     module: str  # in this package
     needs: str | None = None  # import name of the library
     install: str = "pip install --no-build-isolation -c constraints.txt -e .[peers]"
@@ -36,7 +36,7 @@ _OWN = "see scripts/peers/requirements-gptqmodel.txt"
 METHODS = {
     method.name: method
     for method in (
-        Method("ours", "ours"),
+        Method("bitstack", "ours"),
         Method("paper", "published"),
         Method("rtn", "rtn"),
         Method("gptq", "gptq"),

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,16 +177,29 @@ def test_points_of_a_container(script: Any, bench: Any) -> None:
 
 
 def test_finished_rows_are_kept_by_task(script: Any, bench: Any, tmp_path: Path) -> None:
-    bench_quality, row = script("bench_quality"), script("peers.bench").Row
-    file, task = tmp_path / "rows.jsonl", {"model": "a"}
-    rows = bench_quality.Rows(file, task)
-    rows.add(row("rtn", "2 bits", "both", 2.5, 100, 1.5, 0.1))
-    bench_quality.Rows(file, {"model": "b"}).add(row("hqq", "2 bits", "both", 2.5, 1, 1.0, 0.1))
-    again = bench_quality.Rows(file, task)
-    assert again.rows == rows.rows
-    assert again.has("rtn", "2 bits")
+    kept, row = script("quality_rows"), script("peers.bench").Row
+    file, task, other = tmp_path / "rows.jsonl", bench.task, replace(bench.task, tokens=100)
+    rows = kept.Rows(file, task)
+    rows.add(row("rtn g64", "2 bits", "both", 2.5, 100, 1.5, 0.1))
+    kept.Rows(file, other).add(row("hqq", "2 bits", "both", 2.5, 1, 1.0, 0.1))
+    again = kept.Rows(file, task)
+    assert again.rows == rows.rows == again.of("rtn")
+    assert again.has("rtn g64", "2 bits")
     assert not again.has("hqq", "2 bits")
+    assert again.made_by == {kept.commit(): ["rtn g64"]}
+    assert kept.tasks(file) == [task, other]
     assert str(tmp_path) not in file.read_text()
+
+
+def test_rows_are_forgotten_by_method_and_task(script: Any, bench: Any, tmp_path: Path) -> None:
+    kept, row = script("quality_rows"), script("peers.bench").Row
+    file, task, other = tmp_path / "rows.jsonl", bench.task, replace(bench.task, tokens=100)
+    for one in (task, other):
+        for method in ("gptq g64", "gptqmodel g64"):
+            kept.Rows(file, one).add(row(method, "2 bits", "both", 2.5, 100, 1.5, 0.1))
+    kept.forget(file, task, ["gptq"])
+    assert [r.method for r in kept.Rows(file, task).rows] == ["gptqmodel g64"]
+    assert len(kept.Rows(file, other).rows) == 2
 
 
 def test_a_missing_peer_is_named_and_a_broken_one_too(
@@ -194,7 +208,7 @@ def test_a_missing_peer_is_named_and_a_broken_one_too(
     bench_quality, peers = script("bench_quality"), script("peers")
     monkeypatch.setitem(peers.METHODS, "absent", peers.Method("absent", "x", "no_such_module"))
     monkeypatch.setitem(peers.METHODS, "broken", peers.Method("broken", "no_such_peer"))
-    rows = bench_quality.Rows(tmp_path / "rows.jsonl", {})
+    rows = bench_quality.Rows(tmp_path / "rows.jsonl", bench.task)
     missing = bench_quality.measure(bench, rows, ["absent", "broken"])
     assert missing["absent"].startswith("no_such_module is not installed")
     assert missing["broken"].startswith("ModuleNotFoundError")
@@ -263,11 +277,13 @@ def test_plot_and_table(script: Any, bench: Any, tmp_path: Path, capsys: Any) ->
     assert curves.divergences("hqq") == [(150, 0.2)]
     assert curves.divergences("hqq", "linear") == [(3, 0.2)]
     assert curves.divergences("bitstack default") == []  # was not measured
-    script("quality_plot").plot(bench, rows, tmp_path / "plot.png")
+    script("quality_plot").plot(bench.task, rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
-    report.report(bench, rows, {"gptqmodel": "not installed"})
+    made_by = {"0123abc": ["hqq"]}
+    report.report(bench.task, rows, {"gptqmodel": "not installed"}, made_by)
     said = capsys.readouterr().out
     assert "missing: gptqmodel: not installed" in said
+    assert "measured by 0123abc: hqq" in said
     assert "0.5000" in said
 
 
@@ -282,12 +298,13 @@ def test_paired_difference(script: Any) -> None:
 def test_end_to_end(
     script: Any, bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """The command writes rows and a plot; a second run measures nothing."""
-    work, out = tmp_path / "work", tmp_path / "rows.json"
+    """The command writes rows and a plot; a second run measures nothing, nor does --kept, which
+    asks for neither model nor text."""
+    folder, out = tmp_path / "rows", tmp_path / "rows.json"
+    own = ["--work", str(tmp_path / "work"), "--rows", str(folder), "--json", str(out)]
     given = ["--model", str(bench.folder), "--calibration", str(bench.calibration)]
     given += ["--text", str(bench.calibration), "--tokens", "200", "--window", "32"]
-    given += ["--methods", "rtn", "--work", str(work), "--json", str(out)]
-    monkeypatch.setattr(sys, "argv", ["bench_quality.py", *given])
+    monkeypatch.setattr(sys, "argv", ["bench_quality.py", *given, "--methods", "rtn", *own])
     bench_quality = script("bench_quality")
     bench_quality.main()
     kept = json.loads(out.read_text())
@@ -295,7 +312,23 @@ def test_end_to_end(
     assert {"method", "bits_per_weight", "resident_bytes", "nll_per_token", "seconds"} <= set(
         kept["rows"][0]
     )
-    lines = (work / "rows-model.jsonl").read_text()
+    assert "hqq" in kept["missing"]
+    lines = (folder / "rows-model.jsonl").read_text()
+    said = capsys.readouterr().out
     bench_quality.main()
-    assert (work / "rows-model.jsonl").read_text() == lines
-    assert "plot:" in capsys.readouterr().out
+    assert (folder / "rows-model.jsonl").read_text() == lines
+    monkeypatch.setattr(sys, "argv", ["bench_quality.py", "--model", "model", "--kept", *own])
+    capsys.readouterr()
+    bench_quality.main()
+    assert said.endswith(capsys.readouterr().out)
+    assert json.loads(out.read_text())["rows"] == kept["rows"]
+
+
+def test_nothing_kept(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    given = ["--model", "model", "--kept", "--rows", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["bench_quality.py", *given])
+    with pytest.raises(SystemExit, match="2"):
+        script("bench_quality").main()
+    assert "no rows are kept there; run without --kept" in capsys.readouterr().err
