@@ -52,12 +52,12 @@ def _products(recipe: Recipe) -> tuple[float, float]:
     for chain in plan.chains():
         top = 0
         for size in chain.groups:
-            products += 2 * recipe.rounds * sum(_refit(top + j) for j in range(1, size + 1))
-            factors += 2 * recipe.rounds * size
+            products += recipe.rounds * sum(_refit(top + j) for j in range(1, size + 1))
+            factors += recipe.rounds * size
             top += size
             if searched:
-                products += recipe.rounds * (recipe.sweeps * _search(1, 2**size) + _refit(top))
-                factors += recipe.rounds
+                products += recipe.rounds * (recipe.sweeps * _search(1, 2**size) + 2 * _refit(top))
+                factors += 2 * recipe.rounds
         for low, high in ((0, chain.joint), (chain.joint, top)) if searched else ():
             levels = range(max(low + 1, chain.first), high + 1)
             each = _search(len(levels), 2 ** (high - low)) + sum(_refit(j) + 1 for j in levels)

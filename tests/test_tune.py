@@ -31,15 +31,15 @@ def test_held_out_text_comes_nearer_at_every_budget(tmp_path: Path) -> None:
     """The embedded model on books it has not seen, neither in training nor in tuning."""
     model, few = recipes.demo_model(), {"samples": 24, "length": 256, "order_samples": 2}
     source = str(recipes.calibration_text())
-    quick = few | {"blocks": 6, "sweeps": 0, "passes": 0, "calibration": source}
+    quick = few | {"blocks": 5, "sweeps": 0, "passes": 0, "rounds": 1, "calibration": source}
     plain = bitstack.compress(model, tmp_path / "plain", tune_steps=0, **quick)
-    tuned = bitstack.compress(model, tmp_path / "tuned", tune_steps=48, **quick)
+    tuned = bitstack.compress(model, tmp_path / "tuned", tune_steps=32, **quick)
     tokens = token_ids(str(recipes.held_out_text()), AutoTokenizer.from_pretrained(model))
     ids = windows(tokens.ids, 256, count=6, seed=0)
     for budget in ("1.5bpw", "2.5bpw"):
         assert divergence(model, tuned, ids, budget) < 0.97 * divergence(model, plain, ids, budget)
     # The finer planes get three steps here: enough to do harm, not to gain.
-    assert divergence(model, tuned, ids, "5.5bpw") < 1.1 * divergence(model, plain, ids, "5.5bpw")
+    assert divergence(model, tuned, ids, "5bpw") < 1.1 * divergence(model, plain, ids, "5bpw")
 
 
 def test_experts_are_tuned_too(

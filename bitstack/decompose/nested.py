@@ -1,9 +1,9 @@
 """Nested codes: one set of codes whose low planes serve every level, each with its own scales.
 
-Planes are added in groups: split, search the group's bits for its last level, refit. When the first
-groups are done their whole codes are chosen again with the errors of all their levels. Every
-level's scales are stored as fp16 and later planes are built on what was stored. Higher chains of
-levels get codes of their own in the same way: bits that are best for two or four planes leave
+Planes are added in groups: split by value, search the group's bits for its last level, refit. When
+the first groups are done their whole codes are chosen again with the errors of all their levels.
+Every level's scales are stored as fp16 and later planes are built on what was stored. Higher chains
+of levels get codes of their own in the same way: bits that are best for two or four planes leave
 weights outside their cells, where later planes would spend a bit or more to bring them back.
 """
 
@@ -110,9 +110,11 @@ def _group(problem: Problem, plan: Plan, below: Level, size: int) -> list[Level]
     """`size` more levels on `below`; bits searched for the last of them."""
     levels: list[Level] = []
     for _ in range(size):
-        level = split(problem, levels[-1] if levels else below)
-        levels = shared([*levels, _settled(problem, plan, level)])
+        level = split(problem, _unmixed(problem, levels[-1] if levels else below))
+        levels = shared([*levels, level])
     felt = problem.damped(plan.damping_at(levels[-1].planes))
+    if plan.sweeps:
+        levels[-1] = _settled(problem, plan, levels[-1])
     for _ in range(plan.rounds if plan.sweeps else 0):
         for _ in range(plan.sweeps):
             levels = descend(
@@ -120,6 +122,17 @@ def _group(problem: Problem, plan: Plan, below: Level, size: int) -> list[Level]
             )
         levels[-1] = refit(problem, levels[-1], felt)
     return [_settled(problem, plan, level) for level in levels]
+
+
+def _unmixed(problem: Problem, level: Level) -> Level:
+    """The scales of `level` refitted as if inputs did not correlate: those that cells are cut by.
+
+    Where inputs correlate a row's best scale can be next to nothing, because what its codes get
+    wrong together counts most. Cells in units of such a scale end far below the row's weights, and
+    no later plane would reach them.
+    """
+    alike = torch.ones(problem.shape[1], device=problem.device)
+    return refit(problem, level, alike) if level.planes else level
 
 
 def _whole_codes(problem: Problem, plan: Plan, levels: list[Level], kept: int = 0) -> list[Level]:

@@ -56,6 +56,21 @@ def test_searching_beats_closed_form_scales_alone() -> None:
         assert searched.relative_errors[level - 1] < 0.7 * plain.relative_errors[level - 1]
 
 
+@pytest.mark.parametrize("plan", [Plan(8, sweeps=0, passes=0, rounds=1), Plan(8, (4,), passes=1)])
+def test_inputs_that_are_nearly_one_direction(plan: Plan) -> None:
+    """The best scale of some rows is next to nothing at the first levels; later ones reach them:
+    no row keeps two thousandths of its square."""
+    weight, _ = layer(96, 64)
+    common = torch.ones(64, 1) + 0.2 * torch.randn(
+        64, 1, generator=torch.Generator().manual_seed(1)
+    )
+    moment = torch.eye(64) * 0.05 + common @ common.T
+    done = decompose_codes(weight, plan, moment=moment)
+    left = weight - stored(done, 8)
+    assert (left.square().sum(1) < 2e-3 * weight.square().sum(1)).all()
+    assert done.relative_errors[7] < 2e-5
+
+
 def test_without_a_moment_codes_reach_the_gaussian_bound() -> None:
     weight = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
     errors = decompose_codes(weight, Plan(4, together=(1,), passes=0)).relative_errors
@@ -148,11 +163,14 @@ def test_hard_moments(name: str) -> None:
 
 
 def test_planes_of_their_own_come_nearer_than_nested_ones() -> None:
-    """And the levels below are those of a stack that ends there."""
-    weight, moment = layer(96, 64)
-    nested = decompose_codes(weight, Plan(8), moment=moment)
-    done = decompose_codes(weight, Plan(8, (2, 4)), moment=moment)
-    for level, most in {2: 0.95, 3: 0.9, 4: 0.95, 6: 0.8, 7: 0.8, 8: 0.8}.items():
-        assert done.relative_errors[level - 1] < most * nested.relative_errors[level - 1]
+    """On the mean of some layers; and the levels below are those of a stack that ends there."""
+    ratios = torch.ones(8)
+    for seed in range(3):
+        weight, moment = layer(96, 64, seed=seed)
+        nested = decompose_codes(weight, Plan(8), moment=moment).relative_errors
+        done = decompose_codes(weight, Plan(8, (2, 4)), moment=moment)
+        ratios *= (torch.tensor(done.relative_errors) / torch.tensor(nested)) ** (1 / 3)
+    for level, most in {2: 0.9, 3: 0.8, 4: 0.95, 5: 0.6, 6: 0.5, 7: 0.4, 8: 0.4}.items():
+        assert ratios[level - 1] < most
     lower = decompose_codes(weight, Plan(4, (2,)), moment=moment).tensors
     assert all(torch.equal(done.tensors[name], lower[name]) for name in lower)
