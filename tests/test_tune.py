@@ -70,7 +70,7 @@ def test_what_is_kept_and_the_finer_planes_stay(
     stacked: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Levels of planes that are kept stay to the bit; of the finest planes scales alone learn."""
-    fields: dict[str, Any] = {"blocks": 6, "chains": (2, 4), "tune_codes": 0.05}
+    fields: dict[str, Any] = {"blocks": 6, "chains": (2, 4), "tune_codes": 0.1}
     before = tensors(stacked("llama-untied", **fields))
 
     def kept(recipe: Any, entries: Any, budgets: Budgets) -> list[Phase]:
