@@ -24,7 +24,7 @@ from bitstack.errors import UserError
 from bitstack.fingerprint import fingerprint
 from bitstack.free_memory import memory_room
 from bitstack.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
-from bitstack.predict import few_samples, peak_memory
+from bitstack.predict import peak_memory
 from bitstack.recipe import Recipe
 from bitstack.reference import LIKELY
 from bitstack.source import Source, open_source
@@ -231,15 +231,13 @@ def _spec(matrix: Matrix, recipe: Recipe) -> StackSpec:
 
 def _spilled_bytes(source: Source, recipe: Recipe, text: CalibrationText | None) -> int:
     """Inputs of all layers, outputs of the last and one gradient, fp32, the original's last states
-    of what is tuned on, and of the windows the order is measured on what it predicts, and states
-    again: they lie in files."""
+    of what is tuned on, and of the windows the order is measured on what it predicts: they lie in
+    files."""
     if text is None or recipe.method != "codes":
         return 0
     width = source.config.get_text_config().hidden_size
-    layers, count = len(find_layers(source.model)[1]), len(text.windows)
-    tuned = len(text.tuning) if recipe.tunes else 0
-    few = few_samples(recipe, text.length) * layers if recipe.tunes else 0
-    states = count * (layers + 2) + tuned + min(few, len(text.order) * layers)
+    states = len(text.windows) * (len(find_layers(source.model)[1]) + 2)
+    states += len(text.tuning) if recipe.tunes else 0
     return text.length * (4 * width * states + 8 * LIKELY * len(text.order))
 
 

@@ -2,12 +2,11 @@
 
 The loss is that of text, or the divergence from the original. The original's weights of a layer are
 overwritten by what its stacks give at the asked levels, so one layer lies in memory at a time.
-Where states may be kept in files, layers below the first whose levels differ are not run again.
 Finished containers are measured by `metrics.perplexity`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -17,7 +16,7 @@ from bitstack.container.manifest import StackEntry
 from bitstack.container.work import Journal
 from bitstack.nn import Stack
 from bitstack.reference import Reference
-from bitstack.streaming import LayerRunner, Spill
+from bitstack.streaming import LayerRunner
 
 _UNSCORED = -100  # what cross_entropy leaves out
 _ROWS = 1 << 22  # weights that are unpacked at a time
@@ -33,43 +32,21 @@ class LayerMeasure:
     stacks: Sequence[StackEntry]
     dense: Sequence[str]  # dense parameters the journal holds
     reference: Reference | None = None
-    spill: Spill | None = None  # where the states of the first call are kept for the later ones
-    _kept: list[int] = field(default_factory=list)  # levels of the first call
 
     @torch.no_grad()
     def __call__(self, levels: list[int]) -> float:
         runner = self.runner
-        first = self._first(levels)
         with runner.outer():
             self._fill(None, levels)
-            hidden = runner.embed() if not first else self._states(first)
-            for index in range(first, len(runner)):
+            hidden = runner.embed()
+            for index in range(len(runner)):
                 with runner.layer(index):
                     self._fill(index, levels)
                     hidden = [runner.step(index, h) for h in hidden]
-                if self.spill and not self._kept:
-                    for batch, state in enumerate(hidden):
-                        self.spill.put(f"after-{index}-{batch}", [state])
-            if self.spill:
-                self._kept = self._kept or levels
             loss = self._divergence if self.reference else self._loss
             total = sum(loss(b, h) for b, h in enumerate(hidden))
         unscored = 0 if self.reference else 1
         return total / sum(ids[:, unscored:].numel() for ids in runner.windows)
-
-    def _first(self, levels: list[int]) -> int:
-        """The first layer to be run: those below give what they gave in the first call."""
-        if not (self.spill and self._kept):
-            return 0
-        pairs = zip(self.stacks, levels, self._kept, strict=True)
-        changed = [entry.layer or 0 for entry, level, kept in pairs if level != kept]
-        return min(changed, default=len(self.runner))
-
-    def _states(self, layer: int) -> list[torch.Tensor]:
-        """The hidden states that enter `layer`."""
-        assert self.spill
-        names = [f"after-{layer - 1}-{batch}" for batch in range(len(self.runner.windows))]
-        return [self.spill.peek(name)[0].to(self.runner.device) for name in names]
 
     def _divergence(self, batch: int, hidden: torch.Tensor) -> float:
         assert self.reference

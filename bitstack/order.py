@@ -1,11 +1,13 @@
 """Which block buys the most loss per byte: one list over all stacks.
 
-Two ways: predicted loss (curvature from the calibration, corrected by a few measurements), cut to
-the lower convex hull of every stack; or the published sort by measured perplexity. How a loss is
-measured is the caller's: `measure(levels)` gives nats per token.
+Two ways: predicted loss (curvature from the calibration, corrected by a few measurements as far as
+that brings the whole model nearer), cut to the lower convex hull of every stack; or the published
+sort by measured perplexity. How a loss is measured is the caller's: `measure(levels)` gives nats
+per token.
 """
 
 import heapq
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -13,8 +15,10 @@ from tqdm import tqdm
 
 Measure = Callable[[list[int]], float]
 PROBED = 3  # levels of every role that are measured; above, the loss is as good as quadratic
-ALONE = 3  # those of every stack, where levels were tuned
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of what was measured, in the orders that are tried
+TRIED = 9  # sizes at which each of them is tried
 _TRUST = 30.0  # a correction is at most this factor
+_LEAST = 1e-12  # nats: as good as nothing
 
 
 def predicted_order(sizes: Sequence[Sequence[int]], losses: Sequence[Sequence[float]]) -> list[int]:
@@ -43,19 +47,19 @@ def by_role(
     losses: list[list[float]],
     roles: list[str],
     measure: Measure,
-    levels: range = range(1, PROBED + 1),
     *,
     show: bool = False,
 ) -> list[list[float]]:
     """`losses` with each role (the same matrix of all layers) scaled to what was measured.
 
-    One measurement for every role and each of `levels`, all other stacks at their top: the second
-    order says little of errors as large as level 1 makes, or of levels that were tuned. Within a
-    role the layers keep the shares they were predicted.
+    One measurement for every role and each of the first levels, all other stacks at their top: the
+    second order says little of errors as large as level 1 makes. Within a role the layers keep the
+    shares they were predicted.
     """
     tops = [len(own) for own in losses]
     base = measure(tops)
     result = [list(own) for own in losses]
+    levels = range(1, PROBED + 1)
     with tqdm(total=len(levels) * len(set(roles)), desc="order", disable=not show or None) as bar:
         for role in sorted(set(roles)):
             members = [i for i, r in enumerate(roles) if r == role]
@@ -74,19 +78,38 @@ def by_role(
     return result
 
 
-def by_stack(
-    losses: list[list[float]], measure: Measure, levels: int, *, show: bool = False
-) -> list[list[float]]:
-    """`losses` with the first `levels` of every stack as they were measured, one by one, all other
-    stacks at their top."""
-    tops = [len(own) for own in losses]
-    base = measure(tops)
-    result = [list(own) for own in losses]
-    asked = [(i, level) for i, top in enumerate(tops) for level in range(1, min(levels + 1, top))]
-    for index, level in tqdm(asked, desc="order, stack by stack", disable=not show or None):
-        rise = measure([*tops[:index], level, *tops[index + 1 :]]) - base
-        result[index][level - 1] = result[index][-1] + rise
-    return result
+def between(
+    sizes: Sequence[Sequence[int]],
+    predicted: Sequence[Sequence[float]],
+    measured: Sequence[Sequence[float]],
+) -> list[list[int]]:
+    """Orders by the geometric means of predicted and measured losses, from the one to the other;
+    each of them once."""
+    found = []
+    for share in SHARES:
+        losses = [
+            [_mean(a, b, share) for a, b in zip(*pair, strict=True)]
+            for pair in zip(predicted, measured, strict=True)
+        ]
+        found.append(predicted_order(sizes, losses))
+    return [order for i, order in enumerate(found) if order not in found[:i]]
+
+
+def _mean(a: float, b: float, share: float) -> float:
+    return max(a, _LEAST) ** (1 - share) * max(b, _LEAST) ** share
+
+
+def nearest(paths: Sequence[list[list[int]]], measure: Measure, *, show: bool = False) -> int:
+    """The index of the path whose losses have the least geometric mean; of equal ones the first.
+
+    A path is a list of the levels of all stacks at some sizes, the same for every path.
+    """
+    known: dict[tuple[int, ...], float] = {}
+    asked = {tuple(levels) for path in paths for levels in path} if len(paths) > 1 else set()
+    for levels in tqdm(sorted(asked), desc="orders", disable=not show or None):
+        known[levels] = math.log(max(measure(list(levels)), _LEAST))
+    means = [sum(known.get(tuple(levels), 0.0) for levels in path) for path in paths]
+    return means.index(min(means))
 
 
 def perplexity_order(tops: Sequence[int], measure: Measure, *, show: bool = False) -> list[int]:

@@ -14,7 +14,7 @@ from bitstack.calibration_text import READ, TUNED
 from bitstack.decompose import decompose
 from bitstack.decompose.nested import Plan
 from bitstack.matrices import Matrix, find_layers
-from bitstack.order import ALONE, PROBED
+from bitstack.order import PROBED, SHARES, TRIED
 from bitstack.recipe import Recipe
 from bitstack.source import Source
 from bitstack.streaming import LOGITS
@@ -22,7 +22,6 @@ from bitstack.streaming import LOGITS
 _PROCESS = 600 << 20  # bytes of Python, torch and transformers with nothing loaded
 _PANEL = 160 << 20  # bytes of temporaries of one panel of rows
 _PER_WEIGHT = 600  # operations: what the elementwise work on a weight costs beside one product
-_FEW = 4096  # tokens on which a stack is measured alone
 _PROBE = (256, 768)  # rows and columns of the matrix that is decomposed to measure speed
 
 
@@ -86,31 +85,16 @@ def calibration_work(source: Source, matrices: Iterable[Matrix], tokens: int) ->
 def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: int) -> float:
     """Operations of measuring the order and of tuning."""
     parameters = sum(p.numel() for p in source.model.parameters())
-    roles = len({m.role for m in matrices})
-    passes, few = sum(recipe.of(m.name).blocks for m in matrices), 0.0
+    passes = sum(recipe.of(m.name).blocks for m in matrices)
     if recipe.order == "loss":
-        levels, alone = probed(recipe)
-        passes = (levels - alone) * roles + 2
-        # On average half of the layers are run.
-        few = alone * len(matrices) * (few_samples(recipe, length) * length + 10.0) * parameters
-    measured = passes * (2.0 * recipe.order_samples * length + 20.0) * parameters + few
+        passes = PROBED * len({m.role for m in matrices}) + len(SHARES) * TRIED + 2
+    measured = passes * (2.0 * recipe.order_samples * length + 20.0) * parameters
     steps = recipe.tune_steps + recipe.fine_steps if recipe.tunes else 0
     # A step is a forward and a backward pass, and rebuilding matrices; before, every window that
     # they take is run through the original once.
     targets = min(steps * TUNED, READ * recipe.samples * recipe.length) * 2.0 * parameters
     tuned = steps * TUNED * 8.0 * parameters + targets
     return measured + tuned
-
-
-def probed(recipe: Recipe) -> tuple[int, int]:
-    """Levels whose loss is measured for the order, and how many of them for every stack alone, not
-    for all of a role: all that were tuned, and those whose errors are large."""
-    return (recipe.blocks, min(ALONE, recipe.blocks)) if recipe.tunes else (PROBED, 0)
-
-
-def few_samples(recipe: Recipe, length: int) -> int:
-    """Windows of `length` tokens on which a stack is measured alone."""
-    return min(recipe.order_samples, max(1, _FEW // length))
 
 
 def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: int) -> int:

@@ -1,12 +1,14 @@
-"""The order of a job's stacks: predicted losses, corrected by what a few windows say.
+"""The order of a job's stacks: as it is predicted, as measurements correct it, or between the two.
 
 Puts together what `order` works on. How a loss is measured is the business of `measure`.
 """
 
+from collections.abc import Sequence
+
 from bitstack import order
+from bitstack.budget import Budgets
 from bitstack.job import Job
 from bitstack.measure import LayerMeasure
-from bitstack.predict import few_samples, probed
 from bitstack.reference import Reference
 from bitstack.streaming import LayerRunner, Spill
 
@@ -14,7 +16,10 @@ from bitstack.streaming import LayerRunner, Spill
 def rank(job: Job) -> list[int]:
     """Stack indices as the recipe orders the finished planes.
 
-    With text the predicted losses of the lower levels are set right by measured ones.
+    With text several orders are made from the predicted losses and from what is measured of every
+    role, and the one along which the whole model is nearest to the original is taken. Measured by
+    themselves, against finished stacks, levels that were tuned look dearer than they are among
+    those they were tuned with; how much of it is to be believed depends on how long they were.
     """
     stacks = job.stacks
     if job.recipe.order == "perplexity":
@@ -22,26 +27,27 @@ def rank(job: Job) -> list[int]:
         measure = _measure(job, job.runner(samples=job.recipe.order_samples))
         return order.perplexity_order([e.levels for e in stacks], measure, show=job.progress)
     losses = [job.journal.notes[e.name]["losses"] for e in stacks]
-    if job.text is not None:
-        losses = _measured(job, losses)
-    return order.predicted_order([e.spec.bytes() for e in stacks], losses)
+    sizes = [e.spec.bytes() for e in stacks]
+    if job.text is None:
+        return order.predicted_order(sizes, losses)
+    measure = _measure(job, job.runner(job.text.order), Spill(job.journal.path / "likely"))
+    roles = [entry.matrix.role for entry in stacks]
+    measured = order.by_role(losses, roles, measure, show=job.progress)
+    found = order.between(sizes, losses, measured)
+    paths = [_path(job, sizes, each) for each in found]
+    return found[order.nearest(paths, measure, show=job.progress)]
 
 
-def _measured(job: Job, losses: list[list[float]]) -> list[list[float]]:
-    """The lowest levels stack by stack, where levels were tuned; those above role by role."""
-    assert job.text is not None
-    top, alone = probed(job.recipe)
-    roles = [entry.matrix.role for entry in job.stacks]
-    likely = Spill(job.journal.path / "likely")
-    measure = _measure(job, job.runner(job.text.order), likely)
-    levels = range(alone + 1, top + 1)
-    losses = order.by_role(losses, roles, measure, levels, show=job.progress)
-    if alone:
-        few = few_samples(job.recipe, job.text.length)
-        measure = _measure(job, job.runner(job.text.order, samples=few), likely)
-        measure.spill = Spill(job.journal.path / "states")
-        losses = order.by_stack(losses, measure, alone, show=job.progress)
-    return losses
+def _path(job: Job, sizes: Sequence[Sequence[int]], found: list[int]) -> list[list[int]]:
+    """Levels along an order: at the recipe's targets, or at sizes each as many times the last."""
+    weights = [e.rows * e.columns for e in job.stacks]
+    budgets = Budgets(stack_bytes=sizes, fixed_bytes=0, order=found, weights=weights)
+    low, high = budgets.floor_bytes, budgets.total_bytes
+    asked = [bits * sum(weights) / 8 for bits in job.recipe.targets]
+    asked = [size for size in asked if low <= size <= high]
+    step = (high / low) ** (1 / (order.TRIED + 1))
+    asked = asked or [low * step**i for i in range(1, order.TRIED + 1)]
+    return [budgets.levels(int(size))[0] for size in asked]
 
 
 def _measure(job: Job, runner: LayerRunner, likely: Spill | None = None) -> LayerMeasure:

@@ -134,4 +134,4 @@ def _target(batch: int) -> str:
 def _shuffled(count: int, steps: int, generator: torch.Generator) -> list[int]:
     """`steps` batch indices: shuffled passes over all of them."""
     passes = [torch.randperm(count, generator=generator) for _ in range(-(-steps // count))]
-    return torch.cat(passes)[:steps].tolist()
+    return [index for each in passes for index in each.tolist()][:steps]

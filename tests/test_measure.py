@@ -61,26 +61,3 @@ def test_measured_loss(
         assert 0.8 * float(far) < measure(levels) < 1.002 * float(far)  # of the likeliest tokens
         measure.reference = None
     assert all(p.is_meta for p in job.source.model.parameters())
-
-
-@pytest.mark.parametrize("name", ["llama-tied", "llama-untied", "gpt-2", "qwen3-moe"])
-def test_layers_below_the_first_that_changed_are_not_run_again(
-    pico_model: Folder, text_file: Path, tmp_path: Path, name: str
-) -> None:
-    few = {"calibration": str(text_file), "samples": 3, "length": 24}
-    recipe = load_recipe("default", **few | {k: CODES[k] for k in CODES if k != "recipe"})
-    job = open_job(pico_model(name), tmp_path / "out", recipe, False)
-    Stacker(job.runner(), job.matrices, job.dense, recipe, job.journal).run()
-    parts = job.runner(tokens=48), job.journal, job.stacks, job.stored_dense
-    plain, kept = LayerMeasure(*parts), LayerMeasure(*parts, spill=Spill(tmp_path / "states"))
-    run: list[int] = []
-    step = kept.runner.step
-    kept.runner.step = lambda index, hidden: (run.append(index), step(index, hidden))[1]  # type: ignore
-    tops = [entry.levels for entry in job.stacks]
-    assert kept(tops) == plain(tops)
-    for index, entry in enumerate(job.stacks):
-        levels = [*tops[:index], 1, *tops[index + 1 :]]
-        expected = plain(levels)
-        run.clear()
-        assert kept(levels) == expected
-        assert min(run) == (entry.layer or 0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitstack.order import by_role, by_stack, perplexity_order, predicted_order
+from bitstack.order import between, by_role, nearest, perplexity_order, predicted_order
 
 Sizes, Losses = list[list[int]], list[list[float]]
 
@@ -154,20 +154,39 @@ def test_corrections_scale_each_level_of_a_role_to_what_was_measured() -> None:
     assert asked == [tops, *one_role]
 
 
-def test_stacks_are_measured_alone_where_errors_are_large() -> None:
-    """Level 1 by stack, against all predictions; level 2 by role; level 3 is every stack's top."""
-    losses, asked = [[4.0, 2.0, 0.5], [4.0, 2.0, 0.5], [1.0]], []
-    rises = {(1, 3, 1): 9.0, (3, 1, 1): 3.0, (2, 2, 1): 6.0}
+@given(stacks())
+def test_from_what_is_predicted_to_what_is_measured(data: tuple[Sizes, Losses]) -> None:
+    sizes, losses = data
+    predicted = [[abs(loss) + 1 for loss in own] for own in losses]
+    measured = [[loss * 10 ** (i % 3) for loss in own] for i, own in enumerate(predicted)]
+    found = between(sizes, predicted, measured)
+    assert found[0] == predicted_order(sizes, predicted)
+    assert predicted_order(sizes, measured) in found
+    assert all(sorted(order) == sorted(found[0]) for order in found)
+    assert len({tuple(order) for order in found}) == len(found)
+
+
+def test_half_way_between() -> None:
+    """By prediction the first stack gains 16 a byte and the second 5; as measured 1 and 5."""
+    sizes, predicted, measured = [[10, 11], [10, 11]], [[17.0, 1.0], [6.0, 1.0]], [[2.0, 1.0]]
+    assert between(sizes, predicted, [*measured, [6.0, 1.0]]) == [[0, 1], [1, 0]]
+
+
+def test_the_path_nearest_to_the_original_at_all_sizes_together() -> None:
+    asked: list[list[int]] = []
+    losses = {(1, 1): 8.0, (2, 1): 1.0, (1, 2): 2.0, (2, 2): 1e-3, (3, 1): 1e-2, (3, 2): 0.0}
 
     def measure(levels: list[int]) -> float:
-        asked.append(tuple(levels))
-        return 10.0 + rises.get(tuple(levels), 0.0)
+        asked.append(levels)
+        return losses[tuple(levels)]
 
-    found = by_stack(by_role(losses, ["a", "a", "b"], measure, range(2, 3)), measure, 1)
-    top = 0.5 * 2  # levels above the highest measured follow it
-    assert found == [[top + 9.0, 4.0, top], [top + 3.0, 4.0, top], [1.0]]
-    roles, each = [(3, 3, 1), (2, 2, 1), (3, 3, 1)], [(3, 3, 1), (1, 3, 1), (3, 1, 1)]
-    assert asked == [*roles, *each]
+    paths = [[[1, 2], [2, 2]], [[2, 1], [3, 1]], [[2, 1], [2, 2]], [[2, 1], [2, 2]]]
+    assert nearest(paths, measure) == 2
+    assert sorted(asked) == [[1, 2], [2, 1], [2, 2], [3, 1]]  # each of them once
+    assert nearest([[[1, 1], [2, 2]], [[1, 1], [3, 2]]], measure) == 1  # the original itself
+    asked.clear()
+    assert nearest([[[1, 1]]], measure) == 0
+    assert not asked  # nothing to choose from
 
 
 @pytest.mark.parametrize(("rise", "factor"), [(1000.0, 30.0), (1e-6, 1 / 30), (-1.0, 1.0)])
