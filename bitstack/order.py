@@ -16,7 +16,7 @@ from tqdm import tqdm
 Measure = Callable[[list[int]], float]
 PROBED = 3  # levels of every role that are measured; above, the loss is as good as quadratic
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of what was measured, in the orders that are tried
-TRIED = 9  # sizes at which each of them is tried
+TRIED = 16  # sizes at which each of them is tried: what one buys depends on the steps near it
 _TRUST = 30.0  # a correction is at most this factor
 _LEAST = 1e-12  # nats: as good as nothing
 

@@ -21,6 +21,7 @@ from bitstack.streaming import LOGITS
 
 _PROCESS = 600 << 20  # bytes of Python, torch and transformers with nothing loaded
 _PANEL = 160 << 20  # bytes of temporaries of one panel of rows
+_FEW = 4096  # tokens on which whole orders are tried
 _PER_WEIGHT = 600  # operations: what the elementwise work on a weight costs beside one product
 _PROBE = (256, 768)  # rows and columns of the matrix that is decomposed to measure speed
 
@@ -85,16 +86,25 @@ def calibration_work(source: Source, matrices: Iterable[Matrix], tokens: int) ->
 def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: int) -> float:
     """Operations of measuring the order and of tuning."""
     parameters = sum(p.numel() for p in source.model.parameters())
-    passes = sum(recipe.of(m.name).blocks for m in matrices)
+    asked = {recipe.order_samples: sum(recipe.of(m.name).blocks for m in matrices)}  # by windows
     if recipe.order == "loss":
-        passes = PROBED * len({m.role for m in matrices}) + len(SHARES) * TRIED + 2
-    measured = passes * (2.0 * recipe.order_samples * length + 20.0) * parameters
+        roles, tried = len({m.role for m in matrices}), len(SHARES) * TRIED
+        asked = {recipe.order_samples: PROBED * roles + 2}
+        few = few_samples(recipe, length)
+        asked[few] = asked.get(few, 0) + tried + 1
+    passes = sum((2.0 * windows * length + 20.0) * count for windows, count in asked.items())
+    measured = passes * parameters
     steps = recipe.tune_steps + recipe.fine_steps if recipe.tunes else 0
     # A step is a forward and a backward pass, and rebuilding matrices; before, every window that
     # they take is run through the original once.
     targets = min(steps * TUNED, READ * recipe.samples * recipe.length) * 2.0 * parameters
     tuned = steps * TUNED * 8.0 * parameters + targets
     return measured + tuned
+
+
+def few_samples(recipe: Recipe, length: int) -> int:
+    """Windows of `length` tokens on which whole orders are tried."""
+    return min(recipe.order_samples, max(1, _FEW // length))
 
 
 def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: int) -> int:

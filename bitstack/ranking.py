@@ -9,6 +9,7 @@ from bitstack import order
 from bitstack.budget import Budgets
 from bitstack.job import Job
 from bitstack.measure import LayerMeasure
+from bitstack.predict import few_samples
 from bitstack.reference import Reference
 from bitstack.streaming import LayerRunner, Spill
 
@@ -30,11 +31,14 @@ def rank(job: Job) -> list[int]:
     sizes = [e.spec.bytes() for e in stacks]
     if job.text is None:
         return order.predicted_order(sizes, losses)
-    measure = _measure(job, job.runner(job.text.order), Spill(job.journal.path / "likely"))
+    likely = Spill(job.journal.path / "likely")
+    measure = _measure(job, job.runner(job.text.order), likely)
     roles = [entry.matrix.role for entry in stacks]
     measured = order.by_role(losses, roles, measure, show=job.progress)
     found = order.between(sizes, losses, measured)
     paths = [_path(job, sizes, each) for each in found]
+    few = few_samples(job.recipe, job.text.length)
+    measure = _measure(job, job.runner(job.text.order, samples=few), likely)
     return found[order.nearest(paths, measure, show=job.progress)]
 
 
