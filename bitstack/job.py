@@ -7,6 +7,7 @@ import difflib
 import fnmatch
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from bitstack.blocks import StackSpec
-from bitstack.budget import format_bytes
+from bitstack.budget import Budgets, format_bytes
 from bitstack.calibration_text import CalibrationText, read_text
 from bitstack.container.manifest import MANIFEST, StackEntry
 from bitstack.container.work import FOLDER, Journal
@@ -118,6 +119,15 @@ class Job(Checked):
             StackEntry.of(m, _spec(m, self.recipe.of(m.name)), self.journal.notes[m.name]["errors"])
             for m in self.matrices
         ]
+
+    def budgets(self, order: Sequence[int]) -> Budgets:
+        """What the levels of the finished stacks cost along an order of them."""
+        return Budgets(
+            stack_bytes=[entry.spec.bytes() for entry in self.stacks],
+            fixed_bytes=0,
+            order=order,
+            weights=[entry.rows * entry.columns for entry in self.stacks],
+        )
 
     @property
     def stored_dense(self) -> list[str]:

@@ -104,11 +104,13 @@ def nearest(paths: Sequence[list[list[int]]], measure: Measure, *, show: bool = 
 
     A path is a list of the levels of all stacks at some sizes, the same for every path.
     """
+    if len(paths) == 1:
+        return 0
     known: dict[tuple[int, ...], float] = {}
-    asked = {tuple(levels) for path in paths for levels in path} if len(paths) > 1 else set()
+    asked = {tuple(levels) for path in paths for levels in path}
     for levels in tqdm(sorted(asked), desc="orders", disable=not show or None):
         known[levels] = math.log(max(measure(list(levels)), _LEAST))
-    means = [sum(known.get(tuple(levels), 0.0) for levels in path) for path in paths]
+    means = [sum(known[tuple(levels)] for levels in path) for path in paths]
     return means.index(min(means))
 
 

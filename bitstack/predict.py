@@ -86,14 +86,12 @@ def calibration_work(source: Source, matrices: Iterable[Matrix], tokens: int) ->
 def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: int) -> float:
     """Operations of measuring the order and of tuning."""
     parameters = sum(p.numel() for p in source.model.parameters())
-    asked = {recipe.order_samples: sum(recipe.of(m.name).blocks for m in matrices)}  # by windows
+    passes, tried = sum(recipe.of(m.name).blocks for m in matrices), 0
     if recipe.order == "loss":
-        roles, tried = len({m.role for m in matrices}), len(SHARES) * TRIED
-        asked = {recipe.order_samples: PROBED * roles + 2}
-        few = few_samples(recipe, length)
-        asked[few] = asked.get(few, 0) + tried + 1
-    passes = sum((2.0 * windows * length + 20.0) * count for windows, count in asked.items())
-    measured = passes * parameters
+        passes = PROBED * len({m.role for m in matrices}) + 2
+        tried = len(SHARES) * TRIED + 1
+    windows = passes * recipe.order_samples + tried * few_samples(recipe, length)
+    measured = (2.0 * windows * length + 20.0 * (passes + tried)) * parameters
     steps = recipe.tune_steps + recipe.fine_steps if recipe.tunes else 0
     # A step is a forward and a backward pass, and rebuilding matrices; before, every window that
     # they take is run through the original once.

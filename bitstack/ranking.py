@@ -3,10 +3,7 @@
 Puts together what `order` works on. How a loss is measured is the business of `measure`.
 """
 
-from collections.abc import Sequence
-
 from bitstack import order
-from bitstack.budget import Budgets
 from bitstack.job import Job
 from bitstack.measure import LayerMeasure
 from bitstack.predict import few_samples
@@ -20,7 +17,7 @@ def rank(job: Job) -> list[int]:
     With text several orders are made from the predicted losses and from what is measured of every
     role, and the one along which the whole model is nearest to the original is taken. Measured by
     themselves, against finished stacks, levels that were tuned look dearer than they are among
-    those they were tuned with; how much of it is to be believed depends on how long they were.
+    those they were tuned with; how much of it is to be believed depends on how long that was.
     """
     stacks = job.stacks
     if job.recipe.order == "perplexity":
@@ -36,18 +33,17 @@ def rank(job: Job) -> list[int]:
     roles = [entry.matrix.role for entry in stacks]
     measured = order.by_role(losses, roles, measure, show=job.progress)
     found = order.between(sizes, losses, measured)
-    paths = [_path(job, sizes, each) for each in found]
+    paths = [_path(job, each) for each in found]
     few = few_samples(job.recipe, job.text.length)
     measure = _measure(job, job.runner(job.text.order, samples=few), likely)
     return found[order.nearest(paths, measure, show=job.progress)]
 
 
-def _path(job: Job, sizes: Sequence[Sequence[int]], found: list[int]) -> list[list[int]]:
+def _path(job: Job, found: list[int]) -> list[list[int]]:
     """Levels along an order: at the recipe's targets, or at sizes each as many times the last."""
-    weights = [e.rows * e.columns for e in job.stacks]
-    budgets = Budgets(stack_bytes=sizes, fixed_bytes=0, order=found, weights=weights)
+    budgets = job.budgets(found)
     low, high = budgets.floor_bytes, budgets.total_bytes
-    asked = [bits * sum(weights) / 8 for bits in job.recipe.targets]
+    asked = [bits * sum(budgets.weights) / 8 for bits in job.recipe.targets]
     asked = [size for size in asked if low <= size <= high]
     step = (high / low) ** (1 / (order.TRIED + 1))
     asked = asked or [low * step**i for i in range(1, order.TRIED + 1)]

@@ -132,9 +132,4 @@ def _budgets(job: Job) -> Budgets:
     """
     sizes = [entry.spec.bytes() for entry in job.stacks]
     losses = [job.journal.notes[entry.name]["losses"] for entry in job.stacks]
-    return Budgets(
-        stack_bytes=sizes,
-        fixed_bytes=0,
-        order=predicted_order(sizes, losses),
-        weights=[e.rows * e.columns for e in job.stacks],
-    )
+    return job.budgets(predicted_order(sizes, losses))

@@ -88,7 +88,7 @@ def test_shorter_windows_but_as_many_tokens(pico_model: Folder, run: Folder) -> 
     assert (text["samples"], text["length"]) == (6, pico.POSITIONS)
 
 
-@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("steps", [0, 1, 2])
 def test_a_container_says_what_it_was_tuned_on(pico_model: Folder, run: Folder, steps: int) -> None:
     model, fields = pico_model("llama-tied"), QUICK | {"tune_steps": steps}
     text = read_manifest(run(model, **fields)).text
