@@ -4,7 +4,10 @@ Each command is a file of `bitstack.commands`: parse, call one function, print. 
 and pydantic are imported inside the commands, so that `--help` answers at once.
 """
 
+import sys
+from _thread import interrupt_main
 from importlib.metadata import version
+from threading import Timer
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +26,19 @@ from bitstack.commands import (
 )
 from bitstack.commands.shared import STYLE
 from bitstack.errors import UserError
+
+AGAIN = 0.1  # seconds
+
+
+def interrupt_again(unraisable: Any) -> None:
+    """`sys.unraisablehook`: Python drops what a finaliser or a weak reference's callback raises; an
+    interrupt that falls into one comes again a moment later, outside it."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        timer = Timer(AGAIN, interrupt_main)
+        timer.daemon = True
+        timer.start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 class _Commands(TyperGroup):
@@ -79,6 +95,7 @@ app.command("report")(report.report)
 
 def main() -> None:
     """The console script."""
+    sys.unraisablehook = interrupt_again
     app(prog_name="compress-model")
 
 

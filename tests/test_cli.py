@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 import pico
-from bitstack.cli import app
+from bitstack.cli import app, interrupt_again
 from bitstack.compress import compress
 from bitstack.kernels import which
 
@@ -340,6 +340,35 @@ def test_json_that_cannot_be_written(container: Path, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "cannot write" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+class _Finalised:
+    """Raises `error` as it is dropped."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __del__(self) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interrupt_that_falls_into_a_finaliser_is_not_lost(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", interrupt_again)
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    came = False
+    try:
+        _Finalised(error)
+        for _ in range(500 if error is KeyboardInterrupt else 20):
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        came = True
+    finally:
+        signal.signal(signal.SIGINT, ours)
+    assert came == (error is KeyboardInterrupt)
+    assert ("ValueError" in capsys.readouterr().err) == (error is ValueError)
 
 
 def test_an_interrupt_exits_with_130_and_leaves_nothing_whole(model: Path, tmp_path: Path) -> None:
