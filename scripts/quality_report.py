@@ -93,15 +93,14 @@ def report(
         soft_wrap=True,
     )
     to.print(peers_table(curves))
-    measured = [BEST] if any(row.method.startswith(BEST) for row in rows) else []
-    for ours in (OURS, *measured):
-        said = [
-            f"{ours}, increase over that of",
-            *against_paper(curves, task.model, ours),
-            *against_gptq(curves, task.model, ours),
-            *against_all(curves, ours),
-        ]
-        to.print("\n".join(said), soft_wrap=True)
+    said = [
+        f"{OURS}, increase over that of",
+        *against_paper(curves, task.model),
+        *against_gptq(curves, task.model),
+        *against_all(curves),
+        *(against_all(curves, BEST) if curves.points(BEST, "whole") else []),
+    ]
+    to.print("\n".join(said), soft_wrap=True)
     to.print("\n".join(times(curves)), soft_wrap=True)
     for found, names in (made_by or {}).items():
         to.print(f"measured by {found}: {'; '.join(names)}", soft_wrap=True)
@@ -146,9 +145,9 @@ def peers_table(curves: Curves) -> Any:
     return made
 
 
-def against_paper(curves: Curves, model: str, ours: str = OURS) -> list[str]:
+def against_paper(curves: Curves, model: str) -> list[str]:
     """Our increase over that of the published algorithm at its best rank, at equal bits."""
-    own = curves.points(f"{ours}, linear only", "linear")
+    own = curves.points(f"{OURS}, linear only", "linear")
     said = []
     targets = PAPER_TARGETS.get(model, (None,) * len(PAPER_BITS))
     for bits, target in zip(PAPER_BITS, targets, strict=True):
@@ -160,10 +159,10 @@ def against_paper(curves: Curves, model: str, ours: str = OURS) -> list[str]:
     return said
 
 
-def against_gptq(curves: Curves, model: str, ours: str = OURS) -> list[str]:
+def against_gptq(curves: Curves, model: str) -> list[str]:
     """Our increase over that of GPTQ in groups of 64 made for each width, at its bits; and over
     AutoRound's, the nearest peer, for which no target is set."""
-    own = curves.points(f"{ours}, linear only", "linear")
+    own = curves.points(f"{OURS}, linear only", "linear")
     none = (None,) * len(GPTQ_SETTINGS)
     targets = dict.fromkeys(("gptq g64", "gptqmodel g64"), GPTQ_TARGETS.get(model, none))
     targets |= dict.fromkeys(("auto-round g64", "auto-round g128"), none)
