@@ -1,7 +1,7 @@
 """Our recipes from one container each: whole models, and with embeddings and head left dense.
 
-As many tokens as a recipe says, in windows as long as the peers' are. `best`, the default with more
-of everything, only whole: what it gains it gains there, and it takes hours.
+As many tokens as a recipe says, in windows as long as the peers' are. `best`, which takes longest,
+only whole: the targets for linear weights alone are those of the default.
 """
 
 from collections.abc import Callable, Iterator
