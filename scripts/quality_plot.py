@@ -6,6 +6,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from peers import family
 from peers.bench import Row, Task
 from quality_report import LEAST, Curves
 
@@ -61,14 +62,14 @@ def _styles(curves: Curves) -> dict[str, dict[str, Any]]:
     """A colour for every tool, a mark for each of its settings; ours in front."""
     families: dict[str, list[str]] = defaultdict(list)
     for method in dict.fromkeys([*curves.methods("whole"), *curves.methods("linear")]):
-        families[method.split(" ")[0]].append(method)
+        families[family(method)].append(method)
     styles = {}
-    for colour, (family, methods) in enumerate(families.items()):
+    for colour, (name, methods) in enumerate(families.items()):
         for mark, method in zip(cycle(MARKS), methods, strict=False):
-            own = family == OWN
+            own = name == OWN
             styles[method] = {
                 "color": f"C{colour}", "marker": mark, "alpha": 0.8, "zorder": 3 if own else 2,
                 "linewidth": 2 if own else 0.8, "markersize": 4 if own else 5,
-                "linestyle": "-" if family in (OWN, PUBLISHED) else ":",
+                "linestyle": "-" if name in (OWN, PUBLISHED) else ":",
             }  # fmt: skip
     return styles

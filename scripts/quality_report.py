@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from peers import METHODS, family
 from peers.bench import KL_TOKENS, Row, Task
 
 from bitstack.tables import console, table
@@ -60,8 +61,9 @@ class Curves:
         return [r for r in self.rows if r.method == method and r.view in (view, "both")]
 
     def methods(self, view: str) -> list[str]:
-        """Methods with a point in `view`, in the order of their first rows."""
-        return list(dict.fromkeys(r.method for r in self.rows if r.view in (view, "both")))
+        """Methods with a point in `view`, as `METHODS` has them: whatever was measured first."""
+        found = {r.method for r in self.rows if r.view in (view, "both")}
+        return sorted(found, key=lambda method: (list(METHODS).index(family(method)), method))
 
 
 def _size(row: Row, view: str) -> float:

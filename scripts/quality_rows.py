@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from peers import family
 from peers.bench import Row, Task
 
 ROWS = Path(__file__).parent / "quality"
@@ -43,7 +44,7 @@ class Rows:
 
     def of(self, name: str) -> list[Row]:
         """The rows of one of `peers.METHODS`."""
-        return [row for row in self.rows if _family(row.method) == name]
+        return [row for row in self.rows if family(row.method) == name]
 
     @property
     def made_by(self) -> dict[str, list[str]]:
@@ -61,7 +62,7 @@ def forget(file: Path, task: Task, names: list[str]) -> None:
     kept = [
         line
         for line in _lines(file)
-        if Task(**line["task"]) != task or _family(line["row"]["method"]) not in names
+        if Task(**line["task"]) != task or family(line["row"]["method"]) not in names
     ]
     if file.exists():
         file.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -86,10 +87,6 @@ def _git(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["git", *command], cwd=folder, capture_output=True, text=True, check=False
     )
-
-
-def _family(method: str) -> str:
-    return method.split()[0]
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:

@@ -47,3 +47,8 @@ METHODS = {
         Method("gptqmodel", "gptqmodel_peer", "gptqmodel", _OWN),
     )
 }
+
+
+def family(method: str) -> str:
+    """The name in `METHODS` of a row's method, which its settings follow after a blank or comma."""
+    return method.split()[0].rstrip(",")

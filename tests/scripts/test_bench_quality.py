@@ -200,6 +200,19 @@ def test_rows_are_forgotten_by_method_and_task(script: Any, bench: Any, tmp_path
     kept.forget(file, task, ["gptq"])
     assert [r.method for r in kept.Rows(file, task).rows] == ["gptqmodel g64"]
     assert len(kept.Rows(file, other).rows) == 2
+    kept.Rows(file, task).add(row("llama.cpp, embedding too", "Q4_0", "whole", 4.5, 1, 1.5, 0.1))
+    assert len(kept.Rows(file, task).of("llama.cpp")) == 1
+    kept.forget(file, task, ["llama.cpp"])
+    assert not kept.Rows(file, task).of("llama.cpp")
+
+
+def test_methods_are_told_in_one_order_whatever_was_measured_first(script: Any) -> None:
+    report, row = script("quality_report"), script("peers.bench").Row
+    names = ["bitstack default", "paper rank 1", "rtn g64", "llama.cpp", "llama.cpp, embedding too"]
+    first = row("original", "16 bits", "both", 16, 9, 1.0, 0.0)
+    rows = [row(name, "4 bits", "both", 4, 1, 1.5, 1.0) for name in names]
+    for given in (rows, rows[::-1]):
+        assert report.Curves([first, *given]).methods("whole") == names
 
 
 def test_a_missing_peer_is_named_and_a_broken_one_too(
