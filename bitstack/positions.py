@@ -29,10 +29,13 @@ class Positions:
         self.steps = 0
 
     def move(
-        self, code: Tensor, gradient: Tensor, table: Tensor, rate: float, kept: int = 0
-    ) -> Tensor:
+        self, code: Tensor, gradient: Tensor, table: Tensor, rate: float,
+        kept: int = 0, moved: int = 8,
+    ) -> Tensor:  # fmt: skip
         """The codes after one step of `rate` against `gradient` [m, n], that of the cells; the
-        first `kept` planes stay."""
+        first `kept` planes stay, and those behind the first `moved` until one of these changes:
+        the steps of a coarse level are as wide as the cells of a fine one, and would mix them up.
+        """
         self.steps += 1
         square = gradient.square()
         self.rows.lerp_(square.mean(1), 1 - _VARIANCE)
@@ -41,9 +44,10 @@ class Positions:
         column = (self.columns / (1 - _VARIANCE**self.steps)).sqrt().clamp_min(1e-20)
         position = lookup(table, code).add_(self.offset)
         position -= gradient / column / row.unsqueeze(1) * rate
-        moved = nearest(position, table, code, kept)
-        self.offset.copy_(position - lookup(table, moved))
-        return moved
+        found = nearest(position, table, code, kept)
+        code = torch.where((found ^ code) & (2**moved - 1) == 0, code, found)
+        self.offset.copy_(position - lookup(table, code))
+        return code
 
 
 def nearest(position: Tensor, table: Tensor, code: Tensor, kept: int) -> Tensor:

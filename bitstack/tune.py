@@ -2,11 +2,11 @@
 
 What learns are the scale sets (u, v and T of each level) and, by small steps, the codes, by the KL
 divergence of the stacked model's predictions from the original's. Each step draws one budget along
-the predicted order, so that all levels learn in the company in which they will be used; later
-phases keep the lowest planes of a chain with their scales, and draw where most levels lie above
-them: these then come nearer at no cost to those below. Memory: the packed model with codes of a
-byte a weight for each chain, and two more where they learn; the original's final states lie in
-files. How a stack learns is `tuned`'s business.
+the predicted order, so that all levels learn in the company in which they will be used. Phases go
+from coarse to fine: each keeps what the one before moved, with its scales, and draws where most
+levels lie above it; these then come nearer at no cost to those below. Memory: the packed model with
+codes of a byte a weight for each chain, and two more where they learn; the original's final states
+lie in files. How a stack learns is `tuned`'s business.
 """
 
 import math
@@ -20,19 +20,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bitstack.streaming import LayerRunner, Spill
-from bitstack.tuned import TunedStack
+from bitstack.tuned import Planes, TunedStack
 
 _LEAST = 1e-9  # nats; below it a budget is as good as the original and has nothing to learn
 
 
 @dataclass(frozen=True)
 class Phase:
-    """`steps` in which the first `kept` planes stay, a number for every chain of every stack;
+    """`steps` in which `planes` learn, one entry for every chain of every stack;
     `levels_at(share)` gives the level of every stack for a budget `share` of the way from the
     smallest to the largest."""
 
     steps: int
-    kept: Sequence[Sequence[int]]
+    planes: Sequence[Sequence[Planes]]
     levels_at: Callable[[float], list[int]]
 
 
@@ -75,8 +75,8 @@ class Tuner:
     def _phase(self, phase: Phase, generator: torch.Generator, bar: tqdm) -> None:
         """Adam, cosine to zero."""
         batches = iter(_shuffled(len(self.runner.windows), phase.steps, generator))
-        for stack, kept in zip(self.stacks, phase.kept, strict=True):
-            stack.begin(kept)
+        for stack, planes in zip(self.stacks, phase.planes, strict=True):
+            stack.begin(planes)
         optimizer = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, phase.steps))
         for step in range(phase.steps):

@@ -8,7 +8,7 @@ positions move is the business of `positions`, what the loss is and which level 
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ from bitstack.positions import Positions, lookup
 Learn = Callable[[Tensor], None]  # takes the gradient of the matrix, [m, n]
 
 _COARSE = 4  # levels whose errors are far above those of fast products
+
+
+class Planes(NamedTuple):
+    """What learns of a chain: its first `kept` planes stay with their scales, those up to `moved`
+    move, and the finer ones change only where one of these does."""
+
+    kept: int
+    moved: int
 
 
 def product(x: Tensor, y: Tensor, *, fast: bool) -> Tensor:
@@ -87,8 +95,7 @@ class TunedStack(nn.Module):
     """A stack whose scales are parameters: relative changes of u and v, changes of T.
 
     `read` gives the tensors of `spec` by their names within the stack. One that `learns` moves its
-    codes too, by steps of `code_rate`: in every chain of levels but the highest of several, all
-    planes but the first `kept` of that chain.
+    codes too, by steps of `code_rate`, in every chain of levels but the highest of several.
     """
 
     def __init__(self, spec: StackSpec, read: Callable[[str], Tensor], *, learns: bool) -> None:
@@ -103,23 +110,24 @@ class TunedStack(nn.Module):
             {str(level): torch.zeros_like(scale) for level, scale in self.start.items()}
         )
         self.code_rate = 0.0
-        self.begin([0] * len(spec.chains))
+        self.begin([Planes(0, chain[-1]) for chain in spec.chains])
 
     @torch.no_grad()
-    def begin(self, kept: Sequence[int]) -> None:
-        """From now on the first `kept` planes of each chain stay; every weight stands in the middle
-        of its cell, and scales are rounded as they are stored."""
-        self.kept = dict(zip(self.code, kept, strict=True))
+    def begin(self, planes: Sequence[Planes]) -> None:
+        """From now on these learn, one for every chain; every weight stands in the middle of its
+        cell, and scales are rounded as they are stored."""
+        self.planes = dict(zip(self.code, planes, strict=True))
         for level, change in self.change.items():
             self.start[int(level)] = self._stored_scale(int(level)).float()
             change.zero_()
         moving = [chain[-1] for chain in learning(self.spec)] if self.learns else []
-        self.positions = {top: Positions(self.code[top]) for top in moving if self.kept[top] < top}
+        moving = [top for top in moving if self.planes[top].kept < top]
+        self.positions = {top: Positions(self.code[top]) for top in moving}
 
     def free_levels(self) -> list[int]:
         """Those above the planes that stay."""
-        chains = zip(self.spec.chains, self.kept.values(), strict=True)
-        return [level for chain, kept in chains for level in chain if level > kept]
+        chains = zip(self.spec.chains, self.planes.values(), strict=True)
+        return [level for chain, planes in chains for level in chain if level > planes.kept]
 
     @property
     def top(self) -> int:
@@ -151,7 +159,7 @@ class TunedStack(nn.Module):
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         # At one plane errors are so large that a gradient says little of the cell next door.
-        moves = self.top in self.positions and self.level > max(1, self.kept[self.top])
+        moves = self.top in self.positions and self.level > max(1, self.planes[self.top].kept)
         learn, fast = self._learn if moves else None, self.level <= _COARSE
         y: Tensor = _Product.apply(x, *self.at_level(), learn, fast)
         return y if bias is None else y + bias
@@ -163,7 +171,7 @@ class TunedStack(nn.Module):
             table = self.scales(top)[2]
             rate = self.code_rate / 2 ** (self.level - 2)  # half the error, half the step
             move = self.positions[top].move
-            self.code[top] = move(self.code[top], gradient, table, rate, self.kept[top])
+            self.code[top] = move(self.code[top], gradient, table, rate, *self.planes[top])
 
     def dequantize(self) -> Tensor:
         return _values(*self.at_level())

@@ -19,10 +19,10 @@ from bitstack.recipe import Recipe
 from bitstack.source import skeleton
 from bitstack.streaming import Spill
 from bitstack.tune import Phase, Tuner
-from bitstack.tuned import learning, make_tunable
+from bitstack.tuned import Planes, learning, make_tunable
 
 _KEY = "~tuned"  # no matrix is called so
-_SHARES = (0.5, 0.3, 0.2)  # of the steps: all planes; the lower half kept; all but the last
+_SHARES = (0.5, 0.3, 0.2)  # of the steps: the lower half of the planes; more; the last
 
 
 def tune(job: Job) -> None:
@@ -62,44 +62,49 @@ def tune(job: Job) -> None:
 
 
 def phases(recipe: Recipe, entries: Sequence[StackEntry], budgets: Budgets) -> list[Phase]:
-    """All planes, then the upper ones of each chain on planes that stay, then its last alone, each
+    """The lower planes of each chain, then those above them but the last, then the last alone, each
     with budgets of as many levels as learn; then the scales of the highest chain.
 
     Neighbouring levels are drawn together, as they will be used: codes that learnt among their like
     alone cancel one another's errors, and a stack raised from among them would leave its partners
-    with theirs.
+    with theirs. The scales of the highest chain wait for the end: among coarse levels they would
+    learn to cancel errors that are gone where they are used most.
     """
     last = max(learning(entry.spec)[-1][-1] for entry in entries)
     top = max(entry.levels for entry in entries)
-    steps: dict[tuple[tuple[int, ...], ...], int] = {}  # by planes kept: short chains have fewer
+    steps: dict[tuple[tuple[Planes, ...], ...], int] = {}  # short chains have fewer phases
     left = recipe.tune_steps
     for part, share in enumerate(_SHARES):
         own = left if part == len(_SHARES) - 1 else round(share * recipe.tune_steps)
-        kept = tuple(_kept(entry.spec, part) for entry in entries)
-        steps[kept], left = steps.get(kept, 0) + own, left - own
+        planes = tuple(_planes(entry.spec, part) for entry in entries)
+        steps[planes], left = steps.get(planes, 0) + own, left - own
     parts = [
-        (own, kept, max(1, *(planes[0] for planes in kept)), last + part)
-        for part, (kept, own) in enumerate(steps.items())
+        (own, planes, max(1, *(chains[0].kept for chains in planes)), last + part)
+        for part, (planes, own) in enumerate(steps.items())
     ]
     if last < top:
-        everything = tuple(_kept(entry.spec, len(_SHARES)) for entry in entries)
-        parts.append((recipe.fine_steps, everything, last, top))
+        finest = tuple(_planes(entry.spec, len(_SHARES)) for entry in entries)
+        parts.append((recipe.fine_steps, finest, last, top))
     found = []
-    for own, kept, low, high in parts:
+    for own, planes, low, high in parts:
         ends = [[min(level, e.levels) for e in entries] for level in (low, high)]
         sizes = map(budgets.resident_bytes, ends)
-        found.append(Phase(own, kept, draw(budgets, recipe.targets, *sizes)))
+        found.append(Phase(own, planes, draw(budgets, recipe.targets, *sizes)))
     return found
 
 
-def _kept(spec: StackSpec, part: int) -> tuple[int, ...]:
-    """Planes of each chain that stay: none, the lower half of its levels, all but the last, all;
-    of a chain that does not learn none."""
-    kept = []
+def _planes(spec: StackSpec, part: int) -> tuple[Planes, ...]:
+    """Of each chain: none are kept, the lower half of its levels, all but the last, all; of the
+    highest, whose codes do not learn, all, and none in the end."""
+    found = []
     for chain in spec.chains:
-        parts = (0, min((chain[0] + chain[-1]) // 2, chain[-1] - 1), chain[-1] - 1, chain[-1])
-        kept.append(parts[part] if chain in learning(spec) else 0)
-    return tuple(kept)
+        top, half = chain[-1], (chain[0] + chain[-1]) // 2
+        parts = [0, min(half, top - 1), top - 1, top]
+        if chain not in learning(spec):
+            parts = [top, top, top, 0]
+        kept = parts[part]
+        found.append(Planes(kept, next((p for p in parts[part:] if p > kept), top)))
+    return tuple(found)
 
 
 def draw(

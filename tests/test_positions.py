@@ -58,3 +58,21 @@ def test_planes_that_are_kept_stay(seed: int, kept: int) -> None:
         mine, values = code & mask == family, table[family :: 2**kept]
         ends = torch.where(gradient[mine] > 0, values.min(), values.max())
         assert torch.equal(table[moved.int()][mine], ends)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), moved=st.integers(1, 3))
+def test_finer_planes_change_only_with_those_that_move(seed: int, moved: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    table, mask = torch.randn(8, generator=generator), 2**moved - 1
+    code = torch.randint(0, 8, (6, 10), generator=generator, dtype=torch.uint8)
+    positions, free, changed = Positions(code), Positions(code), torch.tensor(False)
+    for _ in range(20):
+        gradient = torch.randn(code.shape, generator=generator)
+        wanted = free.move(code, gradient, table, rate=0.1)
+        found = positions.move(code, gradient, table, rate=0.1, moved=moved)
+        same = (wanted ^ code) & mask == 0
+        assert torch.equal(found, torch.where(same, code, wanted))
+        changed, code = changed | (~same).any(), found
+        free.offset.copy_(positions.offset)
+    assert changed

@@ -16,6 +16,7 @@ from bitstack.container.manifest import read_manifest
 from bitstack.container.shards import ShardReader
 from bitstack.text import token_ids, windows
 from bitstack.tune import Phase
+from bitstack.tuned import Planes
 
 
 def divergence(original: Path, container: Path, ids: torch.Tensor, budget: str) -> float:
@@ -75,7 +76,8 @@ def test_what_is_kept_and_the_finer_planes_stay(
 
     def kept(recipe: Any, entries: Any, budgets: Budgets) -> list[Phase]:
         sizes = (budgets.resident_bytes([level] * len(entries)) for level in (1, 6))
-        return [Phase(12, [(1, 3, 0)] * len(entries), tuning.draw(budgets, [], *sizes))]
+        planes = [Planes(1, 2), Planes(3, 4), Planes(0, 0)]
+        return [Phase(12, [planes] * len(entries), tuning.draw(budgets, [], *sizes))]
 
     monkeypatch.setattr(tuning, "phases", kept)
     after = tensors(stacked("llama-untied", tune_steps=12, **fields))

@@ -1,5 +1,6 @@
 """What is tuned when, and which budgets a step of tuning draws."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -70,12 +71,15 @@ def test_all_steps_in_phases_that_keep_more_and_more(
     found = phases(recipe, [one], budgets(one))
     if learning:
         fine = found.pop()
-        assert (fine.steps, fine.kept) == (recipe.fine_steps, ((*learning, 0),))
+        assert fine.steps == recipe.fine_steps
+        assert fine.planes == ((*((end, end) for end in learning), (0, highest)),)
+        assert all(phase.planes[0][-1] == (highest, highest) for phase in found)
     assert sum(phase.steps for phase in found) == steps
-    kept = [phase.kept[0] for phase in found]
-    assert kept == sorted(set(kept))
-    last = [end - 1 for end in learning] + [0] if learning else [highest - 1]
-    assert [kept[0], kept[-1]] == [(0,) * len(last), tuple(last)]
+    for chain, end in enumerate(learning or [highest]):
+        planes = [phase.planes[0][chain] for phase in found]
+        assert [planes[0].kept, planes[-1].moved] == [0, end]
+        assert all(before.kept <= now.kept < now.moved for before, now in pairwise(planes))
+        assert {p.moved for p in planes} == {p.kept for p in planes[1:] if p.kept} | {end}
 
 
 @pytest.mark.parametrize(
