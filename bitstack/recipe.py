@@ -102,7 +102,7 @@ class Recipe(BaseModel):
         description="Most bytes of a file, such as 200MB; 0: a 32nd of all, 1 MiB to 1 GiB.",
     )
     tune_codes: float = Field(
-        0.003,
+        0.004,
         ge=0,
         le=0.1,
         description="codes: how far a step of tuning at level 2 moves weights towards other codes, "

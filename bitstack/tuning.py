@@ -22,7 +22,7 @@ from bitstack.tune import Phase, Tuner
 from bitstack.tuned import Planes, learning, make_tunable
 
 _KEY = "~tuned"  # no matrix is called so
-_SHARES = (0.6, 0.3, 0.1)  # of the steps: the lower half of the planes; more; the last
+_SHARES = (0.5, 0.3, 0.2)  # of the steps: the lower half of the planes; more; the last
 
 
 def tune(job: Job) -> None:
