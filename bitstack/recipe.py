@@ -106,7 +106,8 @@ class Recipe(BaseModel):
         ge=0,
         le=0.1,
         description="codes: how far a step of tuning at level 2 moves weights towards other codes, "
-        "of the table's largest value; half for each level above; 0: codes stay.",
+        "of the table's largest value, in a matrix of 128 columns; half for each level above, half "
+        "for four times the columns; 0: codes stay.",
     )
     targets: list[float] = Field(
         [],

@@ -41,8 +41,8 @@ class Tuner:
     """Tunes the scales of `model`'s stacks, a packed fp32 model that computes through `stacks`.
 
     `runner` holds the original and the windows. `rate` is Adam's for the scales of level 1,
-    `code_rate` the step of the codes at level 2 as a share of the table's range; both halve with
-    every level.
+    `code_rate` the step of the codes at level 2 as a share of the table's range, in a matrix of 128
+    columns; both halve with every level.
     """
 
     model: nn.Module

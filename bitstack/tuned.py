@@ -23,6 +23,7 @@ from bitstack.positions import Positions, lookup
 Learn = Callable[[Tensor], None]  # takes the gradient of the matrix, [m, n]
 
 _COARSE = 4  # levels whose errors are far above those of fast products
+_COLUMNS = 128  # of a matrix whose codes move as fast as the recipe says
 
 
 class Planes(NamedTuple):
@@ -170,6 +171,9 @@ class TunedStack(nn.Module):
             top = self.top
             table = self.scales(top)[2]
             rate = self.code_rate / 2 ** (self.level - 2)  # half the error, half the step
+            # Steps of one row add up in its output, and weights are as 1/sqrt(columns): what adds
+            # up to as much is so too (arXiv 2203.03466).
+            rate *= (_COLUMNS / self.spec.columns) ** 0.5
             move = self.positions[top].move
             self.code[top] = move(self.code[top], gradient, table, rate, *self.planes[top])
 

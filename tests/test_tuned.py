@@ -1,10 +1,12 @@
-"""A stack that learns: exact gradients, by products as fast as errors allow."""
+"""A stack that learns: exact gradients, by products as fast as errors allow, and steps as long as
+width and level allow."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from bitstack.tuned import _Product, product
+from bitstack.blocks import StackSpec
+from bitstack.tuned import TunedStack, _Product, product
 
 
 @pytest.mark.parametrize("batch", [(3,), (2, 3)])
@@ -33,3 +35,26 @@ def test_fast_products_err_little(fast: bool) -> None:
     assert found.dtype == torch.float32
     error = float((found - exact).norm() / exact.norm())
     assert error < (1e-2 if fast else 1e-6)
+
+
+def turned(columns: int, level: int) -> float:
+    """How far a steady gradient moved the weights within their cells in five steps at `level`."""
+    spec = StackSpec("codes", 2, columns, 3)
+    kept = {t.name: torch.zeros(t.shape, dtype=t.dtype) for t in spec.all()}
+    for j in (1, 2, 3):
+        kept[f"scale_{j}"][-(2**j) :] = torch.linspace(-1, 1, 2**j)  # the table, of even steps
+    stack = TunedStack(spec, kept.__getitem__, learns=True)
+    stack.level, stack.code_rate = level, 0.002
+    for _ in range(5):
+        stack._learn(-torch.ones(2, columns))
+    assert not stack.code[3].any()  # none has crossed
+    return float(stack.positions[3].offset.float().mean())
+
+
+def test_steps_of_the_codes_by_width_and_level() -> None:
+    """What all steps of a row add up to in its output grows as a weight does: by the root."""
+    here = turned(128, 2)
+    assert here == pytest.approx(5 * 0.002, rel=0.01)
+    assert turned(512, 2) == pytest.approx(here / 2, rel=0.01)
+    assert turned(32, 2) == pytest.approx(here * 2, rel=0.01)
+    assert turned(128, 3) == pytest.approx(here / 2, rel=0.01)
