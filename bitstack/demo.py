@@ -28,7 +28,7 @@ CONTAINER, RESULTS, PLOT = "model", "demo.json", "memory-quality"
 MARK = ".bitstack-demo"  # a folder with it was made by a demonstration
 # The recipe's own numbers would take the demonstration past three minutes on two cores.
 FEWER: dict[str, Any] = {
-    "tune_steps": 50, "tune_codes": 0.005, "passes": 2, "samples": 160, "length": 256,
+    "tune_steps": 50, "tune_codes": 0.01, "passes": 2, "samples": 160, "length": 256,
     "order_samples": 4,
 }  # fmt: skip
 BUDGETS = ("2bpw", "3bpw", "4bpw")  # between the floor and everything
