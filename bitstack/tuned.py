@@ -171,8 +171,8 @@ class TunedStack(nn.Module):
             top = self.top
             table = self.scales(top)[2]
             rate = self.code_rate / 2 ** (self.level - 2)  # half the error, half the step
-            # Steps of one row add up in its output, and weights are as 1/sqrt(columns): what adds
-            # up to as much is so too (arXiv 2203.03466).
+            # A step is a share of the weights, which are as 1/sqrt(n) in a row of n. Alike in sign,
+            # n of them add up to as much at every n if the share is so too (arXiv 2203.03466).
             rate *= (_COLUMNS / self.spec.columns) ** 0.5
             move = self.positions[top].move
             self.code[top] = move(self.code[top], gradient, table, rate, *self.planes[top])

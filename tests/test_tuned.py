@@ -37,7 +37,7 @@ def test_fast_products_err_little(fast: bool) -> None:
     assert error < (1e-2 if fast else 1e-6)
 
 
-def turned(columns: int, level: int) -> float:
+def moved(columns: int, level: int) -> float:
     """How far a steady gradient moved the weights within their cells in five steps at `level`."""
     spec = StackSpec("codes", 2, columns, 3)
     kept = {t.name: torch.zeros(t.shape, dtype=t.dtype) for t in spec.all()}
@@ -52,9 +52,9 @@ def turned(columns: int, level: int) -> float:
 
 
 def test_steps_of_the_codes_by_width_and_level() -> None:
-    """What all steps of a row add up to in its output grows as a weight does: by the root."""
-    here = turned(128, 2)
+    """Half as long for four times the columns, and for a level more."""
+    here = moved(128, 2)
     assert here == pytest.approx(5 * 0.002, rel=0.01)
-    assert turned(512, 2) == pytest.approx(here / 2, rel=0.01)
-    assert turned(32, 2) == pytest.approx(here * 2, rel=0.01)
-    assert turned(128, 3) == pytest.approx(here / 2, rel=0.01)
+    assert moved(512, 2) == pytest.approx(here / 2, rel=0.01)
+    assert moved(32, 2) == pytest.approx(here * 2, rel=0.01)
+    assert moved(128, 3) == pytest.approx(here / 2, rel=0.01)
