@@ -15,6 +15,9 @@ from peers.bench import Bench, Clock
 BITS = (
     1.25, 1.5, 1.75, 2.0, 2.28, 2.6, 3.0, 3.3, 3.8, 4.31, 5.0, 6.0, 7.0, 8.0, 9.0,
 )  # fmt: skip
+# All of a container, measured last: a method that has it is finished. It may lack others, which lie
+# below its floor or take the same levels as those before them.
+LAST = f"{BITS[-1]:g} bits"
 
 
 def points(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from bitstack.recipe import load_recipe
 from peers.bench import Bench, Row
-from peers.containers import points
+from peers.containers import LAST, points
 
 VIEWS = {"whole": "decompose", "linear": "dense"}
 RECIPES = {"default": tuple(VIEWS), "fast": tuple(VIEWS), "best": ("whole",)}
@@ -18,6 +18,8 @@ def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
     for name, views in RECIPES.items():
         for view in views:
             method = f"bitstack {name}" if view == "whole" else f"bitstack {name}, linear only"
+            if done(method, LAST):
+                continue
             own, length = load_recipe(name), bench.task.length
             recipe = load_recipe(
                 name, calibration=str(bench.calibration), embeddings=VIEWS[view],

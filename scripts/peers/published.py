@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from bitstack.recipe import load_recipe
 from peers.bench import Bench, Row
-from peers.containers import points
+from peers.containers import LAST, points
 
 RANKS, ORDERS = (16, 1), ("perplexity", "loss")
 
@@ -18,6 +18,8 @@ def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
     for order in ORDERS:
         for rank in RANKS:
             method = f"paper rank {rank}" + ("" if order == "perplexity" else ", order loss")
+            if done(method, LAST):
+                continue
             recipe = load_recipe(
                 "paper", calibration=str(bench.calibration), rank=rank, order=order
             )

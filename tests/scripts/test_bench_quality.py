@@ -176,6 +176,22 @@ def test_points_of_a_container(script: Any, bench: Any) -> None:
     assert not (bench.work / "containers" / "model-none").exists()
 
 
+@pytest.mark.parametrize("name", ["ours", "published"])
+def test_a_finished_method_makes_no_container(script: Any, bench: Any, name: str) -> None:
+    """Even where budgets below its floor have no rows."""
+    rows, last = script(f"peers.{name}").rows, script("peers.containers").LAST
+    asked: set[str] = set()
+
+    def done(method: str, setting: str) -> bool:
+        asked.add(method)
+        return setting == last
+
+    before = sorted((bench.work / "containers").glob("*"))
+    assert list(rows(bench, done)) == []
+    assert len(asked) > 3
+    assert sorted((bench.work / "containers").glob("*")) == before
+
+
 def test_finished_rows_are_kept_by_task(script: Any, bench: Any, tmp_path: Path) -> None:
     kept, row = script("quality_rows"), script("peers.bench").Row
     file, task, other = tmp_path / "rows.jsonl", bench.task, replace(bench.task, tokens=100)
