@@ -129,6 +129,8 @@ def run(options: argparse.Namespace) -> None:
         forget(file, task, options.methods)
     rows = Rows(file, task)
     missing = measure(bench, rows, options.methods) if bench else {}
+    for name in missing:
+        missing[name] += "; kept rows are shown" if rows.of(name) else ""
     missing |= {name: "no rows" for name in METHODS if not rows.of(name) and name not in missing}
     if options.json != "-":
         quality_report.report(task, rows.rows, missing, rows.made_by)
