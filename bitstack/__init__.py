@@ -1,35 +1,58 @@
 """bitstack: compress a causal language model once, load it into any memory budget.
 
-The public API and nothing else. Names are imported when first used, so that the command line
-answers at once.
+The public API and nothing else. Names are imported when they are first used, so that
+`import bitstack` and the command line answer at once.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from bitstack.integrations.plugin import register
+from bitstack.live.plugin import register
 
 if TYPE_CHECKING:
-    from bitstack.compress import compress
+    from bitstack.compression.pipeline import compress
+    from bitstack.container.planning import plan
     from bitstack.errors import UserError
-    from bitstack.export import export
-    from bitstack.load import load
-    from bitstack.memory import follow_memory
-    from bitstack.plan import plan
-    from bitstack.resize import resize
+    from bitstack.hub.upload import push
+    from bitstack.kernels import set_accuracy
+    from bitstack.live.dense_export import export
+    from bitstack.live.loading import load
+    from bitstack.live.memory_follower import follow_memory
+    from bitstack.live.resident import resize
+    from bitstack.metrics.loss.evaluation import evaluate
+    from bitstack.recipe import Recipe, load_recipe
 
-__all__ = ["UserError", "compress", "export", "follow_memory", "load", "plan", "resize"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "Recipe",
+    "UserError",
+    "__version__",
+    "compress",
+    "evaluate",
+    "export",
+    "follow_memory",
+    "load",
+    "load_recipe",
+    "plan",
+    "push",
+    "resize",
+    "set_accuracy",
+]
 
 _HOMES = {
-    "compress": "compress",
-    "export": "export",
-    "follow_memory": "memory",
-    "load": "load",
-    "plan": "plan",
-    "resize": "resize",
+    "Recipe": "recipe",
     "UserError": "errors",
+    "compress": "compression.pipeline",
+    "evaluate": "metrics.loss.evaluation",
+    "export": "live.dense_export",
+    "follow_memory": "live.memory_follower",
+    "load": "live.loading",
+    "load_recipe": "recipe",
+    "plan": "container.planning",
+    "push": "hub.upload",
+    "resize": "live.resident",
+    "set_accuracy": "kernels",
 }
 
 
@@ -39,13 +62,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'bitstack' has no attribute {name!r}")
 
 
-class _Api(ModuleType):
-    """Keeps `bitstack.load` the function when the module of that name has been imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
+def __dir__() -> list[str]:
+    return __all__
 
 
-sys.modules[__name__].__class__ = _Api
 register()

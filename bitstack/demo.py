@@ -13,16 +13,16 @@ from typing import Any
 from tqdm import tqdm
 
 from bitstack import recipes
-from bitstack.compress import compress
+from bitstack.compression.pipeline import compress
 from bitstack.container.manifest import Manifest, read_manifest
 from bitstack.errors import UserError
-from bitstack.evaluate import Evaluation, score
-from bitstack.generate import generate
-from bitstack.json_file import write_json
-from bitstack.metrics.curve import CurvePoint, plot_memory_quality
-from bitstack.metrics.decode_speed import seconds_per_token
-from bitstack.opening import open_model
-from bitstack.text import token_ids
+from bitstack.live.generation import generate
+from bitstack.live.opening import open_model
+from bitstack.machine.files import write_json
+from bitstack.metrics.capacity.decode_speed import seconds_per_token
+from bitstack.metrics.loss.curve import CurvePoint, plot_memory_quality
+from bitstack.metrics.loss.evaluation import Evaluation, score
+from bitstack.original.text import token_ids
 
 CONTAINER, RESULTS, PLOT = "model", "demo.json", "memory-quality"
 MARK = ".bitstack-demo"  # a folder with it was made by a demonstration

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitstack.json_file import write_json
-from bitstack.metrics.capacity_gap import capacity_gap
-from bitstack.metrics.documents import read_texts
-from bitstack.metrics.information_capacity import by_bytes, faithful
-from bitstack.metrics.measured_density import windowed_loss
-from bitstack.metrics.perplexity import perplexity
-from bitstack.opening import Opened, open_model
-from bitstack.text import token_ids
+from bitstack.live.opening import Opened, open_model
+from bitstack.machine.files import write_json
+from bitstack.metrics.capacity.information_capacity import by_bytes, faithful
+from bitstack.metrics.density.measured import windowed_loss
+from bitstack.metrics.gap.capacity_gap import capacity_gap
+from bitstack.metrics.loss.documents import read_texts
+from bitstack.metrics.loss.perplexity import perplexity
+from bitstack.original.text import token_ids
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

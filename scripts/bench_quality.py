@@ -25,8 +25,8 @@ from quality_rows import ROWS, Rows, file_of, forget, tasks
 from tqdm import tqdm
 
 from bitstack.errors import UserError
-from bitstack.json_file import write_json
-from bitstack.opening import silence_transformers
+from bitstack.live.opening import silence_transformers
+from bitstack.machine.files import write_json
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Calibration and evaluation text, tokens evaluated, calibration windows of 256 tokens: as many as

@@ -25,9 +25,9 @@ from random_container import random_container
 from transformers import LlamaConfig
 
 from bitstack import load, resize
-from bitstack.budget import kv_cache_bytes
-from bitstack.json_file import write_json
-from bitstack.pages import give_back, process_bytes
+from bitstack.container.budget import kv_cache_bytes
+from bitstack.machine.files import write_json
+from bitstack.machine.pages import give_back, process_bytes
 
 MIB = 1 << 20
 CONTEXT = 128  # tokens of the KV cache in the measured process

@@ -30,11 +30,11 @@ from transformers import LlamaConfig, PretrainedConfig
 from transformers.generation.streamers import BaseStreamer
 
 from bitstack import kernels, load
-from bitstack.assemble import fill
-from bitstack.budget import format_bytes
-from bitstack.json_file import write_json
+from bitstack.container.budget import format_bytes
 from bitstack.kernels import native
-from bitstack.source import skeleton, tie
+from bitstack.machine.files import write_json
+from bitstack.nn.assemble import fill
+from bitstack.original.source import skeleton, tie
 
 PROMPT = 64  # tokens in front of those that are timed
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from bitstack.tables import console, table
+from bitstack.commands.tables import console, table
 
 _TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 

@@ -17,14 +17,15 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from bitstack import text
 from bitstack.errors import UserError
-from bitstack.metrics import density_file, density_fit
-from bitstack.metrics.bootstrap import mean_interval
-from bitstack.metrics.conditional_loss import minimal_pairs
-from bitstack.metrics.density_law import Protocol, Reference
-from bitstack.metrics.documents import fingerprint
-from bitstack.metrics.sequence_loss import sequence_losses
+from bitstack.metrics.density import fit as density_fit
+from bitstack.metrics.density import law_file as density_file
+from bitstack.metrics.density.law import Protocol, Reference
+from bitstack.metrics.loss.conditional_loss import minimal_pairs
+from bitstack.metrics.loss.documents import fingerprint
+from bitstack.metrics.loss.sequence_loss import sequence_losses
+from bitstack.metrics.statistics.bootstrap import mean_interval
+from bitstack.original import text
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SERIES = ["series/s1", "series/s2", "series/s3", "series/s4", "classics-5m"]

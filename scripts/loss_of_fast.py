@@ -18,9 +18,9 @@ from torch import Tensor
 
 from bitstack import kernels, load
 from bitstack.container.manifest import read_manifest
-from bitstack.json_file import write_json
 from bitstack.kernels import ops
-from bitstack.source import load_tokenizer
+from bitstack.machine.files import write_json
+from bitstack.original.source import load_tokenizer
 
 ops.MATMUL_FROM = 1 << 60  # tokens: never
 

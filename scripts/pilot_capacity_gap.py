@@ -17,19 +17,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-
-from bitstack import text
-from bitstack.metrics.distillation import distil
-from bitstack.metrics.gap_pilot import summarise, table
-from bitstack.metrics.importance import Importance, measure_importance
-from bitstack.metrics.structured_pruning import (
+from capacity_gap_pilot.distillation import distil
+from capacity_gap_pilot.importance import Importance, measure_importance
+from capacity_gap_pilot.pruning import (
     Shape,
     body_parameters,
     prune,
     student_shape,
 )
+from capacity_gap_pilot.summary import summarise, table
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from bitstack.original import text
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TEACHERS = [*(f"series/s{i}" for i in range(1, 5)), "classics-5m"]

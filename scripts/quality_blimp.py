@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from peers.bench import Bench
 
 from bitstack import load
-from bitstack.metrics.documents import encode, start_token
-from bitstack.metrics.sequence_loss import sequence_losses
-from bitstack.opening import open_model
+from bitstack.live.opening import open_model
+from bitstack.metrics.loss.documents import encode, start_token
+from bitstack.metrics.loss.sequence_loss import sequence_losses
 
 BITS = "3bpw"
 

@@ -13,7 +13,7 @@ import numpy as np
 from peers import METHODS, family
 from peers.bench import KL_TOKENS, Row, Task
 
-from bitstack.tables import console, table
+from bitstack.commands.tables import console, table
 
 OURS, BEST = "bitstack default", "bitstack best"
 LEAST = 1e-5  # nats: below this an increase is noise, and its logarithm has no meaning

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from bitstack.blocks import StackSpec, TensorSpec
+from bitstack.container.blocks import StackSpec, TensorSpec
+from bitstack.container.journal import Journal
 from bitstack.container.manifest import DenseEntry, Manifest, StackEntry
 from bitstack.container.shards import tensor_order, write_shards
-from bitstack.container.work import Journal
-from bitstack.matrices import find_dense, find_matrices
-from bitstack.source import skeleton
+from bitstack.original.matrices import find_dense, find_matrices
+from bitstack.original.source import skeleton
 
 
 def random_container(

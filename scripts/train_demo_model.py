@@ -32,8 +32,8 @@ from transformers import (
 )
 
 from bitstack.errors import UserError
-from bitstack.metrics.perplexity import perplexity
-from bitstack.text import Tokens, read_documents, token_ids
+from bitstack.metrics.loss.perplexity import perplexity
+from bitstack.original.text import Tokens, read_documents, token_ids
 
 END = "<|endoftext|>"  # id 0: between documents, and the mark that parts books in one file
 CHECKPOINT = "checkpoint.pt"

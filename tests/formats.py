@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitstack.blocks import StackSpec
+from bitstack.container.blocks import StackSpec
 
 Tensors = dict[str, Tensor]
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 import pico
 from bitstack.cli import app, interrupt_again
-from bitstack.compress import compress
+from bitstack.compression.pipeline import compress
 from bitstack.kernels import which
 
 SMALL = [

@@ -9,12 +9,12 @@ from rich.console import Console
 
 import pico
 from bitstack import demo as demonstration
+from bitstack.commands.tables import print_demo
+from bitstack.container.planning import plan
 from bitstack.demo import Demo, run_demo
 from bitstack.errors import UserError
-from bitstack.evaluate import evaluate
-from bitstack.metrics.curve import CurvePoint, plot_memory_quality
-from bitstack.plan import plan
-from bitstack.tables import print_demo
+from bitstack.metrics.loss.curve import CurvePoint, plot_memory_quality
+from bitstack.metrics.loss.evaluation import evaluate
 
 WINDOW, TOKENS = 32, 200
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitstack import recipes
+from bitstack.commands.recipe_options import recipe_fields, recipe_options
 from bitstack.errors import UserError
-from bitstack.options import recipe_fields, recipe_options
 from bitstack.recipe import Recipe, load_recipe
 
 

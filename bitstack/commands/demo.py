@@ -19,9 +19,9 @@ def demo(
     silence(own=quiet)
     from dataclasses import asdict
 
+    from bitstack.commands.tables import console, print_demo
     from bitstack.demo import run_demo
-    from bitstack.json_file import write_json
-    from bitstack.tables import console, print_demo
+    from bitstack.machine.files import write_json
 
     found = run_demo(output, progress=not quiet)
     if not quiet and json != "-":

@@ -17,7 +17,7 @@ from bitstack.commands.shared import (
     silence,
     split,
 )
-from bitstack.workers import is_first
+from bitstack.machine.workers import is_first
 
 
 def evaluate(
@@ -49,10 +49,10 @@ def evaluate(
 ) -> None:
     """Measure perplexity and bits per byte on a text, scores on benchmark tasks, or both."""
     silence(own=quiet)
+    from bitstack.commands.tables import console, evaluation_lines, task_table
     from bitstack.errors import UserError
-    from bitstack.evaluate import evaluate
-    from bitstack.json_file import write_json
-    from bitstack.tables import console, evaluation_lines, task_table
+    from bitstack.machine.files import write_json
+    from bitstack.metrics.loss.evaluation import evaluate
 
     if text is None and tasks is None:
         raise UserError("give --text FILE, --tasks NAME,NAME or both: what to measure on")
@@ -66,7 +66,7 @@ def evaluate(
         if shown:
             typer.echo("\n".join(evaluation_lines(found)))
     if tasks is not None and is_first():  # the others have only the text to share
-        from bitstack.evaluate_tasks import evaluate_tasks
+        from bitstack.metrics.tasks.evaluation import evaluate_tasks
 
         scored = evaluate_tasks(
             model, split(tasks) or [], tasks_folder, original=original, budget=budget, level=level,

@@ -20,9 +20,9 @@ def export(
 ) -> None:
     """Write a dense Hugging Face folder, for tools that know no containers."""
     silence(own=quiet)
-    from bitstack.budget import format_bytes
-    from bitstack.export import export
-    from bitstack.json_file import write_json
+    from bitstack.container.budget import format_bytes
+    from bitstack.live.dense_export import export
+    from bitstack.machine.files import write_json
 
     written = export(folder, output, budget, level=level, progress=not quiet)
     size = sum(file.stat().st_size for file in written.glob("*.safetensors"))

@@ -23,8 +23,8 @@ def generate(
 ) -> None:
     """Continue a prompt, printed as it comes."""
     silence(own=quiet)
-    from bitstack.generate import generate
-    from bitstack.opening import open_model
+    from bitstack.live.generation import generate
+    from bitstack.live.opening import open_model
 
     opened = open_model(model, budget=budget, device=device)
     text = generate(
@@ -32,7 +32,7 @@ def generate(
         stream=not quiet and json != "-", draft_budget=draft_budget,
     )  # fmt: skip
     if json:
-        from bitstack.json_file import write_json
+        from bitstack.machine.files import write_json
 
         sizes = {"resident_bytes": opened.resident_bytes, "bits_per_weight": opened.bits_per_weight}
         write_json(json, {"model": str(model), "prompt": prompt, "continuation": text, **sizes})

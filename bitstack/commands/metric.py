@@ -43,8 +43,8 @@ def order(
 ) -> None:
     """Whether the loss falls with every step along the order of a container."""
     silence(own=quiet)
-    from bitstack.metrics.lines import order_lines
-    from bitstack.metrics.order_check import check_order
+    from bitstack.commands.metric_lines import order_lines
+    from bitstack.metrics.loss.order_check import check_order
 
     found = check_order(
         folder, text, step=step, window=window, max_tokens=max_tokens, progress=not quiet
@@ -87,9 +87,9 @@ def information_capacity(
     silence(own=quiet)
     from dataclasses import asdict
 
-    from bitstack.metrics.lines import capacity_lines, prediction_line
-    from bitstack.metrics.measured_capacity import measure_capacity
-    from bitstack.metrics.measured_capacity import predict as foretell
+    from bitstack.commands.metric_lines import capacity_lines, prediction_line
+    from bitstack.metrics.capacity.measured import measure_capacity
+    from bitstack.metrics.capacity.measured import predict as foretell
 
     found = measure_capacity(
         models, text, budgets=budget or (), variant=variant, max_length=max_length, bias=bias,

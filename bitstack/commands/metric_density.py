@@ -52,9 +52,9 @@ def fit(
 ) -> None:
     """Fit the laws of loss and score on a reference series."""
     silence(own=quiet)
-    from bitstack.metrics.density_file import read_references, save_law
-    from bitstack.metrics.density_fit import fit_law
-    from bitstack.metrics.lines import law_lines
+    from bitstack.commands.metric_lines import law_lines
+    from bitstack.metrics.density.fit import fit_law
+    from bitstack.metrics.density.law_file import read_references, save_law
 
     law = fit_law(
         read_references(results), reference_tokens=reference_tokens, floor=floor, ceiling=ceiling
@@ -88,8 +88,8 @@ def score(
 ) -> None:
     """Effective parameters and densities, by a score or by a loss."""
     silence(own=quiet)
-    from bitstack.metrics.density_score import choose_measure, score_models
-    from bitstack.metrics.lines import density_lines
+    from bitstack.commands.metric_lines import density_lines
+    from bitstack.metrics.density.scoring import choose_measure, score_models
 
     measure = choose_measure(
         law, score=score, score_error=score_error, text=text, pairs=pairs,
@@ -116,8 +116,8 @@ def loss(
 ) -> None:
     """Conditional loss of answers, which a law is fitted on."""
     silence(own=quiet)
-    from bitstack.metrics.density_score import answer_losses, answers
-    from bitstack.metrics.lines import loss_lines
+    from bitstack.commands.metric_lines import loss_lines
+    from bitstack.metrics.density.scoring import answer_losses, answers
 
     found = answer_losses(
         models, answers(pairs, split(tasks), tasks_folder, limit), budgets=budget or (),
@@ -144,8 +144,8 @@ def trend(
 ) -> None:
     """Growth of the best density over time, and its doubling time."""
     silence()
-    from bitstack.metrics.density_trend import forecast
-    from bitstack.metrics.lines import trend_lines
+    from bitstack.commands.metric_lines import trend_lines
+    from bitstack.metrics.density.trend import forecast
 
     found = forecast(released, share=share, since=since)
     answer(trend_lines(found), found.to_json(), json)

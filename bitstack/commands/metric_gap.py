@@ -40,8 +40,8 @@ def measure(
 ) -> None:
     """KL, loss gap and top-1 agreement, by position and by frequency."""
     silence(own=quiet)
-    from bitstack.metrics.lines import gap_lines
-    from bitstack.metrics.measured_gap import measure_gap
+    from bitstack.commands.metric_lines import gap_lines
+    from bitstack.metrics.gap.measured import measure_gap
 
     found = measure_gap(
         teacher, student, text, budget=budget, window=window, max_bytes=max_bytes,
@@ -65,8 +65,8 @@ def teacher(
     silence()
     from dataclasses import asdict
 
-    from bitstack.metrics.gap_law import best_teacher
-    from bitstack.metrics.lines import teacher_lines
+    from bitstack.commands.metric_lines import teacher_lines
+    from bitstack.metrics.gap.law import best_teacher
 
     found = best_teacher(student, tokens=tokens, law=law)
     answer(teacher_lines(found), asdict(found), json)
@@ -84,8 +84,8 @@ def fit(
     silence()
     from dataclasses import asdict
 
-    from bitstack.metrics.gap_fit import fit_gap, read_runs
-    from bitstack.metrics.lines import gap_fit_lines
+    from bitstack.commands.metric_lines import gap_fit_lines
+    from bitstack.metrics.gap.fit import fit_gap, read_runs
 
     found = fit_gap(read_runs(table))
     answer(gap_fit_lines(found), asdict(found), json)

@@ -20,9 +20,9 @@ def plan(
     silence(own=quiet)
     from dataclasses import asdict
 
-    from bitstack.json_file import write_json
-    from bitstack.plan import plan
-    from bitstack.tables import console, kernel_line, plan_table
+    from bitstack.commands.tables import console, kernel_line, plan_table
+    from bitstack.container.planning import plan
+    from bitstack.machine.files import write_json
 
     rows = plan(folder, budget or (), context=context)
     if json != "-" and not quiet:

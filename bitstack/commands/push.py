@@ -44,11 +44,11 @@ def push(
 ) -> None:
     """Upload a container to the Hub, with a model card."""
     silence(own=quiet)
+    from bitstack.commands.tables import push_lines
     from bitstack.errors import UserError
-    from bitstack.integrations.hub import push
-    from bitstack.integrations.measured import Text
-    from bitstack.json_file import write_json
-    from bitstack.tables import push_lines
+    from bitstack.hub.measured import Text
+    from bitstack.hub.upload import push
+    from bitstack.machine.files import write_json
 
     if original and not text:
         raise UserError(f"--original {original}: is measured on a text; name one with --text")

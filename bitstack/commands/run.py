@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bitstack.commands.shared import STYLE, Json, Quiet, silence, told_of
-from bitstack.workers import is_first
+from bitstack.machine.workers import is_first
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
 
     The options after --quiet are the fields of the recipe; given here, they override it.
     """
-    from bitstack.options import recipe_fields
+    from bitstack.commands.recipe_options import recipe_fields
     from bitstack.recipe import load_recipe
 
     resolved = load_recipe(recipe, **recipe_fields(options))
@@ -40,10 +40,10 @@ def run(
     if dry_run:
         _predict(model, output, resolved, json, quiet)
         return
-    from bitstack.compress import compress
+    from bitstack.commands.tables import container_lines, container_record
+    from bitstack.compression.pipeline import compress
     from bitstack.container.manifest import read_manifest
-    from bitstack.json_file import write_json
-    from bitstack.tables import container_lines, container_record
+    from bitstack.machine.files import write_json
 
     with told_of(verbose):
         folder = compress(model, output, recipe=resolved, progress=not quiet)
@@ -59,9 +59,9 @@ def run(
 def _predict(model: str, output: Path, recipe: Any, json: str | None, quiet: bool) -> None:
     from dataclasses import asdict
 
-    from bitstack.forecast import forecast
-    from bitstack.json_file import write_json
-    from bitstack.tables import console, forecast_table
+    from bitstack.commands.tables import console, forecast_table
+    from bitstack.compression.forecast import forecast
+    from bitstack.machine.files import write_json
 
     found = forecast(model, output, recipe)
     if not quiet and json != "-":
@@ -87,7 +87,7 @@ command = _signed(run, _RUN)
 
 def full_command() -> Any:
     """`run` with the options of the recipe, which take a while to make."""
-    from bitstack.options import recipe_options
+    from bitstack.commands.recipe_options import recipe_options
 
     alone = typer.Typer(**STYLE)
     alone.command()(_signed(run, [*_RUN, *recipe_options()]))

@@ -83,7 +83,7 @@ def told_of(wanted: bool) -> Iterator[None]:
 
 def answer(lines: Iterable[str], record: Any, json: str | None, quiet: bool = False) -> None:
     """Print `lines`, unless the record itself goes to stdout, and write the record if asked."""
-    from bitstack.json_file import write_json
+    from bitstack.machine.files import write_json
 
     if json != "-" and not quiet:
         typer.echo("\n".join(lines))
@@ -108,6 +108,6 @@ def silence(*, own: bool = False) -> None:
 
         disable_progress_bars()
         logging.getLogger("bitstack").setLevel(logging.ERROR)
-    from bitstack.opening import silence_transformers
+    from bitstack.live.opening import silence_transformers
 
     silence_transformers()

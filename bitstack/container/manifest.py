@@ -20,10 +20,10 @@ from pydantic import (
     model_validator,
 )
 
-from bitstack.blocks import StackSpec
-from bitstack.budget import Budgets
+from bitstack.container.blocks import StackSpec
+from bitstack.container.budget import Budgets
 from bitstack.errors import UserError
-from bitstack.matrices import Dense, Matrix
+from bitstack.original.matrices import Dense, Matrix
 
 MANIFEST = "bitstack.json"
 FORMAT = 3  # 2: stacks whose upper levels have planes of their own; 3: any number of chains

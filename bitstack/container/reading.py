@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from bitstack.container.shards import ShardReader
-from bitstack.download import Remote
 from bitstack.errors import UserError
-from bitstack.pages import empty_pages
+from bitstack.machine.pages import empty_pages
+from bitstack.original.hub_cache import Remote
 
 _DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,

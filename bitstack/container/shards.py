@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitstack.blocks import StackSpec
+from bitstack.container.blocks import StackSpec
+from bitstack.container.journal import disk_errors
 from bitstack.container.manifest import INDEX, ShardEntry
-from bitstack.container.work import disk_errors
-from bitstack.download import Remote
 from bitstack.errors import UserError
+from bitstack.original.hub_cache import Remote
 
 SHARDS = 32  # how many a container is cut into, between these sizes
 SMALLEST, LARGEST = 1 << 20, 1 << 30

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
+from bitstack.compression.column_scaling import fold_scales, scaled_moment
 from bitstack.decompose.nested import Plan, decompose_codes
 from bitstack.decompose.published import decompose_signs
 from bitstack.decompose.result import Decomposed
-from bitstack.decompose.scaling import fold_scales, scaled_moment
 from bitstack.recipe import Recipe
 
 __all__ = ["Decomposed", "decompose", "fold_scales", "scaled_moment"]

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from bitstack.blocks import StackSpec
+from bitstack.container.blocks import StackSpec
 from bitstack.decompose.level import Level, first_scales, shared
 from bitstack.decompose.problem import Problem, make_problem
 from bitstack.decompose.refit import refit

@@ -8,7 +8,7 @@ significant bit first, +1 as 1. Column scaling happens before, in `scaling`.
 import torch
 from torch import Tensor
 
-from bitstack.blocks import StackSpec
+from bitstack.container.blocks import StackSpec
 from bitstack.decompose.problem import make_problem
 from bitstack.decompose.result import Decomposed
 from bitstack.decompose.svd import full_svd, truncated_svd

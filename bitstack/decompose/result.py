@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bitstack.blocks import StackSpec
+from bitstack.container.blocks import StackSpec
 
 
 @dataclass(frozen=True)

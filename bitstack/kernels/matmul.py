@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitstack.kernels import native, threads
-from bitstack.pages import empty_pages
+from bitstack.machine.pages import empty_pages
 
 _PANELS = 1 << 24  # bytes of all panels: small next to a model
 _LEAST = 1 << 22  # bytes of one: enough rows for an efficient product

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bitstack.blocks import StackSpec
+from bitstack.container.blocks import StackSpec
 from bitstack.errors import UserError
 from bitstack.nn.stack import Stack
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from bitstack.blocks import StackSpec
-from bitstack.matrices import Matrix
+from bitstack.container.blocks import StackSpec
 from bitstack.nn.modules import PackedEmbedding, PackedExperts, PackedLinear, TiedHead
 from bitstack.nn.stack import Stack
+from bitstack.original.matrices import Matrix
 
 
 def pack_model(model: nn.Module, matrices: list[Matrix], specs: list[StackSpec]) -> None:

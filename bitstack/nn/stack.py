@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bitstack import kernels
-from bitstack.blocks import StackSpec
+from bitstack.container.blocks import StackSpec
 
 Read = Callable[[str], Tensor]  # name within the stack -> tensor
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from bitstack.metrics.bootstrap import Interval
 from bitstack.metrics.report.axis import BytesAxis, LinearAxis
 from bitstack.metrics.report.data import Report
+from bitstack.metrics.statistics.bootstrap import Interval
 
 
 @dataclass(frozen=True)

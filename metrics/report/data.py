@@ -10,10 +10,10 @@ from itertools import accumulate
 from typing import Any
 
 from bitstack.container.manifest import Manifest
-from bitstack.evaluate import Evaluation
-from bitstack.metrics.along_curve import MetricsCurve
-from bitstack.metrics.tasks import TaskScore
-from bitstack.plan import PlanRow
+from bitstack.container.planning import PlanRow
+from bitstack.metrics.loss.evaluation import Evaluation
+from bitstack.metrics.report.along_curve import MetricsCurve
+from bitstack.metrics.tasks.scores import TaskScore
 
 FORMAT = 1
 

@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bitstack.budget import Budget
+from bitstack.container.budget import Budget
 from bitstack.container.manifest import Manifest, read_manifest
-from bitstack.device import pick_device
-from bitstack.download import locate
+from bitstack.container.planning import plan
 from bitstack.errors import UserError
-from bitstack.metrics.along_curve import metrics_along_curve
+from bitstack.live.opening import is_container
+from bitstack.machine.device import pick_device
+from bitstack.metrics.report.along_curve import metrics_along_curve
 from bitstack.metrics.report.data import Measured, Report, Row, Tasks
 from bitstack.metrics.report.measure import Model, Terms, environment, measure_all
-from bitstack.metrics.tasks import with_recovery
-from bitstack.opening import is_container
-from bitstack.plan import plan
-from bitstack.source import open_source
+from bitstack.metrics.tasks.scores import with_recovery
+from bitstack.original.hub_cache import locate
+from bitstack.original.source import open_source
 
 # Between the floor and everything: quality changes most below 3 bits a weight.
 BUDGETS = ("1.5bpw", "2bpw", "2.5bpw", "3bpw", "4bpw", "6bpw")

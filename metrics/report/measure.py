@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bitstack.device import pick_device
-from bitstack.evaluate import score
 from bitstack.kernels import which
-from bitstack.metrics.decode_speed import seconds_per_token
+from bitstack.live.opening import Opened, open_model
+from bitstack.machine.device import pick_device
+from bitstack.metrics.capacity.decode_speed import seconds_per_token
+from bitstack.metrics.loss.evaluation import score
 from bitstack.metrics.report.data import Measured, Tasks
-from bitstack.metrics.tasks import TaskScore, run_tasks
-from bitstack.opening import Opened, open_model
-from bitstack.text import token_ids
+from bitstack.metrics.tasks.scores import TaskScore, run_tasks
+from bitstack.original.text import token_ids
 
 SPEED_TOKENS = 32
 Model = tuple[str, str | Path, int | None]  # name, folder, bytes of its budget

@@ -6,11 +6,11 @@ What they mean and how they are computed is in `bitstack.metrics`.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bitstack.metrics.along_curve import ORIGINAL, CurvePoint, MetricsCurve
-from bitstack.metrics.bootstrap import Interval
+from bitstack.metrics.report.along_curve import ORIGINAL, CurvePoint, MetricsCurve
 from bitstack.metrics.report.axis import BytesAxis
 from bitstack.metrics.report.charts import Chart, Figure, make_chart
 from bitstack.metrics.report.data import Row
+from bitstack.metrics.statistics.bootstrap import Interval
 
 Value = tuple[float | None, Interval | None]
 

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from bitstack.metrics.along_curve import ORIGINAL
+from bitstack.metrics.report.along_curve import ORIGINAL
 from bitstack.metrics.report.data import Report
-from bitstack.metrics.tasks import TaskScore
+from bitstack.metrics.tasks.scores import TaskScore
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bitstack.calibration_text import READ
-from bitstack.matrices import Matrix, find_matrices
-from bitstack.metrics.capacity_gap import capacity_gap
-from bitstack.metrics.perplexity import perplexity
-from bitstack.text import Tokens, token_ids, windows
+from bitstack.calibration.windows import READ
+from bitstack.metrics.gap.capacity_gap import capacity_gap
+from bitstack.metrics.loss.perplexity import perplexity
+from bitstack.original.matrices import Matrix, find_matrices
+from bitstack.original.text import Tokens, token_ids, windows
 
 HALF = 2  # bytes of everything a tool leaves unquantised
 KL_TOKENS = 10_000

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bitstack import compress, load
-from bitstack.budget import parse_budget
+from bitstack.container.budget import parse_budget
 from bitstack.container.manifest import read_manifest
 from bitstack.recipe import Recipe
 from peers.bench import Bench, Clock

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bitstack.matrices import Matrix, find_layers
+from bitstack.original.matrices import Matrix, find_layers
 from peers.bench import Bench, Clock, Row
 from peers.grid import best_range, grouped_bytes
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner, Result
 
 import pico
 from bitstack.cli import app
-from bitstack.metrics.tasks import run_tasks
-from bitstack.opening import open_model
+from bitstack.live.opening import open_model
+from bitstack.metrics.tasks.scores import run_tasks
 
 NAME = "llama-gqa"
 

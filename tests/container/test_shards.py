@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from bitstack import load
-from bitstack.blocks import StackSpec
 from bitstack.container import shards
+from bitstack.container.blocks import StackSpec
+from bitstack.container.journal import Journal
 from bitstack.container.manifest import INDEX, MANIFEST, read_manifest
 from bitstack.container.shards import ShardReader, tensor_order, verify, write_shards
-from bitstack.container.work import Journal
 from bitstack.errors import UserError
 from bitstack.nn import Stack
 

@@ -9,11 +9,11 @@ from formats import matrix_of, random_tensors
 from torch import nn
 
 import pico
-from bitstack.blocks import StackSpec
-from bitstack.matrices import Matrix, find_dense, find_matrices
+from bitstack.container.blocks import StackSpec
 from bitstack.nn import pack_model, resident_bytes, stacks
 from bitstack.nn.modules import PackedEmbedding, PackedExperts, PackedLinear, TiedHead
-from bitstack.source import skeleton
+from bitstack.original.matrices import Matrix, find_dense, find_matrices
+from bitstack.original.source import skeleton
 
 Folder = Callable[..., Path]
 

@@ -7,7 +7,7 @@ from formats import matrix_of, random_tensors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitstack.blocks import StackSpec
+from bitstack.container.blocks import StackSpec
 from bitstack.nn import Stack
 
 SPECS = st.one_of(

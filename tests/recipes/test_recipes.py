@@ -6,8 +6,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bitstack import recipes
 from bitstack.errors import UserError
-from bitstack.metrics.perplexity import perplexity
-from bitstack.text import token_ids
+from bitstack.metrics.loss.perplexity import perplexity
+from bitstack.original.text import token_ids
 
 
 def test_recipes_are_found_by_name() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import pico
 from bitstack.errors import UserError
-from bitstack.metrics.density_file import load_law
+from bitstack.metrics.density.law_file import load_law
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fit_reference_law.py"
 FAMILIES = ["llama-tied", "llama-untied", "llama-gqa", "mistral", "qwen2"]

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from capacity_gap_pilot.pruning import body_parameters
 
 import pico
-from bitstack.metrics.structured_pruning import body_parameters
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "pilot_capacity_gap.py"
 

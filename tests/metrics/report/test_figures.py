@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from bitstack.container.manifest import read_manifest
+from bitstack.container.planning import plan
 from bitstack.errors import UserError
-from bitstack.evaluate import evaluate
-from bitstack.evaluate_tasks import evaluate_tasks
-from bitstack.load import load
+from bitstack.live.loading import load
+from bitstack.metrics.loss.evaluation import evaluate
 from bitstack.metrics.report import Report, collect, measure
-from bitstack.plan import plan
+from bitstack.metrics.tasks.evaluation import evaluate_tasks
 
 SHORT = {"window": 32, "max_tokens": 300}
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bitstack.budget import format_bytes
+from bitstack.container.budget import format_bytes
 from bitstack.errors import UserError
-from bitstack.metrics.bootstrap import Interval
 from bitstack.metrics.report import Report, html, markdown, write_report
 from bitstack.metrics.report.scores import Cell, score_table
+from bitstack.metrics.statistics.bootstrap import Interval
 
 VOID = {"meta", "link", "input", "br"}
 HOSTILE = "</script><img src=x onerror=alert(1)>|`{{ 7*7 }}`"

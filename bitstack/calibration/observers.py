@@ -1,0 +1,155 @@
+"""What is seen of a matrix while the model runs: second moments of its input, and squares of the
+loss gradient at its output.
+
+How the model is run is `streaming`'s business, what the gradients are made for `sensitivity`'s,
+where the text comes from `text`'s.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from bitstack.original.matrices import Matrix
+
+_PRODUCTS = (F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__)
+
+
+@dataclass
+class Moments:
+    """What text says of one matrix's input: sums over tokens, fp32."""
+
+    second: Tensor  # [n, n] sum of x xᵀ
+    norms: Tensor  # [n] sum over samples of the L2 norm over the sequence
+    tokens: int = 0
+    samples: int = 0
+
+    @classmethod
+    def zero(cls, columns: int, device: torch.device) -> "Moments":
+        return cls(
+            torch.zeros(columns, columns, device=device), torch.zeros(columns, device=device)
+        )
+
+    def add(self, x: Tensor) -> None:
+        """Count in `x` [..., n]; a leading batch dimension separates the samples."""
+        x = x.detach().float()
+        samples = x if x.ndim == 3 else x.reshape(1, -1, x.shape[-1])
+        flat = x.reshape(-1, x.shape[-1])
+        self.second.addmm_(flat.T, flat)
+        self.norms += samples.norm(dim=1).sum(0)
+        self.tokens += len(flat)
+        self.samples += len(samples)
+
+    def mean(self) -> Tensor:
+        """E[x xᵀ], fp32 [n, n]."""
+        return self.second / max(self.tokens, 1)
+
+    def mean_norm(self) -> Tensor:
+        """Mean over samples of the L2 norm over the sequence, [n] (arXiv 2410.23918)."""
+        return self.norms / max(self.samples, 1)
+
+
+@dataclass
+class InputObserver:
+    """Collects `Moments` by matrix name; matrices fed by one tensor (q, k, v) share theirs."""
+
+    moments: dict[str, Moments] = field(default_factory=dict)
+    _seen: dict[int, tuple[Tensor, Moments]] = field(default_factory=dict)
+    _batch: torch.Size | None = None  # samples, tokens
+
+    def saw(self, matrix: Matrix, x: Tensor) -> None:
+        # The tensor is kept until the batch ends, or its id could be another one's by then.
+        if id(x) in self._seen:
+            self.moments.setdefault(matrix.name, self._seen[id(x)][1])
+            return
+        own = self.moments.setdefault(matrix.name, Moments.zero(matrix.columns, x.device))
+        own.add(self._by_sample(x))
+        self._seen[id(x)] = (x, own)
+
+    def end_batch(self) -> None:
+        self._seen.clear()
+        self._batch = None
+
+    def _by_sample(self, x: Tensor) -> Tensor:
+        """`x` [samples, tokens, n] again where the layer has flattened it on the way (OPT)."""
+        if x.ndim == 3:
+            self._batch = x.shape[:2]
+        elif self._batch and len(x) == self._batch.numel():
+            return x.unflatten(0, self._batch)
+        return x
+
+    def gave(self, matrix: Matrix, y: Tensor) -> None:
+        """Outputs are not observed."""
+
+
+@dataclass
+class GradientObserver:
+    """Collects the sum over tokens of the squared gradient at each output row, fp32 [m]."""
+
+    squares: dict[str, Tensor] = field(default_factory=dict)
+
+    def saw(self, matrix: Matrix, x: Tensor) -> None:
+        """Inputs are not observed."""
+
+    def gave(self, matrix: Matrix, y: Tensor) -> None:
+        if y.requires_grad:
+            y.register_hook(lambda gradient: self._add(matrix, gradient))
+
+    def _add(self, matrix: Matrix, gradient: Tensor) -> None:
+        square = gradient.detach().float().reshape(-1, matrix.rows).square().sum(0)
+        known = self.squares.get(matrix.name)
+        self.squares[matrix.name] = square if known is None else known + square
+
+
+Observer = InputObserver | GradientObserver
+
+
+@contextmanager
+def observed(model: nn.Module, matrices: list[Matrix], observer: Observer) -> Iterator[None]:
+    """Every product with one of `matrices` (loaded in `model`) is shown to `observer`."""
+    experts = {
+        matrix.of(model.get_parameter(matrix.parameter)).data_ptr(): matrix
+        for matrix in matrices
+        if matrix.kind == "expert"
+    }
+    with ExitStack() as stack:
+        for matrix in matrices:
+            if matrix.kind in ("linear", "conv1d", "head"):
+                stack.callback(_hook(model.get_submodule(matrix.module), matrix, observer))
+            elif matrix.tied:
+                stack.callback(_hook(model.get_submodule(matrix.tied), matrix, observer))
+        if experts:
+            stack.enter_context(_ExpertProducts(experts, observer))
+        yield
+
+
+def _hook(module: nn.Module, matrix: Matrix, observer: Observer) -> Any:
+    def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        observer.saw(matrix, args[0])
+        observer.gave(matrix, output)
+
+    return module.register_forward_hook(hook).remove
+
+
+class _ExpertProducts(TorchFunctionMode):
+    """Sees the products of single experts, which are no modules: by the memory of their slice."""
+
+    def __init__(self, experts: dict[int, Matrix], observer: Observer) -> None:
+        super().__init__()
+        self.experts, self.observer = experts, observer
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _PRODUCTS and isinstance(args[1], Tensor):
+            matrix = self.experts.get(args[1].data_ptr())
+            if matrix is not None and args[0].numel():
+                self.observer.saw(matrix, args[0])
+                self.observer.gave(matrix, result)
+        return result

@@ -1,0 +1,118 @@
+"""What budgets buy, before anything is loaded: exact bytes, and the KV cache beside them.
+
+Reads a container's manifest and config, never its tensors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, PretrainedConfig
+
+from bitstack.container.budget import Budget, Budgets, kv_cache_bytes
+from bitstack.container.manifest import Manifest, read_manifest
+from bitstack.errors import UserError
+from bitstack.kernels import Choice, which
+from bitstack.live.loading import budget_bytes
+from bitstack.machine.device import pick_device
+from bitstack.original.hub_cache import locate
+
+DEFAULT_CONTEXT = 4096  # tokens, or the model's positions where those are fewer
+DEFAULT_STEPS = 6  # from the floor to everything
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One budget, and the model that fits it."""
+
+    budget: str  # as asked for
+    budget_bytes: int
+    resident_bytes: int  # of the whole model: what it really takes
+    bits_per_weight: float  # of a decomposed weight, planes and scales
+    lowest_level: int  # over all stacks
+    mean_level: float  # over all decomposed weights
+    highest_level: int
+    original_share: float  # resident bytes over the original's
+    context: int | None  # tokens; None for a model without a KV cache
+    kv_cache_bytes: int | None  # of one sequence of `context` tokens
+    total_bytes: int  # model and cache
+    kernel: str  # that would run on this machine
+    kernel_reason: str  # why this one
+
+
+def plan(
+    path: str | Path,
+    budgets: str | int | Budget | Sequence[str | int | Budget] = (),
+    *,
+    context: int | None = None,
+) -> list[PlanRow]:
+    """What the container `path` is at each of `budgets`, one row each, in their order.
+
+    Without budgets: the floor, everything, and five between at equal steps of bytes. The KV cache
+    is that of one sequence of `context` tokens in the model's dtype. The kernel is that of the best
+    device here. UserError for a broken
+    container, a budget that is not understood or below the floor, a context the model cannot read.
+    """
+    folder = locate(path).folder
+    manifest = read_manifest(folder)
+    config = AutoConfig.from_pretrained(folder)
+    context, cache = _cache(config, manifest, context)
+    if isinstance(budgets, str | int | Budget):
+        budgets = [budgets]
+    asked = [_asked(manifest, one) for one in budgets] or _default(manifest.budgets)
+    kernel = which(pick_device("auto"))
+    return [_row(manifest, text, size, context, cache, kernel) for text, size in asked]
+
+
+def _row(
+    manifest: Manifest, text: str, size: int, context: int | None, cache: int, kernel: Choice
+) -> PlanRow:
+    levels, resident = manifest.budgets.levels(size)
+    summed = sum(n * j for n, j in zip(manifest.budgets.weights, levels, strict=True))
+    return PlanRow(
+        budget=text,
+        budget_bytes=size,
+        resident_bytes=resident,
+        bits_per_weight=manifest.budgets.bits_per_weight(levels),
+        lowest_level=min(levels),
+        mean_level=summed / manifest.weights,
+        highest_level=max(levels),
+        original_share=resident / manifest.original_bytes,
+        context=context,
+        kv_cache_bytes=None if context is None else cache,
+        total_bytes=resident + cache,
+        kernel=kernel.name,
+        kernel_reason=kernel.reason,
+    )
+
+
+def _asked(manifest: Manifest, budget: str | int | Budget) -> tuple[str, int]:
+    text = budget.text if isinstance(budget, Budget) else str(budget)
+    return text, budget_bytes(manifest, budget)
+
+
+def _default(budgets: Budgets) -> list[tuple[str, int]]:
+    low, high = budgets.floor_bytes, budgets.total_bytes
+    if low == high:
+        return [("all", high)]
+    sizes = [low + (high - low) * i // DEFAULT_STEPS for i in range(DEFAULT_STEPS + 1)]
+    names = ["floor", *(str(size) for size in sizes[1:-1]), "all"]
+    return list(zip(names, sizes, strict=True))
+
+
+def _cache(
+    config: PretrainedConfig, manifest: Manifest, context: int | None
+) -> tuple[int | None, int]:
+    """The context length and the bytes of its cache; (None, 0) for a model that keeps none."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and not 1 <= context <= (positions or context):
+        most = f" and at most {positions}, the positions of the model" if positions else ""
+        raise UserError(f"context is {context} tokens; it must be at least 1{most}")
+    wanted = context or min(DEFAULT_CONTEXT, positions or DEFAULT_CONTEXT)
+    try:
+        return wanted, kv_cache_bytes(config, wanted, getattr(torch, manifest.dtype).itemsize)
+    except UserError:
+        if context is not None:
+            raise
+        return None, 0

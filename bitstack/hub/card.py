@@ -1,0 +1,160 @@
+"""The model card of a container: metadata as the Hub reads it, and a page as people do.
+
+Shows what it is given; measuring is left to `measured`, uploading to `hub`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from bitstack.container.budget import format_bytes, parse_budget
+from bitstack.container.manifest import Manifest
+from bitstack.errors import UserError
+from bitstack.hub.measured import Row
+from bitstack.metrics.loss.curve import CurvePoint, plot_memory_quality
+from bitstack.metrics.loss.evaluation import Evaluation
+
+CARD, PICTURE = "README.md", "memory-quality.png"
+# A card that does not say so is somebody's own work, and is left as it is.
+MARK = "<!-- Made by compress-model push; without this line it would be kept as it is. -->"
+_TEMPLATE = Path(__file__).with_name("card.md.jinja")
+_INHERITED = ("license", "license_name", "license_link", "language")  # of the base model's card
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a card is about."""
+
+    name: str  # owner/name of the container on the Hub
+    base_model: str | None  # on the Hub; None: not there, as far as is known
+    base: dict[str, Any]  # metadata of the base model's own card
+    manifest: Manifest
+    rows: list[Row]
+    original: Evaluation | None
+
+
+def render(subject: Subject, *, picture: bool) -> str:
+    """The whole README.md."""
+    manifest = subject.manifest
+    measured = next((row.scored for row in subject.rows if row.scored), None)
+    card = ModelCard.from_template(
+        _metadata(subject),
+        template_path=str(_TEMPLATE),
+        mark=MARK,
+        title=subject.name.rpartition("/")[2],
+        base=subject.base_model or manifest.base_model,
+        subject=subject,
+        rows=subject.rows,
+        original=subject.original,
+        measured=measured,
+        picture=PICTURE if picture else None,
+        budgets=manifest.budgets,
+        weights=f"{manifest.weights:,}",
+        dense_bytes=manifest.fixed_bytes,
+        example=_example(subject.rows),
+        recipe=yaml.safe_dump(manifest.recipe, sort_keys=False, default_flow_style=None).strip(),
+        calibration=manifest.text,
+        versions=", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
+        size=format_bytes,
+    )
+    return card.content + "\n"
+
+
+def draw(subject: Subject, folder: Path) -> Path | None:
+    """The curve of the measured budgets as a picture in `folder`; None where there are none."""
+    measured = {row.planned.resident_bytes: (row, row.scored) for row in subject.rows if row.scored}
+    if not measured:
+        return None
+    scored = next(iter(measured.values()))[1]
+    points = [
+        CurvePoint(size, scored.bits_per_byte, _label(row))
+        for size, (row, scored) in measured.items()
+    ]
+    (path,) = plot_memory_quality(
+        {subject.name: points},
+        _original_point(subject.original),
+        folder,
+        title="One folder, any memory budget",
+        caption=how_measured(scored),
+        name=Path(PICTURE).stem,
+        formats=["png"],
+    )
+    return path
+
+
+def how_measured(scored: Evaluation) -> str:
+    """Tokens, text and windows of a measurement."""
+    return (
+        f"{scored.tokens} tokens of {scored.text}, window {scored.window}, stride "
+        f"{scored.stride}, {scored.dtype}"
+    )
+
+
+def _label(row: Row) -> str:
+    """The budget; one in plain bytes as people read them."""
+    plain = row.planned.budget.isdecimal()
+    return format_bytes(row.planned.resident_bytes) if plain else row.planned.budget
+
+
+def _original_point(scored: Evaluation | None) -> CurvePoint | None:
+    if scored is None:
+        return None
+    label = f"original, {scored.bits_per_weight:.0f} bits"
+    return CurvePoint(scored.resident_bytes, scored.bits_per_byte, label)
+
+
+def _example(rows: Sequence[Row]) -> tuple[str, int]:
+    """The budget that the lines of code show, as anybody can give it, and its download."""
+    row = rows[len(rows) // 2]
+    try:
+        budget = parse_budget(row.planned.budget).text
+    except UserError:  # floor, all
+        budget = str(row.planned.resident_bytes)
+    return budget, row.download_bytes
+
+
+def _metadata(subject: Subject) -> ModelCardData:
+    results = [each for row in subject.rows if row.scored for each in _results(row, row.scored)]
+    return ModelCardData(
+        base_model=subject.base_model,
+        base_model_relation="quantized" if subject.base_model else None,
+        library_name="bitstack",
+        pipeline_tag="text-generation",
+        tags=["bitstack", "quantized", "compression", "any-size"],
+        model_name=subject.name.rpartition("/")[2] if results else None,
+        eval_results=results or None,
+        **{key: subject.base[key] for key in _INHERITED if subject.base.get(key)},
+    )
+
+
+def _results(row: Row, scored: Evaluation) -> list[EvalResult]:
+    """Perplexity and bits per byte of one budget, with all that they depend on."""
+    text = scored.text.removeprefix("hf:").split(":")
+    planned = row.planned
+    values = {"perplexity": scored.perplexity, "bits_per_byte": scored.bits_per_byte}
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=text[0],
+            dataset_name=text[0],
+            dataset_config=text[1] if len(text) > 1 else None,
+            metric_type=metric,
+            metric_name=f"{metric.replace('_', ' ')} in {format_bytes(planned.resident_bytes)}",
+            metric_value=round(value, 6),
+            metric_args={
+                "budget": planned.budget,
+                "resident_bytes": planned.resident_bytes,
+                "bits_per_weight": round(planned.bits_per_weight, 4),
+                "tokens": scored.tokens,
+                "window": scored.window,
+                "stride": scored.stride,
+                "text_sha256": scored.text_sha256,
+            },
+        )
+        for metric, value in values.items()
+        if value is not None
+    ]

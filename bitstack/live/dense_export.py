@@ -1,0 +1,146 @@
+"""A container and a budget in, a plain dense model folder out: for tools that know no blocks.
+
+Streamed: one decoder layer and one file of the output are in memory. Names and layout are those
+that transformers' `save_pretrained` gives the model, so what reads the original reads this.
+"""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers.core_model_loading import revert_weight_conversion
+
+from bitstack.container.budget import Budget, format_bytes
+from bitstack.container.journal import disk_errors
+from bitstack.container.manifest import Manifest, StackEntry
+from bitstack.container.shards import Reader, grouped, write_files, write_index
+from bitstack.errors import UserError
+from bitstack.live.loading import opened
+from bitstack.nn import Stack
+from bitstack.nn.assemble import check_config, parts_of
+from bitstack.original.hub_cache import locate
+from bitstack.original.matrices import find_layers, layer_of
+from bitstack.original.side_files import config_of, copy_beside
+from bitstack.original.source import load_config, skeleton
+
+FILE_BYTES = 1 << 30  # of one file, unless a tensor is larger
+_INDEX = "model.safetensors.index.json"
+
+
+def export(
+    path: str | Path,
+    output: str | Path,
+    budget: str | int | Budget | None = None,
+    *,
+    level: int | None = None,
+    progress: bool = False,
+) -> Path:
+    """Write the model that `bitstack.load(path, budget, level=level)` runs as dense weights.
+
+    `path` is a folder or a name on the Hub. `output` becomes a Hugging Face folder in the
+    original's dtype, with tokenizer and generation config; it appears whole or not at all. Returns
+    its path. UserError for what `load` refuses, an output that is not a new or empty folder, and
+    too little disk.
+    """
+    place, target = locate(path), Path(output)
+    folder = place.folder
+    manifest, levels, reader = opened(place, budget, level)
+    model = skeleton(load_config(folder), getattr(torch, manifest.dtype))
+    check_config(folder, model, manifest)
+    stored = _stored(model)
+    total = sum(t.numel() * t.element_size() for t in stored.values())
+    _check_output(target, total)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        with disk_errors(partial / _INDEX):
+            partial.mkdir(parents=True)
+            source = _Dense(stored, manifest, levels, reader)
+            _write(partial, _by_layer(model, source, progress), total)
+            _write_beside(partial, folder, model, manifest.dtype)
+            if target.is_dir():
+                target.rmdir()
+            partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finally:
+        reader.close()
+    return target
+
+
+class _Dense:
+    """Dense values of the tensors of a container at given levels, one at a time."""
+
+    def __init__(
+        self, shapes: dict[str, Tensor], manifest: Manifest, levels: list[int], reader: Reader
+    ) -> None:
+        self.shapes, self.reader = shapes, reader
+        self.stacks: dict[str, list[tuple[StackEntry, int]]] = defaultdict(list)
+        for entry, level in zip(manifest.stacks, levels, strict=True):
+            self.stacks[entry.parameter].append((entry, level))
+
+    def get(self, name: str) -> Tensor:
+        """A parameter or buffer of the original model."""
+        if name not in self.stacks:
+            return self.reader.get(name)
+        value = torch.empty_like(self.shapes[name], device="cpu")
+        for entry, level in self.stacks[name]:
+            stack = Stack(entry.spec)
+            stack.set_level(level, parts_of(self.reader, entry.name))
+            entry.matrix.of(value).copy_(stack.dequantize())
+        return value
+
+
+def _stored(model: Any) -> dict[str, Tensor]:
+    """The tensors that a plain model folder holds: tied ones once."""
+    tied = model.all_tied_weights_keys
+    return {name: t for name, t in model.state_dict().items() if name not in tied}
+
+
+def _by_layer(model: Any, source: _Dense, progress: bool) -> Iterator[tuple[str, Tensor]]:
+    """All tensors under their names on disk, a decoder layer at a time.
+
+    What transformers fused when it read the original lies in one layer, and is parted again.
+    """
+    layers = find_layers(model)[0]
+    groups: dict[int | None, list[str]] = defaultdict(list)
+    for name in source.shapes:
+        groups[layer_of(name, layers)].append(name)
+    for names in tqdm(groups.values(), desc="export", disable=None if progress else True):
+        state = {name: source.get(name) for name in names}
+        for name, tensor in revert_weight_conversion(model, state).items():
+            yield name, tensor.contiguous()
+
+
+def _write(folder: Path, tensors: Iterator[tuple[str, Tensor]], total: int) -> None:
+    weight_map = write_files(folder, grouped(tensors, FILE_BYTES), "model")
+    files = set(weight_map.values())
+    if len(files) == 1:
+        (folder / files.pop()).rename(folder / "model.safetensors")
+    else:
+        write_index(folder / _INDEX, total, weight_map)
+
+
+def _write_beside(folder: Path, container: Path, model: Any, dtype: str) -> None:
+    config = config_of(model, container, dtype)
+    del config.quantization_config
+    config.save_pretrained(folder)
+    copy_beside(container, folder)
+
+
+def _check_output(target: Path, needed: int) -> None:
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"--output {target}: already there; name a new folder")
+    parent = next(p for p in target.absolute().parents if p.is_dir())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise UserError(
+            f"--output {target}: the dense model takes {format_bytes(needed)}, but "
+            f"{format_bytes(free)} of disk are free; free some, or name a folder on another disk"
+        )

@@ -1,0 +1,82 @@
+"""A prompt in, its continuation out, piece by piece: for the command line and the demo.
+
+Plain continuation, no chat template. Everything else about generation is transformers' own.
+"""
+
+from typing import Any
+
+import torch
+from transformers import TextStreamer
+
+from bitstack.container.budget import Budget
+from bitstack.errors import UserError
+from bitstack.live.opening import Opened
+
+
+def generate(
+    opened: Opened,
+    prompt: str,
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    stream: bool = False,
+    draft_budget: str | int | Budget | None = None,
+) -> str:
+    """The continuation of `prompt`, without it; with `stream` both are printed as they come.
+
+    Greedy at temperature 0, else sampled from the whole distribution with a generator seeded by
+    `seed`. With `draft_budget` the blocks of that budget draft and the whole model verifies (see
+    `speculate`): the same greedy text. UserError for an empty prompt, numbers that cannot be,
+    more tokens than the model has positions, and a draft of an original model.
+    """
+    if max_new_tokens < 1:
+        raise UserError(f"max new tokens is {max_new_tokens}; it must be at least 1")
+    if not 0 <= temperature < float("inf"):
+        raise UserError(f"temperature is {temperature}; it must be 0 (greedy) or above")
+    if draft_budget is not None and not hasattr(opened.model, "bitstack"):
+        raise UserError(
+            f"draft budget {draft_budget}: an original model has no blocks to draft with; compress "
+            "it first and name the container"
+        )
+    inputs = _inputs(opened, prompt, max_new_tokens)
+    draft = {} if draft_budget is None else {"draft_budget": draft_budget}
+    streamer = TextStreamer(opened.tokenizer, skip_special_tokens=True) if stream else None
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(seed)
+        output = opened.model.generate(
+            **inputs, **_choice(temperature), max_new_tokens=max_new_tokens, streamer=streamer,
+            pad_token_id=_padding(opened), **draft,
+        )  # fmt: skip
+    length = inputs["input_ids"].shape[1]
+    return str(opened.tokenizer.decode(output[0, length:], skip_special_tokens=True))
+
+
+def _choice(temperature: float) -> dict[str, Any]:
+    """Overrides what the model's generation config says: a run must be what was asked for."""
+    if temperature == 0:
+        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
+
+
+def _inputs(opened: Opened, prompt: str, new: int) -> dict[str, Any]:
+    encoded = opened.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    ids = encoded["input_ids"]
+    if ids.shape[1] == 0:
+        raise UserError("prompt: holds no tokens; give at least one word")
+    text_config = opened.model.config.get_text_config()
+    positions = getattr(text_config, "max_position_embeddings", None)
+    if positions and ids.shape[1] + new > positions:
+        raise UserError(
+            f"prompt: its {ids.shape[1]} tokens and {new} new ones are more than the {positions} "
+            "positions of the model; shorten the prompt or lower --max-new-tokens"
+        )
+    return {name: value.to(opened.model.device) for name, value in encoded.items()}
+
+
+def _padding(opened: Opened) -> int:
+    """One sequence is never padded, but without a value transformers warns."""
+    known = opened.tokenizer.pad_token_id
+    end = opened.model.generation_config.eos_token_id
+    end = end[0] if isinstance(end, list) else end
+    return next((i for i in (known, end) if i is not None), 0)

@@ -1,0 +1,140 @@
+"""Containers through `from_pretrained`: the quantizer and the config that transformers looks up.
+
+transformers makes the model, plans its devices and reads what is dense. The blocks are packed,
+read and attached by the functions of `load`, which are imported only when a container is opened.
+"""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from bitstack.errors import UserError
+
+METHOD = "bitstack"
+_STORED = r"\.(plane|scale|left|right)_\d+$"  # blocks in a checkpoint
+
+
+@register_quantization_config(METHOD)
+class BitstackConfig(QuantizationConfigMixin):
+    """`quantization_config` of a container. A `budget` (`"800MB"`, `"50%"`, bytes) or a `level` put
+    into it before `from_pretrained(..., config=config)` loads that much; it is not saved."""
+
+    def __init__(
+        self, budget: str | int | None = None, level: int | None = None, **others: Any
+    ) -> None:
+        others.pop("quant_method", None)
+        if others:
+            raise UserError(
+                f"quantization_config: {', '.join(sorted(others))} not known; this bitstack reads "
+                "budget and level: upgrade bitstack, or correct config.json"
+            )
+        self.quant_method: Any = METHOD
+        self.budget, self.level = budget, level
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: copy.copy(value) for key, value in self.__dict__.items() if value is not None}
+
+
+@register_quantizer(METHOD)
+class BitstackQuantizer(HfQuantizer):
+    """Puts packed modules into the empty model, and the blocks into them when it is loaded."""
+
+    requires_calibration = True
+    quantization_config: BitstackConfig
+
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        """UserError for a device map that leaves a part where it cannot run."""
+        device_map = kwargs.get("device_map")
+        if not isinstance(device_map, dict):
+            return
+        kinds = {name: str(place).split(":")[0] for name, place in device_map.items()}
+        away = ["disk"] if set(kinds.values()) <= {"cpu", "disk"} else ["cpu", "disk"]
+        for name, kind in kinds.items():
+            if kind in away:
+                raise UserError(
+                    f"device_map: puts {name or 'the model'} on {kind}, but blocks are not "
+                    "offloaded; give a budget that fits the other devices, or device_map='cpu'"
+                )
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        """Pack the empty model, and reserve places for its blocks.
+
+        UserError for what `bitstack.load` refuses.
+        """
+        from bitstack.live.loading import opened
+        from bitstack.nn.assemble import prepare
+
+        place = _place(model.config.name_or_path, kwargs.get("checkpoint_files"))
+        config = self.quantization_config
+        manifest, levels, reader = opened(place, config.budget, config.level)
+        prepare(place.folder, model, manifest, levels, model.config.dtype)
+        known = model._keys_to_ignore_on_load_unexpected or ()
+        unread = {*known, _STORED, f"^{re.escape(manifest.guard)}$"}
+        model._keys_to_ignore_on_load_unexpected = unread
+        self._opened = place, manifest, levels, reader
+        return model
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        """Read the blocks to where their places are, and attach them."""
+        from bitstack.live.loading import attach
+        from bitstack.machine.pages import give_back
+        from bitstack.nn.assemble import fill_stacks
+
+        place, manifest, levels, reader = self.__dict__.pop("_opened")
+        fill_stacks(model, manifest.stacks, levels, reader)
+        reader.close()
+        give_back()
+        return attach(model, place, manifest, levels)
+
+    def is_serializable(self) -> bool:
+        """False: the `save_pretrained` that `attach` gives the model does not ask."""
+        return False
+
+    @property
+    def is_trainable(self) -> bool:
+        """Adapters are; blocks are constants."""
+        return True
+
+
+def mark(model: Any) -> None:
+    """Let a loaded model say, as transformers asks it, that it is quantised and by whom."""
+    model.config.quantization_config = BitstackConfig()
+    model.hf_quantizer = BitstackQuantizer(model.config.quantization_config)
+    model.is_quantized, model.quantization_method = True, METHOD
+    model.config._is_quantized = True
+    model._weight_conversions = []  # names are the model's own, on disk too
+
+
+def _place(name: str, files: list[str] | None) -> Any:
+    """Where the container lies; of a model on the Hub in its snapshot, the manifest fetched."""
+    from bitstack.container.manifest import MANIFEST
+    from bitstack.original.hub_cache import Located
+
+    if not files:
+        raise UserError(f"{name}: no weights of a container; give its folder or its Hub name")
+    folder = Path(files[0]).parent
+    if not (folder / MANIFEST).is_file() and "snapshots" in folder.parts:
+        _fetch(name, folder, MANIFEST)
+    return Located(folder)
+
+
+def _fetch(repo: str, folder: Path, file: str) -> None:
+    """One more file of the snapshot that transformers downloaded.
+
+    A `token` given to `from_pretrained` is not passed on to quantizers; the one logged in with is
+    taken.
+    """
+    from huggingface_hub import hf_hub_download
+
+    from bitstack.original.hub_cache import hub_errors
+
+    parts = folder.parts
+    at = len(parts) - 1 - parts[::-1].index("snapshots")  # cache/models--x--y/snapshots/commit/…
+    inner = "/".join((*parts[at + 2 :], file))
+    with hub_errors(f"{repo}: the Hub did not give {file}"):
+        hf_hub_download(repo, inner, revision=parts[at + 1], cache_dir=Path(*parts[: at - 1]))

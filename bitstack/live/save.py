@@ -1,0 +1,133 @@
+"""`save_pretrained` of a loaded model: a container of what the model holds now.
+
+Every stack keeps the levels up to its own, so what was saved loads as it was saved, through
+`from_pretrained` and `bitstack.load`, and into smaller budgets too.
+"""
+
+from collections import Counter
+from functools import partial, update_wrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from bitstack.container.journal import disk_errors
+from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
+from bitstack.container.reading import BlockReader
+from bitstack.container.shards import tensor_order, write_shards
+from bitstack.errors import UserError
+from bitstack.live.resident import reader_of, resident_of
+from bitstack.nn.modules import PackedEmbedding
+from bitstack.original.side_files import config_of
+
+if TYPE_CHECKING:
+    from bitstack.live.loading import Resident
+
+VARIANT = "bitstack"  # in the files' names: without it transformers takes them for its own
+
+
+def add_save(model: Any) -> None:
+    """Let `model.save_pretrained` write a container."""
+    model.save_pretrained = update_wrapper(partial(save_pretrained, model), model.save_pretrained)
+
+
+def save_pretrained(model: Any, save_directory: str | Path, **kwargs: Any) -> None:
+    """Write the model as it is now, with its config and generation config, as a container.
+
+    Dense tensors are those of the live model, in their dtype; scale sets of lower levels are read
+    from the container it was loaded from. Of transformers' options `is_main_process` is followed;
+    adapters alone are saved by transformers. UserError for a folder that holds a container, a
+    variant other than `bitstack`, `push_to_hub`, and a container that is gone.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False):
+        type(model).save_pretrained(model, save_directory, **kwargs)
+        return
+    folder = Path(save_directory)
+    _check(folder, kwargs)
+    if not kwargs.get("is_main_process", True):
+        return
+    resident = resident_of(model)
+    with resident.guard.turn(), disk_errors(folder / MANIFEST):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, model, resident)
+
+
+def _check(folder: Path, kwargs: dict[str, Any]) -> None:
+    if kwargs.get("push_to_hub"):
+        raise UserError("push_to_hub: save the model first, then call `compress-model push`")
+    if kwargs.get("variant") not in (None, VARIANT):
+        raise UserError(
+            f"variant {kwargs['variant']}: a container is always {VARIANT}; leave it out"
+        )
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; name a folder")
+    if (folder / MANIFEST).exists():
+        raise UserError(f"{folder}: already holds a container; name another folder")
+
+
+def _write(folder: Path, model: Any, resident: "Resident") -> None:
+    """Shards, config, and the manifest last, which makes it whole."""
+    levels = resident.levels
+    tensors = _Live(model, resident)
+    kept = [e.cut(level) for e, level in zip(resident.manifest.stacks, levels, strict=True)]
+    dense = [_dense(entry, tensors.own[entry.name]) for entry in resident.manifest.dense]
+    order = _order(resident.manifest.order, levels)
+    specs = {entry.name: entry.spec for entry in kept}
+    stored_dense = [d.name for d in dense if d.persistent]
+    names = list(tensor_order(stored_dense, specs, order))
+    floor = len(stored_dense) + sum(len(spec.stored(1)) for spec in specs.values())
+    try:
+        stored = sum(t.bytes for spec in specs.values() for t in spec.all())
+        total = stored + sum(d.bytes for d in dense if d.persistent)
+        guard = resident.manifest.guard
+        shards = write_shards(folder, tensors, names, total, floor=floor, guard=guard)
+    finally:
+        tensors.reader.close()
+    dtype = str(resident.stacks[0].dtype).removeprefix("torch.")
+    _write_config(folder, model, config_of(model, resident.folder, dtype))
+    changed: dict[str, Any] = {
+        "stacks": kept, "dense": dense, "order": order, "shards": shards, "dtype": dtype,
+    }  # fmt: skip
+    same = resident.manifest.model_dump(exclude={*changed, "losses"})
+    Manifest(**same | changed).write(folder)
+
+
+def _write_config(folder: Path, model: Any, config: PretrainedConfig) -> None:
+    config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+
+
+def _order(order: list[int], levels: list[int]) -> list[int]:
+    """The steps of `order` that lead to `levels`."""
+    raised: Counter[int] = Counter()
+    kept = []
+    for stack in order:
+        raised[stack] += 1
+        if raised[stack] < levels[stack]:
+            kept.append(stack)
+    return kept
+
+
+def _dense(entry: DenseEntry, live: Tensor) -> DenseEntry:
+    dtype = str(live.dtype).removeprefix("torch.")
+    return entry.model_copy(update={"dtype": dtype, "bytes": live.nbytes})
+
+
+class _Live:
+    """The live model's tensors by their names in a container, and what it lacks read."""
+
+    def __init__(self, model: Any, resident: "Resident") -> None:
+        self.own: dict[str, Tensor] = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_buffers(remove_duplicate=False)),
+        }
+        for name, module in model.named_modules():
+            if isinstance(module, PackedEmbedding) and module.original is not None:
+                self.own |= {f"{name}.{key}": t for key, t in module.original.named_buffers()}
+        self.reader: BlockReader = reader_of(resident, resident.levels)
+
+    def get(self, name: str) -> Tensor:
+        tensor = self.own[name] if name in self.own else self.reader.get(name)
+        return tensor.detach().cpu().contiguous()

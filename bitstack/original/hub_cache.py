@@ -1,0 +1,153 @@
+"""Models named on the Hub, as folders of the local cache: small files first, weights when needed.
+
+Everything goes through the cache of huggingface_hub: a download resumes, is made once, and is
+shared with other tools. What the files hold is not known here.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import tqdm
+
+from bitstack.errors import UserError
+from bitstack.original.headers import one_line
+
+# Config, manifest and index, tokenizer, licence: all that is not weights.
+SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*")
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+_NAME = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^@\s]+))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A model on the Hub at one commit, so that what is fetched later belongs to the rest."""
+
+    name: str
+    commit: str
+    token: str | bool | None = field(default=None, repr=False, compare=False)
+
+    def fetch(self, patterns: Iterable[str]) -> None:
+        """Bring the files that match into the cache. UserError where the Hub does not give them."""
+        _download(self.name, self.commit, self.token, patterns)
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model's folder on this machine, and where the rest of its files comes from."""
+
+    folder: Path
+    remote: Remote | None = None  # None: all there is lies in the folder
+
+
+def locate(
+    path: str | Path | Located, *, revision: str | None = None, token: str | bool | None = None
+) -> Located:
+    """The folder of a model: `path` itself, or for `owner/name[@revision]` that of the cache.
+
+    Of a model on the Hub only the small files are there; `remote` fetches others. What looks like
+    no name on the Hub is taken for a folder, whether it exists or not. `token` is as
+    huggingface_hub takes it, None: the one logged in with, or HF_TOKEN. UserError where the Hub
+    does not give the model, and for a revision of a folder.
+    """
+    if isinstance(path, Located):
+        return path
+    named = _NAME.fullmatch(str(path))
+    if Path(path).exists() or named is None:
+        if revision is not None:
+            raise UserError(f"revision {revision}: {path} is a folder, and only the Hub has them")
+        return Located(Path(path))
+    name, wanted = named["name"], revision or named["revision"]
+    folder = _download(name, wanted, token, SMALL)
+    return Located(folder, Remote(name, folder.name, token))
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is `owner/name`, without a revision, and so may be a name on the Hub."""
+    named = _NAME.fullmatch(text)
+    return named is not None and named["revision"] is None
+
+
+def _download(
+    name: str, revision: str | None, token: str | bool | None, patterns: Iterable[str]
+) -> Path:
+    with hub_errors(f"{name}: no such folder, and the Hub did not give it"):
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                token=token,
+                allow_patterns=list(patterns),
+                ignore_patterns="*/*",
+                tqdm_class=_Bar,
+                library_name="bitstack",
+                library_version=version("bitstack"),
+            )
+        )
+
+
+class _Bar(tqdm):
+    """Not drawn where stderr is no terminal."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"disable": None} | kwargs)
+
+
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Turns what huggingface_hub raises into a UserError of one line that begins with `what`."""
+    try:
+        yield
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{what}: {_reason(error)}") from None
+    except AttributeError as error:
+        if error.obj is not None or error.name != "request":
+            raise
+        # The closed client of `_reason`, met a moment later.
+        raise UserError(f"{what}: it cannot be reached; check the network and call again") from None
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong and what to do about it."""
+    cause = error.__cause__
+    if isinstance(error, LocalEntryNotFoundError | RuntimeError) and isinstance(cause, Exception):
+        return _reason(cause)  # the wrapper says only that the cache does not help
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set and the cache lacks files; unset it to download them"
+    if isinstance(error, RevisionNotFoundError):
+        return "it has the model, but not this revision; name a branch, a tag or a commit of it"
+    if isinstance(error, GatedRepoError):
+        return f"its terms are to be accepted first; do so on its page, and {LOG_IN}"
+    if isinstance(error, HfHubHTTPError):
+        return _answer(error)
+    # A thread that loses the connection closes the client of all, and the others say only that.
+    closed = isinstance(error, RuntimeError) and "client has been closed" in str(error)
+    if closed or isinstance(error, HTTPError | ConnectionError):
+        return f"it cannot be reached ({one_line(error)}); check the network and call again"
+    return one_line(error)
+
+
+def _answer(error: HfHubHTTPError) -> str:
+    status, said = error.response.status_code, error.response.headers.get("X-Error-Message")
+    if status == 401 and said == "Invalid credentials in Authorization header":
+        return f"the token is not valid; {LOG_IN}"
+    if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
+        return f"it has none of this name, or a private one; check the name, and {LOG_IN}"
+    if status == 403:
+        detail = f" ({said})" if said else ""
+        return f"the token has no right to do this{detail}; use one that has, and {LOG_IN}"
+    return f"it answered {status} ({one_line(error)}); call again later"

@@ -1,0 +1,214 @@
+"""A model folder, opened: its config, its skeleton without weights, and any part made real.
+
+Weights come from the safetensors files through transformers' own conversion (renamed keys, fused
+experts), for the asked modules only, so that one decoder layer at a time lies in memory. What is
+done with the weights is not known here.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import safe_open
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import convert_and_load_state_dict_in_model
+from transformers.initialization import no_init_weights
+from transformers.modeling_utils import LoadStateDictConfig
+from transformers.utils import logging as transformers_logging
+
+from bitstack.errors import UserError
+from bitstack.original.headers import (
+    OTHER_MODEL,
+    WEIGHTS,
+    Header,
+    check_checkpoint,
+    keys_by_tensor,
+    mismatch,
+    one_line,
+    read_headers,
+    stored_dtype,
+)
+from bitstack.original.hub_cache import Located, locate
+
+
+def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of `config` with its parameters on the meta device and its buffers real, in the
+    dtypes that `from_pretrained` would give them."""
+    with init_empty_weights(include_buffers=False), no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    widen(model, dtype)
+    with torch.no_grad():
+        model.initialize_weights()  # buffers that a constructor makes in `dtype` alone
+    model.tie_weights()
+    return model.eval()
+
+
+def widen(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Routers and their like to fp32, where transformers keeps them so whatever the dtype."""
+    kept = model._get_dtype_plan(dtype)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        for pattern, wide in kept.items():
+            if pattern in name:
+                tensor.data = tensor.data.to(wide)
+
+
+def tie(model: Any) -> None:
+    """Make every tied parameter the one it is tied to, where both are still parameters."""
+    for target, origin in model.all_tied_weights_keys.items():
+        module, key = _split(model, target)
+        home, name = _split(model, origin)
+        if key in module._parameters and name in home._parameters:
+            module._parameters[key] = home._parameters[name]
+
+
+@dataclass
+class Source:
+    """A model folder. `model` is its skeleton; `load` and `release` fill and empty parts of it."""
+
+    path: Path
+    name: str  # on the Hub, or of the folder
+    config: PretrainedConfig
+    dtype: torch.dtype
+    model: PreTrainedModel
+    headers: dict[str, Header]  # checkpoint key -> what is stored there
+    keys: dict[str, list[str]]  # tensor -> checkpoint keys
+    _dtypes: dict[str, torch.dtype] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._dtypes = {name: p.dtype for name, p in self.model.named_parameters()}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the original model in memory: parameters (tied ones once) and buffers."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return sum(t.numel() * t.dtype.itemsize for t in tensors)
+
+    def tokenizer(self) -> Any:
+        """The folder's tokenizer."""
+        return load_tokenizer(self.path)
+
+    def load(self, parameters: list[str], *, device: str = "cpu") -> None:
+        """Fill the named parameters of `model` with fp32 values. UserError where the files hold
+        tensors that do not make them."""
+        self._convert(parameters, device)
+        tie(self.model)
+        for name in parameters:
+            value = self.model.get_parameter(name)
+            value.requires_grad_(False)
+            value.data = value.data.float()
+
+    def _convert(self, names: list[str], device: str = "cpu") -> None:
+        """Read the named tensors, renamed and fused by transformers' own rules."""
+        wanted = [key for name in names for key in self.keys.get(name, ())]
+        mapping: Any = get_model_conversion_mapping(self.model)
+        with _silent():
+            paths = {self.headers[key].file for key in wanted}
+            files = {path: safe_open(path, framework="pt") for path in paths}
+            state = {key: files[self.headers[key].file].get_slice(key) for key in wanted}
+            options = LoadStateDictConfig(device_map={"": device}, weight_mapping=mapping)
+            info, _ = convert_and_load_state_dict_in_model(self.model, state, options)
+        for name, found, needed in sorted(info.mismatched_keys):
+            raise mismatch(self.path, name, found, needed)
+        for name in info.conversion_errors:
+            raise UserError(
+                f"{self.path}: weights for {name} cannot be made of the stored ones: {OTHER_MODEL}"
+            )
+
+    def release(self, parameters: list[str]) -> None:
+        """Put the named parameters back on the meta device."""
+        for name in parameters:
+            module, key = _split(self.model, name)
+            empty = torch.empty_like(
+                self.model.get_parameter(name), device="meta", dtype=self._dtypes[name]
+            )
+            module._parameters[key] = nn.Parameter(empty, requires_grad=False)
+        tie(self.model)
+
+    def check(self, name: str) -> torch.Tensor:
+        """The value of a loaded parameter. UserError where it is missing, NaN or infinite."""
+        value = self.model.get_parameter(name)
+        if value.is_meta:
+            raise UserError(f"{self.path}: no weights for {name} (the files lack this tensor)")
+        # A piece at a time: what isfinite makes on the way is larger than the weight.
+        if not all(torch.isfinite(part).all() for part in value.flatten().split(1 << 22)):
+            raise UserError(
+                f"{self.path}: weight {name} holds NaN or infinite values; a model with broken "
+                "weights cannot be compressed: download or export it again"
+            )
+        return value
+
+
+def open_source(path: str | Path | Located) -> Source:
+    """Open a model folder (or Hub name). UserError where it is missing, incomplete or not ours."""
+    place = locate(path)
+    folder = place.folder
+    if not folder.is_dir():
+        raise UserError(f"model {folder}: no such folder; give a Hugging Face model folder")
+    config = load_config(folder)
+    if getattr(config, "quantization_config", None):
+        raise UserError(
+            f"{folder}: the model is already quantised (quantization_config in config.json); give "
+            "the original 16- or 32-bit model"
+        )
+    if place.remote:
+        place.remote.fetch([WEIGHTS])
+    headers = read_headers(folder)
+    dtype: Any = config.dtype or stored_dtype(headers)
+    try:
+        model = skeleton(config, dtype)
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder}: config.json gives no causal language model: {one_line(error)}"
+        ) from None
+    keys = keys_by_tensor(model, headers)
+    check_checkpoint(folder, model, headers, keys)
+    name = place.remote.name if place.remote else folder.resolve().name
+    source = Source(folder, name, config, dtype, model, headers, keys)
+    source._convert([n for n, _ in model.named_buffers() if n in keys])
+    return source
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """The config of a model folder or container. UserError where it cannot be read."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise UserError(f"{folder}: config.json cannot be read: {one_line(error)}") from None
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder or container. UserError where there is none to use."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: no usable tokenizer: {one_line(error)}") from None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without transformers' own bar, which would be drawn for every layer."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _split(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    module, _, key = name.rpartition(".")
+    return model.get_submodule(module), key

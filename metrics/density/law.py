@@ -1,0 +1,160 @@
+"""The two laws behind capacity density: loss from size and tokens, and score from loss.
+
+    L = a N^-α + b D^-β            S = c / (1 + exp(−γ (L − l))) + d
+
+of a reference series of models (Densing Law, arXiv 2412.04315 v2, section 3; no irreducible loss,
+as published; γ is negative). Fitting them is `density_fit`'s business, a model's density under them
+`capacity_density`'s. `N` may count with or without embeddings, if law and scored models agree.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitstack.errors import UserError
+from bitstack.metrics.statistics.bootstrap import Interval
+from bitstack.metrics.statistics.least_squares import Fit, monotone
+
+REFERENCE_TOKENS = 1e12  # D₀ of the paper
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One model of the series: parameters N, training tokens D, loss (nats), score in [0, 1]."""
+
+    name: str
+    parameters: float
+    tokens: float
+    loss: float
+    score: float
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any], name: str) -> "Reference":
+        """From a JSON object; UserError names the row and the field that cannot be used."""
+        values = {}
+        for field in ("parameters", "tokens", "loss", "score"):
+            value = row.get(field)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise UserError(f"reference {name}: {field} is {value!r}; it must be a number")
+            if not math.isfinite(value) or value <= 0:
+                raise UserError(f"reference {name}: {field} is {value}; it must be above 0")
+            values[field] = float(value)
+        if values["score"] > 1:
+            raise UserError(f"reference {name}: score is {values['score']}; it must be at most 1")
+        return cls(name=name, **values)
+
+
+@dataclass(frozen=True)
+class LossLaw:
+    """L = a N^-α + b D^-β. `fit` is in (ln aₘ, α, ln bₘ, β), aₘ and bₘ the terms at the middle
+    of the series, `middle` = (ln N, ln D) there: coordinates that hardly depend on one another."""
+
+    fit: Fit
+    middle: tuple[float, float]
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        return self._named(np.array(self.fit.estimates))
+
+    @property
+    def intervals(self) -> dict[str, Interval | None]:
+        n, d = self.middle
+        of = self.fit.interval
+        return {
+            "a": monotone(of([1, n, 0, 0]), math.exp),
+            "alpha": of([0, 1, 0, 0]),
+            "b": monotone(of([0, 0, 1, d]), math.exp),
+            "beta": of([0, 0, 0, 1]),
+        }
+
+    def loss(self, parameters: float, tokens: float, theta: Vector | None = None) -> Any:
+        """Loss of a model of that size and training, nats; for draws `theta` [k, 4], their k."""
+        ln_a, alpha, ln_b, beta = self._columns(theta)
+        n, d = self.middle
+        size = np.exp(ln_a - alpha * (math.log(parameters) - n))
+        return size + np.exp(ln_b - beta * (math.log(tokens) - d))
+
+    def token_term(self, tokens: float, theta: Vector | None = None) -> Any:
+        """b D^-β: the loss that no size can undercut with `tokens` of training."""
+        _, _, ln_b, beta = self._columns(theta)
+        return np.exp(ln_b - beta * (math.log(tokens) - self.middle[1]))
+
+    def size(self, loss: Any, tokens: float, theta: Vector | None = None) -> Any:
+        """N of a given loss; not finite where the loss is at or below the token term."""
+        ln_a, alpha, _, _ = self._columns(theta)
+        rest = np.log(loss - self.token_term(tokens, theta))
+        return np.exp(self.middle[0] + (ln_a - rest) / alpha)
+
+    def _columns(self, theta: Vector | None) -> Any:
+        return np.asarray(self.fit.estimates if theta is None else theta).T
+
+    def _named(self, theta: Vector) -> dict[str, float]:
+        ln_a, alpha, ln_b, beta = theta
+        n, d = self.middle
+        return {
+            "a": math.exp(ln_a + alpha * n),
+            "alpha": float(alpha),
+            "b": math.exp(ln_b + beta * d),
+            "beta": float(beta),
+        }
+
+
+@dataclass(frozen=True)
+class ScoreLaw:
+    """S = c / (1 + exp(−γ (L − l))) + d. `fit` is in (ceiling = c + d, ln −γ, l, d)."""
+
+    fit: Fit
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        top, steep, middle, d = self.fit.estimates
+        return {"c": top - d, "gamma": -math.exp(steep), "l": middle, "d": d}
+
+    @property
+    def intervals(self) -> dict[str, Interval | None]:
+        of = self.fit.interval
+        return {
+            "c": of([1, 0, 0, -1]),
+            "gamma": monotone(of([0, 1, 0, 0]), lambda steep: -math.exp(steep)),
+            "l": of([0, 0, 1, 0]),
+            "d": of([0, 0, 0, 1]),
+        }
+
+    def score(self, loss: Any, theta: Vector | None = None) -> Any:
+        """Score expected at `loss` (nats)."""
+        top, steep, middle, d = np.asarray(self.fit.estimates if theta is None else theta).T
+        return (top - d) / (1 + np.exp(np.exp(steep) * (loss - middle))) + d
+
+    def loss(self, score: Any, theta: Vector | None = None) -> Any:
+        """L̂ of a score; not finite outside d < S < c + d."""
+        top, steep, middle, d = np.asarray(self.fit.estimates if theta is None else theta).T
+        return middle + np.log((top - d) / (score - d) - 1) / np.exp(steep)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the losses of a series were measured. Nats per token mean nothing under another
+    tokenizer, text or window: a model is scored like the series, or not at all."""
+
+    text: str
+    score: str
+    window: int  # tokens
+    tokenizer: str  # `documents.fingerprint`
+
+
+@dataclass(frozen=True)
+class DensityLaw:
+    """Both laws, the tokens D₀ at which sizes are compared, and the series they come from.
+
+    `protocol` is None where nobody said how the series was measured.
+    """
+
+    loss: LossLaw
+    score: ScoreLaw
+    reference_tokens: float
+    references: tuple[Reference, ...]
+    protocol: Protocol | None = None

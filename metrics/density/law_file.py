@@ -1,0 +1,95 @@
+"""Density laws and series of reference models as JSON files."""
+
+import json
+import math
+from dataclasses import asdict
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from bitstack.errors import UserError
+from bitstack.metrics.density.law import DensityLaw, LossLaw, Protocol, Reference, ScoreLaw
+from bitstack.metrics.statistics.least_squares import Fit
+
+FORMAT = 1
+
+
+def read_references(path: str | Path) -> list[Reference]:
+    """A reference series: a JSON list of objects with parameters, tokens, loss and score.
+
+    `name` is optional. Raises UserError naming the row and field that cannot be used.
+    """
+    rows = _read(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: not a list of objects with parameters, tokens, loss and score")
+    names = [str(row.get("name", f"{index}")) for index, row in enumerate(rows, start=1)]
+    return [Reference.from_row(row, name) for row, name in zip(rows, names, strict=True)]
+
+
+def to_json(law: DensityLaw) -> dict[str, Any]:
+    """A law as plain JSON values, with readable constants and intervals beside the fit."""
+    readable = {
+        part.__class__.__name__: {
+            name: {"value": value, "interval": _interval(part.intervals[name])}
+            for name, value in part.parameters.items()
+        }
+        for part in (law.loss, law.score)
+    }
+    return {"format": FORMAT, "constants": readable, **asdict(law)}
+
+
+def save_law(law: DensityLaw, path: str | Path, **extra: Any) -> None:
+    """Write a law, and `extra` JSON values beside it (how it was measured).
+
+    Raises UserError where the file cannot be written.
+    """
+    text = json.dumps(to_json(law) | extra, indent=1, allow_nan=False)
+    try:
+        Path(path).write_text(text + "\n")
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); name another file"
+        ) from None
+
+
+def load_law(path: str | Path) -> DensityLaw:
+    """Read a law. Raises UserError for a file that is none."""
+    data = _read(path)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UserError(f"{path}: not a density law of format {FORMAT}; make one with density fit")
+    try:
+        loss, score = data["loss"], data["score"]
+        law = DensityLaw(
+            loss=LossLaw(Fit(**loss["fit"]), tuple(loss["middle"])),
+            score=ScoreLaw(Fit(**score["fit"])),
+            reference_tokens=float(data["reference_tokens"]),
+            references=tuple(Reference(**row) for row in data["references"]),
+            protocol=Protocol(**data["protocol"]) if data.get("protocol") else None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: a broken density law ({error}); make it again") from None
+    numbers = [*law.loss.fit.estimates, *law.score.fit.estimates, law.reference_tokens]
+    if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+        raise UserError(f"{path}: a broken density law (constants not finite); make it again")
+    return law
+
+
+def classics_law() -> DensityLaw:
+    """The law that comes with the project, made by `scripts/fit_reference_law.py`.
+
+    Five models of 0.46M to 5.5M parameters (with embeddings), loss on held-out classics, score on
+    BLiMP. Its constants are poorly known: one degree of freedom, and two numbers of tokens.
+    """
+    with as_file(files("bitstack.recipes") / "density-law-classics.json") as path:
+        return load_law(path)
+
+
+def _interval(interval: Any) -> dict[str, float] | None:
+    return None if interval is None else asdict(interval)
+
+
+def _read(path: str | Path) -> Any:
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); check the file") from None

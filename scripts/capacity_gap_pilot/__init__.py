@@ -1,0 +1,1 @@
+"""Parts of `scripts/pilot_capacity_gap.py`: pruning, distillation, a summary of its runs."""

@@ -1,0 +1,120 @@
+"""A model run layer by layer gives what it gives whole."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, Gemma3nTextConfig
+
+import pico
+from bitstack.calibration.layers import LayerRunner, Spill
+from bitstack.errors import UserError
+from bitstack.original.source import open_source
+
+Folder = Callable[..., Path]
+LENGTH = 40  # beyond every sliding window of the pico models
+
+
+def windows() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(pico.VOCABULARY, (5, LENGTH), generator=generator)
+    return list(ids.split(2))  # the last batch is smaller
+
+
+@pytest.mark.parametrize("name", pico.FAMILIES)
+def test_logits_are_those_of_the_whole_model(pico_model: Folder, name: str) -> None:
+    whole = AutoModelForCausalLM.from_pretrained(pico_model(name))
+    runner = LayerRunner(open_source(pico_model(name)), windows())
+    assert len(runner) == 2
+    with torch.no_grad(), runner.outer():
+        hidden = runner.embed()
+        for index in range(len(runner)):
+            with runner.layer(index):
+                hidden = [runner.step(index, h) for h in hidden]
+        for batch, ids in enumerate(runner.windows):
+            expected = whole(ids)
+            torch.testing.assert_close(
+                runner.logits(batch, hidden[batch]), expected.logits, rtol=1e-5, atol=1e-5
+            )
+
+
+def test_the_two_kinds_of_gemma_3_layers_are_called_each_in_its_way(pico_model: Folder) -> None:
+    """Swapped calls would change the outcome: the test above sees masks and positions."""
+    runner = LayerRunner(open_source(pico_model("gemma-3")), windows())
+    with torch.no_grad(), runner.outer():
+        (hidden, *_) = runner.embed()
+        first, second = runner.calls[hidden.shape]
+        with runner.layer(1):
+            right = runner.step(1, hidden)
+            runner.calls[hidden.shape] = [second, first]
+            wrong = runner.step(1, hidden)
+    assert (right - wrong).norm() > 0.01 * right.norm()
+
+
+def test_layers_that_read_the_text_themselves_are_refused(tmp_path: Path) -> None:
+    """Gemma 3n gives every layer an embedding of the ids of its own, and keys of earlier layers."""
+    config = Gemma3nTextConfig(
+        **pico.SIZES | {"num_key_value_heads": 2, "head_dim": 12},
+        layer_types=["sliding_attention", "full_attention"],
+        num_kv_shared_layers=0,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=pico.VOCABULARY,
+        altup_num_inputs=2,
+        laurel_rank=4,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    runner = LayerRunner(open_source(tmp_path), windows())
+    with pytest.raises(UserError, match="use --calibration none"), runner.outer():
+        runner.embed()
+
+
+def test_one_layer_is_real_at_a_time(pico_model: Folder) -> None:
+    source = open_source(pico_model("llama-untied"))
+    runner = LayerRunner(source, windows())
+    assert {*runner.outside} == {
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+        "lm_head.weight",
+    }
+
+    def real() -> set[str]:
+        return {name for name, p in source.model.named_parameters() if not p.is_meta}
+
+    with runner.outer():
+        assert real() == {*runner.outside}
+        for index in range(len(runner)):
+            with runner.layer(index):
+                assert real() == {*runner.outside, *runner.inside[index]}
+        assert real() == {*runner.outside}
+    assert not real()
+
+
+def test_released_when_the_caller_fails(pico_model: Folder) -> None:
+    source = open_source(pico_model("llama-tied"))
+    runner = LayerRunner(source, windows())
+    with pytest.raises(RuntimeError), runner.outer(), runner.layer(0):
+        raise RuntimeError
+    assert all(p.is_meta for p in source.model.parameters())
+
+
+def test_the_model_is_whole_again_afterwards(pico_model: Folder) -> None:
+    """Stubs are taken out: the same skeleton, loaded, runs as always."""
+    source = open_source(pico_model("gemma-3"))
+    runner = LayerRunner(source, windows())
+    with torch.no_grad(), runner.outer():
+        runner.embed()
+    source.load([name for name, _ in source.model.named_parameters()])
+    reference = AutoModelForCausalLM.from_pretrained(pico_model("gemma-3"))
+    with torch.no_grad():
+        found, expected = source.model(windows()[0]).logits, reference(windows()[0]).logits
+    torch.testing.assert_close(found, expected)
+
+
+def test_spill(tmp_path: Path) -> None:
+    spill = Spill(tmp_path / "spill")
+    kept = [torch.randn(2, 3), torch.randn(4)]
+    spill.put("layer-0", kept)
+    assert all(torch.equal(a, b) for a, b in zip(spill.take("layer-0"), kept, strict=True))
+    assert not list((tmp_path / "spill").iterdir())  # taken once, and gone

@@ -1,0 +1,102 @@
+"""The journal: whole entries or none, of one run only."""
+
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import torch
+
+from bitstack.container import journal as work
+from bitstack.container.journal import FOLDER, Journal, disk_errors
+from bitstack.errors import UserError
+
+TENSORS = {"a.plane_1": torch.arange(6, dtype=torch.uint8), "a.scale_1": torch.ones(3).half()}
+
+
+def test_entries_survive_the_process(tmp_path: Path) -> None:
+    Journal(tmp_path, "run").put("a", TENSORS, {"losses": [0.1, 1e-30]})
+    again = Journal(tmp_path, "run")
+    assert "a" in again
+    assert "b" not in again
+    assert again.notes["a"] == {"losses": [0.1, 1e-30]}  # to the last digit
+    for name, tensor in TENSORS.items():
+        assert torch.equal(again.get(name), tensor)
+        assert again.get(name).dtype == tensor.dtype
+    again.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_any_matrix(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "run")
+    keys = ["model.layers.0.mlp", "model.layers.0", "model.layers.00", "lm_head"]
+    for i, key in enumerate(keys):
+        journal.put(key, {f"{key}.plane_1": torch.tensor([i])}, {})
+    again = Journal(tmp_path, "run")
+    assert [int(again.get(f"{key}.plane_1")) for key in keys] == [0, 1, 2, 3]
+
+
+def test_a_view_is_stored_as_what_it_shows(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "run")
+    journal.put("a", {"x": torch.arange(12).view(3, 4).T}, {})
+    assert torch.equal(journal.get("x"), torch.arange(12).view(3, 4).T)
+
+
+def test_a_file_is_opened_once_while_files_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, opened = Journal(tmp_path, "a"), []
+    journal.put("x", {"x.0": torch.arange(3), "x.1": torch.arange(4)}, {})
+    original = work.safe_open
+
+    def counted(file: Path, **kwargs: str) -> object:
+        opened.append(file)
+        return original(file, **kwargs)
+
+    monkeypatch.setattr(work, "safe_open", counted)
+    with journal.held():
+        found = [journal.get(name) for name in ("x.0", "x.1", "x.0")]
+    assert [len(tensor) for tensor in found] == [3, 4, 3]
+    assert len(opened) == 1
+    journal.put("x", {"x.0": torch.arange(5)}, {})
+    assert len(journal.get("x.0")) == 5
+
+
+def test_another_run_is_refused(tmp_path: Path) -> None:
+    Journal(tmp_path, "run").put("a", TENSORS, {})
+    with pytest.raises(UserError, match="unfinished run with another model, recipe or") as error:
+        Journal(tmp_path, "other")
+    assert str(tmp_path) in str(error.value)
+
+
+def test_an_interrupted_write_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, "run")
+
+    def fail(tensors: object, path: Path, *rest: object) -> NoReturn:
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(work, "save_file", fail)
+    with pytest.raises(UserError, match=r"cannot write \(No space left on device\); free disk"):
+        journal.put("a", TENSORS, {})
+    assert "a" not in journal
+    assert not list((tmp_path / FOLDER).iterdir())
+
+
+def test_half_written_files_are_done_again(tmp_path: Path) -> None:
+    """A killed process leaves a partial file; a dying disk leaves a damaged one."""
+    journal = Journal(tmp_path, "run")
+    journal.put("a", TENSORS, {})
+    journal.put("b", {"b.plane_1": torch.zeros(4)}, {})
+    (tmp_path / FOLDER / "c.partial").write_bytes(b"half")
+    damaged = tmp_path / FOLDER / "b.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    again = Journal(tmp_path, "run")
+    assert set(again.notes) == {"a"}
+    assert not damaged.exists()
+
+
+def test_disk_errors_pass_on_what_is_no_disk_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), disk_errors(tmp_path / "x"):
+        raise ZeroDivisionError

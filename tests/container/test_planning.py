@@ -1,0 +1,84 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+import bitstack
+from bitstack import kernels
+from bitstack.compression.pipeline import compress
+from bitstack.container.budget import kv_cache_bytes
+from bitstack.container.planning import DEFAULT_STEPS, plan
+from bitstack.errors import UserError
+from bitstack.live.loading import load
+
+
+@pytest.fixture(scope="module")
+def container(pico_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan") / "c"
+    return compress(pico_model("llama-gqa", dtype=torch.bfloat16), folder, blocks=3)
+
+
+def test_a_plan_says_what_loading_will_give(container: Path) -> None:
+    rows = plan(container)
+    assert len(rows) == DEFAULT_STEPS + 1
+    assert (rows[0].budget, rows[-1].budget) == ("floor", "all")
+    for row in rows:
+        model = load(container, row.budget_bytes)
+        assert model.bitstack.resident_bytes == row.resident_bytes <= row.budget_bytes
+        assert model.bitstack.bits_per_weight == row.bits_per_weight
+        assert (min(model.bitstack.levels), max(model.bitstack.levels)) == (
+            row.lowest_level,
+            row.highest_level,
+        )
+        assert row.lowest_level <= row.mean_level <= row.highest_level
+        assert row.original_share == row.resident_bytes / model.bitstack.manifest.original_bytes
+    sizes = [row.resident_bytes for row in rows]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) > 3
+
+
+def test_the_cache_is_that_of_the_models_dtype(container: Path) -> None:
+    config = AutoConfig.from_pretrained(container)
+    (row,) = plan(container, "100%", context=100)
+    assert row.kv_cache_bytes == kv_cache_bytes(config, 100, 2)
+    assert row.total_bytes == row.resident_bytes + row.kv_cache_bytes
+    assert plan(container)[0].context == config.max_position_embeddings
+
+
+def test_budgets_of_every_form_in_the_order_asked(container: Path) -> None:
+    total = plan(container)[-1].resident_bytes
+    rows = plan(container, ["2.5bpw", total, "40%", f"{total}B"])
+    assert [row.budget for row in rows] == ["2.5bpw", str(total), "40%", f"{total}B"]
+    assert rows[1].resident_bytes == rows[3].resident_bytes == total
+    assert 2 < rows[0].bits_per_weight <= 2.5
+    assert rows[2].original_share <= 0.4
+
+
+def test_what_cannot_be_planned_is_refused(container: Path, tmp_path: Path) -> None:
+    floor = plan(container)[0].resident_bytes
+    with pytest.raises(UserError, match=f"floor of this model: {floor} bytes"):
+        plan(container, floor - 1)
+    with pytest.raises(UserError, match="not understood"):
+        plan(container, ["50%", "3 bananas"])
+    for context in (0, 129):
+        with pytest.raises(UserError, match=f"context is {context} tokens.* at most 128"):
+            plan(container, context=context)
+    with pytest.raises(UserError, match="no such folder"):
+        plan(tmp_path / "nowhere")
+
+
+def test_the_kernel_and_why(container: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for row in plan(container):
+        assert (row.kernel, row.kernel_reason) == kernels.which("cpu")
+    monkeypatch.setenv("BITSTACK_KERNEL", "reference")
+    assert plan(container)[0].kernel == "reference"
+    assert plan(container)[0].kernel_reason == "set by BITSTACK_KERNEL"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert plan(container)[0].kernel == kernels.which("cuda").name
+
+
+def test_it_is_public(container: Path) -> None:
+    assert bitstack.plan(container) == plan(container)
