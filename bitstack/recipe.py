@@ -7,17 +7,33 @@ Recipes by name are the files of `bitstack.recipes`. Nothing is executed here.
 import difflib
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from bitstack.errors import UserError
+from bitstack.machine.sizes import parse_bytes
 
 OVERRIDABLE = (
     "blocks", "chains", "damping", "together", "sweeps", "passes", "preference", "rounds", "rank",
     "svd", "dense",
 )  # fmt: skip
+
+
+def _bytes(value: Any) -> Any:
+    """A size such as `200MB` as a number of bytes."""
+    size = parse_bytes(str(value))
+    if isinstance(value, bool) or size is None:
+        raise ValueError("a size in bytes is expected, such as 200MB, 1.5GiB or 123456789")
+    return int(size)
 
 
 class Recipe(BaseModel):
@@ -96,9 +112,10 @@ class Recipe(BaseModel):
         description='Other fields for some matrices: {"*.down_proj": {blocks: 6}, "lm_head": '
         "{dense: true}}.",
     )
-    shard_size: ByteSize = Field(
-        ByteSize(0),
+    shard_size: Annotated[int, BeforeValidator(_bytes)] = Field(
+        0,
         ge=0,
+        json_schema_extra={"metavar": "SIZE"},
         description="Most bytes of a file, such as 200MB; 0: a 32nd of all, 1 MiB to 1 GiB.",
     )
     tune_codes: float = Field(

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitstack.commands.shared import write_result
 from bitstack.live.opening import Opened, open_model
-from bitstack.machine.files import write_json
 from bitstack.metrics.capacity.information_capacity import by_bytes, faithful
 from bitstack.metrics.density.measured import windowed_loss
 from bitstack.metrics.gap.capacity_gap import capacity_gap
@@ -118,7 +118,7 @@ def main() -> None:
                 flush=True,
             )
     if options.json:
-        write_json(options.json, [asdict(one) for one in found])
+        write_result(options.json, [asdict(one) for one in found])
 
 
 if __name__ == "__main__":

@@ -24,9 +24,8 @@ from quality_blimp import compare
 from quality_rows import ROWS, Rows, file_of, forget, tasks
 from tqdm import tqdm
 
+from bitstack.commands.shared import silence, write_result
 from bitstack.errors import UserError
-from bitstack.live.opening import silence_transformers
-from bitstack.machine.files import write_json
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Calibration and evaluation text, tokens evaluated, calibration windows of 256 tokens: as many as
@@ -142,11 +141,11 @@ def run(options: argparse.Namespace) -> None:
         compare(bench, options.pairs, options.items)
     if options.json:
         found = [row.to_json() for row in rows.rows]
-        write_json(options.json, {"task": asdict(task), "missing": missing, "rows": found})
+        write_result(options.json, {"task": asdict(task), "missing": missing, "rows": found})
 
 
 def main() -> None:
-    silence_transformers()
+    silence()
     try:
         run(arguments())
     except UserError as error:

@@ -25,8 +25,8 @@ from random_container import random_container
 from transformers import LlamaConfig
 
 from bitstack import load, resize
-from bitstack.container.budget import kv_cache_bytes
-from bitstack.machine.files import write_json
+from bitstack.commands.shared import write_result
+from bitstack.container.kv_cache import kv_cache_bytes
 from bitstack.machine.pages import give_back, process_bytes
 
 MIB = 1 << 20
@@ -237,7 +237,7 @@ def main() -> None:
     if options.json != "-":
         print_table(result)
     if options.json:
-        write_json(options.json, asdict(result))
+        write_result(options.json, asdict(result))
 
 
 if __name__ == "__main__":

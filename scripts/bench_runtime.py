@@ -30,9 +30,9 @@ from transformers import LlamaConfig, PretrainedConfig
 from transformers.generation.streamers import BaseStreamer
 
 from bitstack import kernels, load
-from bitstack.container.budget import format_bytes
+from bitstack.commands.shared import write_result
 from bitstack.kernels import native
-from bitstack.machine.files import write_json
+from bitstack.machine.sizes import format_bytes
 from bitstack.nn.assemble import fill
 from bitstack.original.source import skeleton, tie
 
@@ -248,7 +248,7 @@ def main() -> None:
     if options.json != "-":
         print_table(result, lines, bandwidth)
     if options.json:
-        write_json(options.json, asdict(result))
+        write_result(options.json, asdict(result))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitstack import kernels, load
+from bitstack.commands.shared import write_result
 from bitstack.container.manifest import read_manifest
 from bitstack.kernels import ops
-from bitstack.machine.files import write_json
 from bitstack.original.source import load_tokenizer
 
 ops.MATMUL_FROM = 1 << 60  # tokens: never
@@ -65,7 +65,7 @@ def main() -> None:
     dtype = getattr(torch, given.dtype)
     found = measure(given.container, given.text.read_text(), given.tokens, given.window, dtype)
     if given.json:
-        write_json(given.json, found)
+        write_result(given.json, found)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitstack.calibration.layers import LayerRunner, Spill
+from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.observers import GradientObserver, observed
+from bitstack.calibration.spill import Spill
 from bitstack.machine.workers import Workers
 from bitstack.original.matrices import Matrix
 

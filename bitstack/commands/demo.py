@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Json, Quiet, silence
+from bitstack.commands.shared import Json, Quiet, silence, write_result
 
 
 def demo(
@@ -21,10 +21,8 @@ def demo(
 
     from bitstack.commands.tables import console, print_demo
     from bitstack.demo import run_demo
-    from bitstack.machine.files import write_json
 
     found = run_demo(output, progress=not quiet)
     if not quiet and json != "-":
         print_demo(console(), found)
-    if json:
-        write_json(json, {"rows": [asdict(row) for row in found.rows]})
+    write_result(json, {"rows": [asdict(row) for row in found.rows]})

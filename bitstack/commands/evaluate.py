@@ -16,6 +16,7 @@ from bitstack.commands.shared import (
     TasksFolder,
     silence,
     split,
+    write_result,
 )
 from bitstack.machine.workers import is_first
 
@@ -51,7 +52,6 @@ def evaluate(
     silence(own=quiet)
     from bitstack.commands.tables import console, evaluation_lines, task_table
     from bitstack.errors import UserError
-    from bitstack.machine.files import write_json
     from bitstack.metrics.loss.evaluation import evaluate
 
     if text is None and tasks is None:
@@ -75,5 +75,5 @@ def evaluate(
         record |= scored.to_json()
         if shown:
             console().print(task_table(scored))
-    if json and is_first():
-        write_json(json, record)
+    if is_first():
+        write_result(json, record)

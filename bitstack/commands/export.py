@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Budget, Container, Json, Quiet, silence
+from bitstack.commands.shared import Budget, Container, Json, Quiet, silence, write_result
 
 
 def export(
@@ -20,14 +20,12 @@ def export(
 ) -> None:
     """Write a dense Hugging Face folder, for tools that know no containers."""
     silence(own=quiet)
-    from bitstack.container.budget import format_bytes
     from bitstack.live.dense_export import export
-    from bitstack.machine.files import write_json
+    from bitstack.machine.sizes import format_bytes
 
     written = export(folder, output, budget, level=level, progress=not quiet)
     size = sum(file.stat().st_size for file in written.glob("*.safetensors"))
     if not quiet and json != "-":
         typer.echo(f"{written}: {format_bytes(size)} of dense weights")
-    if json:
-        asked = {"budget": budget, "level": level}
-        write_json(json, {"folder": str(written), **asked, "dense_bytes": size})
+    asked = {"budget": budget, "level": level}
+    write_result(json, {"folder": str(written), **asked, "dense_bytes": size})

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Budget, Device, Json, Model, Quiet, silence
+from bitstack.commands.shared import Budget, Device, Json, Model, Quiet, silence, write_result
 
 
 def generate(
@@ -23,16 +23,18 @@ def generate(
 ) -> None:
     """Continue a prompt, printed as it comes."""
     silence(own=quiet)
+    from transformers import TextStreamer
+
     from bitstack.live.generation import generate
     from bitstack.live.opening import open_model
 
     opened = open_model(model, budget=budget, device=device)
+    streamer = None
+    if not quiet and json != "-":
+        streamer = TextStreamer(opened.tokenizer, skip_special_tokens=True)
     text = generate(
         opened, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
-        stream=not quiet and json != "-", draft_budget=draft_budget,
+        streamer=streamer, draft_budget=draft_budget,
     )  # fmt: skip
-    if json:
-        from bitstack.machine.files import write_json
-
-        sizes = {"resident_bytes": opened.resident_bytes, "bits_per_weight": opened.bits_per_weight}
-        write_json(json, {"model": str(model), "prompt": prompt, "continuation": text, **sizes})
+    sizes = {"resident_bytes": opened.resident_bytes, "bits_per_weight": opened.bits_per_weight}
+    write_result(json, {"model": str(model), "prompt": prompt, "continuation": text, **sizes})

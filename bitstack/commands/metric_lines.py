@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bitstack.container.budget import format_bytes
+from bitstack.machine.sizes import format_bytes
 from bitstack.metrics.capacity.measured import MeasuredCapacity
 from bitstack.metrics.capacity.series import Prediction
 from bitstack.metrics.density.law import DensityLaw

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Budgets, Container, Json, Quiet, silence
+from bitstack.commands.shared import Budgets, Container, Json, Quiet, silence, write_result
 
 
 def plan(
@@ -22,11 +22,9 @@ def plan(
 
     from bitstack.commands.tables import console, kernel_line, plan_table
     from bitstack.container.planning import plan
-    from bitstack.machine.files import write_json
 
     rows = plan(folder, budget or (), context=context)
     if json != "-" and not quiet:
         console().print(plan_table(rows))
         console().print(kernel_line(rows[0]), soft_wrap=True)
-    if json:
-        write_json(json, [asdict(row) for row in rows])
+    write_result(json, [asdict(row) for row in rows])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Device, Json, Quiet, silence
+from bitstack.commands.shared import Device, Json, Quiet, silence, write_result
 
 
 def push(
@@ -48,7 +48,6 @@ def push(
     from bitstack.errors import UserError
     from bitstack.hub.measured import Text
     from bitstack.hub.upload import push
-    from bitstack.machine.files import write_json
 
     if original and not text:
         raise UserError(f"--original {original}: is measured on a text; name one with --text")
@@ -60,5 +59,4 @@ def push(
     )  # fmt: skip
     if json != "-" and not quiet:
         typer.echo("\n".join(push_lines(pushed)))
-    if json:
-        write_json(json, pushed.to_json())
+    write_result(json, pushed.to_json())

@@ -39,7 +39,9 @@ def _option(name: str, default: Any) -> Parameter:
         return Parameter(
             name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[bool | None, option]
         )
-    option = typer.Option(flag, metavar=_metavar(kind), help=text, show_default=False)
+    extra = field.json_schema_extra
+    metavar = str(extra["metavar"]) if isinstance(extra, dict) else _metavar(kind)
+    option = typer.Option(flag, metavar=metavar, help=text, show_default=False)
     return Parameter(
         name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bitstack.commands.shared import STYLE, Json, Quiet, silence, told_of
+from bitstack.commands.shared import STYLE, Json, Quiet, silence, told_of, write_result
 from bitstack.machine.workers import is_first
 
 
@@ -43,7 +43,6 @@ def run(
     from bitstack.commands.tables import container_lines, container_record
     from bitstack.compression.pipeline import compress
     from bitstack.container.manifest import read_manifest
-    from bitstack.machine.files import write_json
 
     with told_of(verbose):
         folder = compress(model, output, recipe=resolved, progress=not quiet)
@@ -52,8 +51,7 @@ def run(
     manifest = read_manifest(folder)
     if not quiet and json != "-":
         typer.echo("\n".join(container_lines(folder, manifest)))
-    if json:
-        write_json(json, container_record(folder, manifest))
+    write_result(json, container_record(folder, manifest))
 
 
 def _predict(model: str, output: Path, recipe: Any, json: str | None, quiet: bool) -> None:
@@ -61,13 +59,11 @@ def _predict(model: str, output: Path, recipe: Any, json: str | None, quiet: boo
 
     from bitstack.commands.tables import console, forecast_table
     from bitstack.compression.forecast import forecast
-    from bitstack.machine.files import write_json
 
     found = forecast(model, output, recipe)
     if not quiet and json != "-":
         console().print(forecast_table(found))
-    if json:
-        write_json(json, asdict(found) | {"seconds": found.seconds})
+    write_result(json, asdict(found) | {"seconds": found.seconds})
 
 
 def _signed(function: Callable[..., None], parameters: Iterable[Parameter]) -> Callable[..., None]:

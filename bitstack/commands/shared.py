@@ -83,12 +83,19 @@ def told_of(wanted: bool) -> Iterator[None]:
 
 def answer(lines: Iterable[str], record: Any, json: str | None, quiet: bool = False) -> None:
     """Print `lines`, unless the record itself goes to stdout, and write the record if asked."""
-    from bitstack.machine.files import write_json
-
     if json != "-" and not quiet:
         typer.echo("\n".join(lines))
-    if json:
-        write_json(json, record)
+    write_result(json, record)
+
+
+def write_result(target: str | None, record: Any) -> None:
+    """Write the record of a command to the file `target`, or to stdout for `-`; None: nowhere."""
+    from bitstack.machine.files import json_text, write_json
+
+    if target == "-":
+        sys.stdout.write(json_text(record))
+    elif target:
+        write_json(target, record)
 
 
 def one_or_all(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -108,6 +115,9 @@ def silence(*, own: bool = False) -> None:
 
         disable_progress_bars()
         logging.getLogger("bitstack").setLevel(logging.ERROR)
-    from bitstack.live.opening import silence_transformers
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging as transformers_logging
 
-    silence_transformers()
+    hub_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bitstack.container.budget import format_bytes
+from bitstack.machine.sizes import format_bytes
 
 if TYPE_CHECKING:
     from bitstack.compression.forecast import Forecast

@@ -16,10 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bitstack.calibration.fisher import Sensitivity, sensitivity, state
-from bitstack.calibration.layers import LayerRunner, Spill
+from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.observers import InputObserver, Moments, observed
+from bitstack.calibration.spill import Spill
+from bitstack.compression.column_scaling import fold_scales, scaled_moment
 from bitstack.container.journal import Journal
-from bitstack.decompose import decompose, fold_scales, scaled_moment
+from bitstack.decompose import decompose
 from bitstack.machine.workers import Workers, shares
 from bitstack.original.matrices import Dense, Matrix
 from bitstack.recipe import Recipe

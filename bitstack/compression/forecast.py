@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitstack.compression.costs import predict
-from bitstack.compression.job import check
+from bitstack.compression.inputs import check
 from bitstack.machine.free_memory import memory_room
 from bitstack.recipe import Recipe
 

@@ -3,7 +3,8 @@
 Puts together what `order` works on. How a loss is measured is the business of `measure`.
 """
 
-from bitstack.calibration.layers import LayerRunner, Spill
+from bitstack.calibration.layers import LayerRunner
+from bitstack.calibration.spill import Spill
 from bitstack.compression.costs import few_samples
 from bitstack.compression.job import Job
 from bitstack.ordering import greedy as order

@@ -14,9 +14,9 @@ from bitstack.compression.decompose_stage import Stacker
 from bitstack.compression.job import Job, open_job
 from bitstack.compression.order_stage import rank
 from bitstack.compression.tune_stage import tune
-from bitstack.container.journal import disk_errors
 from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
 from bitstack.container.shards import tensor_order, write_shards
+from bitstack.machine.files import disk_errors
 from bitstack.machine.workers import open_workers
 from bitstack.original.side_files import copy_beside
 from bitstack.original.source import Source

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from bitstack.calibration.layers import Spill
+from bitstack.calibration.spill import Spill
 from bitstack.calibration.windows import TUNED
 from bitstack.compression.job import Job
 from bitstack.container.blocks import StackSpec

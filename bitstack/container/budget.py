@@ -13,19 +13,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from bitstack.errors import UserError
+from bitstack.machine.sizes import UNITS, format_bytes, parse_bytes
 
-PREFIXES = ("k", "M", "G", "T")
-UNITS = (
-    {"B": 1}
-    | {f"{prefix}B": 1000**i for i, prefix in enumerate(PREFIXES, start=1)}
-    | {f"{prefix.upper()}iB": 1024**i for i, prefix in enumerate(PREFIXES, start=1)}
-)
-_UNITS = {unit.lower(): size for unit, size in UNITS.items()}
-_FORM = re.compile(r"(\d+\.?\d*|\.\d+)\s*(%|[A-Za-z]*)", re.ASCII)
+_RELATIVE = re.compile(r"(\d+\.?\d*|\.\d+)\s*(%|[Bb][Pp][Ww])", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -56,33 +48,18 @@ def parse_budget(text: str | int) -> Budget:
     UserError for anything else.
     """
     text = str(text).strip()
-    match = _FORM.fullmatch(text)
-    number, unit = match.groups() if match else ("0", "?")
-    if unit == "%":
-        return Budget(Fraction(number) / 100, "share", text)
-    if unit.lower() == "bpw":
+    if match := _RELATIVE.fullmatch(text):
+        number, unit = match.groups()
+        if unit == "%":
+            return Budget(Fraction(number) / 100, "share", text)
         return Budget(Fraction(number), "bpw", text)
-    if unit.lower() in _UNITS:
-        return Budget(Fraction(number) * _UNITS[unit.lower()], "bytes", text)
-    if not unit and number.isdecimal():
-        return Budget(Fraction(number), "bytes", text)
+    if (size := parse_bytes(text)) is not None:
+        return Budget(size, "bytes", text)
     raise UserError(
         f"budget {text!r} is not understood; allowed: a number with {', '.join(UNITS)}, a whole "
         "number of bytes, N% of the original's bytes, or Nbpw for mean bits per decomposed "
         "weight; for example 800MB, 1.5GiB, 50% or 2.5bpw"
     )
-
-
-def format_bytes(size: int) -> str:
-    """`5.47 MiB`: two decimals in the largest binary unit below the number."""
-    if size < 1024:
-        return f"{size} B"
-    value = float(size)
-    for prefix in PREFIXES:
-        value /= 1024
-        if value < 1023.995 or prefix == PREFIXES[-1]:
-            break
-    return f"{value:.2f} {prefix.upper()}iB"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,35 +157,3 @@ class Budgets:
             f"this model: {self.floor_bytes} bytes ({mib:.2f}MiB, {bpw:.2f}bpw), one plane of "
             f"every matrix and {format_bytes(self.fixed_bytes)} that stay dense; give at least that"
         )
-
-
-def kv_cache_bytes(config: PretrainedConfig, context: int, dtype_bytes: int = 2) -> int:
-    """Bytes of the keys and values of one sequence of `context` tokens, as `DynamicCache` keeps.
-
-    Layers with a sliding window keep its last `sliding_window - 1` tokens, layers that share the
-    cache of another nothing; recurrent states are not counted. `dtype_bytes` is the size of one
-    number. Raises UserError if the model has no attention heads, and so no such cache.
-    """
-    text_config = config.get_text_config(decoder=True)
-    if not getattr(text_config, "num_attention_heads", None):
-        raise UserError(
-            f"model type {text_config.model_type!r} has no attention heads in its config, so no "
-            "KV cache to plan for; leave the context length out"
-        )
-    tokens = sum(_kept(layer, context) for layer in DynamicCache(config=config).layers)
-    return tokens * _numbers_per_token(text_config) * dtype_bytes
-
-
-def _kept(layer: object, context: int) -> int:
-    if isinstance(layer, DynamicSlidingWindowLayer):
-        return min(context, layer.sliding_window - 1)
-    return context if isinstance(layer, DynamicLayer) else 0
-
-
-def _numbers_per_token(config: PretrainedConfig) -> int:
-    """Numbers that one layer keeps of one token: its keys and values in all heads."""
-    if getattr(config, "kv_lora_rank", None):  # latent attention keeps one compressed vector
-        return config.kv_lora_rank + config.qk_rope_head_dim
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * heads * size

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bitstack.errors import UserError
+from bitstack.machine.files import disk_errors
 
 FOLDER = ".work"
 
@@ -97,17 +98,3 @@ class Journal:
         self._files.add(file)
         self.notes[head["key"]] = head["note"]
         self._where |= dict.fromkeys(names, file)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full or read-only disk into a UserError."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if path.is_file():
-            path.unlink()
-        raise UserError(
-            f"{path.parent}: cannot write ({str(error).splitlines()[0]}); free disk space or "
-            "choose another --output"
-        ) from None

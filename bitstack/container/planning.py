@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
-from bitstack.container.budget import Budget, Budgets, kv_cache_bytes
+from bitstack.container.budget import Budget, Budgets
+from bitstack.container.kv_cache import kv_cache_bytes
+from bitstack.container.levels import budget_bytes
 from bitstack.container.manifest import Manifest, read_manifest
 from bitstack.errors import UserError
 from bitstack.kernels import Choice, which
-from bitstack.live.loading import budget_bytes
 from bitstack.machine.device import pick_device
 from bitstack.original.hub_cache import locate
 

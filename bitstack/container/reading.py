@@ -14,10 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitstack.container.budget import Budget
+from bitstack.container.levels import choose_levels
+from bitstack.container.manifest import Manifest, read_manifest
 from bitstack.container.shards import ShardReader
 from bitstack.errors import UserError
 from bitstack.machine.pages import empty_pages
-from bitstack.original.hub_cache import Remote
+from bitstack.original.hub_cache import Located, Remote
 
 _DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
@@ -65,6 +68,20 @@ class BlockReader(ShardReader):
         file.seek(start + begin)
         _fill(file, data.numpy().data, name)
         return data.view(dtype).view(shape)
+
+
+def open_container(
+    place: Located, budget: str | int | Budget | None, level: int | None
+) -> tuple[Manifest, list[int], BlockReader]:
+    """A container's manifest, the level of every stack, and a reader of what they need.
+
+    UserError for what is missing, damaged or cannot be bought.
+    """
+    manifest = read_manifest(place.folder)
+    levels = choose_levels(manifest, budget, level)
+    reader = BlockReader(place.folder, place.remote)
+    reader.require(manifest.tensors(levels), manifest.shards)
+    return manifest, levels, reader
 
 
 def _header(path: Path) -> tuple[FileIO, int, dict[str, Any]]:

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bitstack.container.blocks import StackSpec
-from bitstack.container.journal import disk_errors
 from bitstack.container.manifest import INDEX, ShardEntry
 from bitstack.errors import UserError
+from bitstack.machine.files import disk_errors
 from bitstack.original.hub_cache import Remote
 
 SHARDS = 32  # how many a container is cut into, between these sizes

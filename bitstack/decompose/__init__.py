@@ -1,14 +1,14 @@
-"""One matrix in, its stack out, by the method the recipe names."""
+"""Decomposes one matrix into its stack of blocks, by the method that the recipe names. Never sees
+a model or a file."""
 
 from torch import Tensor
 
-from bitstack.compression.column_scaling import fold_scales, scaled_moment
 from bitstack.decompose.nested import Plan, decompose_codes
 from bitstack.decompose.published import decompose_signs
 from bitstack.decompose.result import Decomposed
 from bitstack.recipe import Recipe
 
-__all__ = ["Decomposed", "decompose", "fold_scales", "scaled_moment"]
+__all__ = ["Decomposed", "decompose"]
 
 
 def decompose(

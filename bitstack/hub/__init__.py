@@ -1,0 +1,2 @@
+"""Puts a container on the Hugging Face Hub, with a model card. Does not download; see
+`original.hub_cache`."""

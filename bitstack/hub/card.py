@@ -11,10 +11,11 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from bitstack.container.budget import format_bytes, parse_budget
+from bitstack.container.budget import parse_budget
 from bitstack.container.manifest import Manifest
 from bitstack.errors import UserError
 from bitstack.hub.measured import Row
+from bitstack.machine.sizes import format_bytes
 from bitstack.metrics.loss.curve import CurvePoint, plot_memory_quality
 from bitstack.metrics.loss.evaluation import Evaluation
 

@@ -15,12 +15,13 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.core_model_loading import revert_weight_conversion
 
-from bitstack.container.budget import Budget, format_bytes
-from bitstack.container.journal import disk_errors
+from bitstack.container.budget import Budget
 from bitstack.container.manifest import Manifest, StackEntry
+from bitstack.container.reading import open_container
 from bitstack.container.shards import Reader, grouped, write_files, write_index
 from bitstack.errors import UserError
-from bitstack.live.loading import opened
+from bitstack.machine.files import disk_errors
+from bitstack.machine.sizes import format_bytes
 from bitstack.nn import Stack
 from bitstack.nn.assemble import check_config, parts_of
 from bitstack.original.hub_cache import locate
@@ -49,7 +50,7 @@ def export(
     """
     place, target = locate(path), Path(output)
     folder = place.folder
-    manifest, levels, reader = opened(place, budget, level)
+    manifest, levels, reader = open_container(place, budget, level)
     model = skeleton(load_config(folder), getattr(torch, manifest.dtype))
     check_config(folder, model, manifest)
     stored = _stored(model)

@@ -15,25 +15,23 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, update_wrapper
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bitstack.container.budget import Budget, format_bytes
+from bitstack.container.budget import Budget
+from bitstack.container.levels import choose_levels
 from bitstack.container.reading import BlockReader
 from bitstack.errors import UserError
 from bitstack.live.guard import guard_forward
-from bitstack.live.loading import choose_levels
-from bitstack.live.resident import View, reader_of, resident_of
+from bitstack.live.resident import Resident, View, resident_of
 from bitstack.live.verify import verifying
+from bitstack.machine.sizes import format_bytes
 from bitstack.nn import stacks
 from bitstack.nn.assemble import assemble, fill
 from bitstack.nn.steps import threads_of_generate
 from bitstack.original.source import skeleton
-
-if TYPE_CHECKING:
-    from bitstack.live.loading import Resident
 
 DRAFT_TOKENS = 5  # at most; with one more they must stay below what kernels take as a few tokens
 DRAFT_CONFIDENCE = 0.4  # a draft ends before a token it gives a lower probability
@@ -85,7 +83,7 @@ def draft(model: Any, budget: str | int | Budget) -> Iterator[Any]:
         resident.views = [other for other in resident.views if other is not view]
 
 
-def _levels(resident: "Resident", budget: str | int | Budget) -> list[int]:
+def _levels(resident: Resident, budget: str | int | Budget) -> list[int]:
     wanted = choose_levels(resident.manifest, budget)
     levels = [min(pair) for pair in zip(wanted, resident.levels, strict=True)]
     if levels == resident.levels:
@@ -98,13 +96,13 @@ def _levels(resident: "Resident", budget: str | int | Budget) -> list[int]:
     return levels
 
 
-def _share(resident: "Resident", model: Any, levels: Sequence[int]) -> Any:
+def _share(resident: Resident, model: Any, levels: Sequence[int]) -> Any:
     """A model at `levels` of the tensors that `model` holds; what it lacks is read."""
     where = {stack.device for stack in resident.stacks}
     if len(where) > 1:
         raise UserError(f"draft: the model is on {len(where)} devices; put it on one")
     manifest = resident.manifest
-    reader = reader_of(resident, levels)
+    reader = resident.reader(levels)
     try:
         shared = _Shared(resident, model, reader)
         empty = skeleton(copy.deepcopy(model.config), model.dtype)
@@ -124,7 +122,7 @@ def _share(resident: "Resident", model: Any, levels: Sequence[int]) -> Any:
 class _Shared:
     """A reader that gives the live model's own tensors where it has them."""
 
-    def __init__(self, resident: "Resident", model: Any, reader: BlockReader) -> None:
+    def __init__(self, resident: Resident, model: Any, reader: BlockReader) -> None:
         self.reader = reader
         self.live: dict[str, Tensor] = {
             **dict(model.named_parameters(remove_duplicate=False)),

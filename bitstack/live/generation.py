@@ -6,7 +6,6 @@ Plain continuation, no chat template. Everything else about generation is transf
 from typing import Any
 
 import torch
-from transformers import TextStreamer
 
 from bitstack.container.budget import Budget
 from bitstack.errors import UserError
@@ -20,10 +19,10 @@ def generate(
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
-    stream: bool = False,
+    streamer: Any = None,
     draft_budget: str | int | Budget | None = None,
 ) -> str:
-    """The continuation of `prompt`, without it; with `stream` both are printed as they come.
+    """The continuation of `prompt`, without it; a transformers `streamer` gets both as they come.
 
     Greedy at temperature 0, else sampled from the whole distribution with a generator seeded by
     `seed`. With `draft_budget` the blocks of that budget draft and the whole model verifies (see
@@ -41,7 +40,6 @@ def generate(
         )
     inputs = _inputs(opened, prompt, max_new_tokens)
     draft = {} if draft_budget is None else {"draft_budget": draft_budget}
-    streamer = TextStreamer(opened.tokenizer, skip_special_tokens=True) if stream else None
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
         output = opened.model.generate(

@@ -15,8 +15,8 @@ from typing import Any, Self
 import torch
 
 from bitstack.container.budget import Budget, parse_budget
+from bitstack.container.levels import choose_levels
 from bitstack.errors import UserError
-from bitstack.live.loading import choose_levels
 from bitstack.live.resident import resident_of
 from bitstack.machine.free_memory import free_memory
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from bitstack.container.budget import Budget
 from bitstack.container.journal import FOLDER
+from bitstack.container.levels import budget_bytes
 from bitstack.container.manifest import MANIFEST
 from bitstack.errors import UserError
-from bitstack.live.loading import budget_bytes, load
+from bitstack.live.loading import load
 from bitstack.machine.device import pick_device
 from bitstack.nn import resident_bytes
 from bitstack.original.hub_cache import Located, locate
@@ -61,14 +60,6 @@ def open_model(
     if budget is not None or level is not None:
         _refuse_budget(path, place)
     return _original(place, where)
-
-
-def silence_transformers() -> None:
-    """No warnings of transformers or huggingface_hub in this process, and no bars of the first:
-    commands print their own."""
-    hub_logging.set_verbosity_error()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
 
 
 def _container(

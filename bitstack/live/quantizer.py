@@ -66,12 +66,12 @@ class BitstackQuantizer(HfQuantizer):
 
         UserError for what `bitstack.load` refuses.
         """
-        from bitstack.live.loading import opened
+        from bitstack.container.reading import open_container
         from bitstack.nn.assemble import prepare
 
         place = _place(model.config.name_or_path, kwargs.get("checkpoint_files"))
         config = self.quantization_config
-        manifest, levels, reader = opened(place, config.budget, config.level)
+        manifest, levels, reader = open_container(place, config.budget, config.level)
         prepare(place.folder, model, manifest, levels, model.config.dtype)
         known = model._keys_to_ignore_on_load_unexpected or ()
         unread = {*known, _STORED, f"^{re.escape(manifest.guard)}$"}
@@ -81,7 +81,7 @@ class BitstackQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         """Read the blocks to where their places are, and attach them."""
-        from bitstack.live.loading import attach
+        from bitstack.live.attach import attach
         from bitstack.machine.pages import give_back
         from bitstack.nn.assemble import fill_stacks
 
@@ -89,7 +89,7 @@ class BitstackQuantizer(HfQuantizer):
         fill_stacks(model, manifest.stacks, levels, reader)
         reader.close()
         give_back()
-        return attach(model, place, manifest, levels)
+        return mark(attach(model, place, manifest, levels))
 
     def is_serializable(self) -> bool:
         """False: the `save_pretrained` that `attach` gives the model does not ask."""
@@ -101,13 +101,14 @@ class BitstackQuantizer(HfQuantizer):
         return True
 
 
-def mark(model: Any) -> None:
-    """Let a loaded model say, as transformers asks it, that it is quantised and by whom."""
+def mark(model: Any) -> Any:
+    """Mark a loaded model as quantised by bitstack, where transformers looks; returns it."""
     model.config.quantization_config = BitstackConfig()
     model.hf_quantizer = BitstackQuantizer(model.config.quantization_config)
     model.is_quantized, model.quantization_method = True, METHOD
     model.config._is_quantized = True
     model._weight_conversions = []  # names are the model's own, on disk too
+    return model
 
 
 def _place(name: str, files: list[str] | None) -> Any:

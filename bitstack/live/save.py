@@ -7,22 +7,19 @@ Every stack keeps the levels up to its own, so what was saved loads as it was sa
 from collections import Counter
 from functools import partial, update_wrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from bitstack.container.journal import disk_errors
 from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
 from bitstack.container.reading import BlockReader
 from bitstack.container.shards import tensor_order, write_shards
 from bitstack.errors import UserError
-from bitstack.live.resident import reader_of, resident_of
+from bitstack.live.resident import Resident, resident_of
+from bitstack.machine.files import disk_errors
 from bitstack.nn.modules import PackedEmbedding
 from bitstack.original.side_files import config_of
-
-if TYPE_CHECKING:
-    from bitstack.live.loading import Resident
 
 VARIANT = "bitstack"  # in the files' names: without it transformers takes them for its own
 
@@ -66,7 +63,7 @@ def _check(folder: Path, kwargs: dict[str, Any]) -> None:
         raise UserError(f"{folder}: already holds a container; name another folder")
 
 
-def _write(folder: Path, model: Any, resident: "Resident") -> None:
+def _write(folder: Path, model: Any, resident: Resident) -> None:
     """Shards, config, and the manifest last, which makes it whole."""
     levels = resident.levels
     tensors = _Live(model, resident)
@@ -118,7 +115,7 @@ def _dense(entry: DenseEntry, live: Tensor) -> DenseEntry:
 class _Live:
     """The live model's tensors by their names in a container, and what it lacks read."""
 
-    def __init__(self, model: Any, resident: "Resident") -> None:
+    def __init__(self, model: Any, resident: Resident) -> None:
         self.own: dict[str, Tensor] = {
             **dict(model.named_parameters(remove_duplicate=False)),
             **dict(model.named_buffers(remove_duplicate=False)),
@@ -126,7 +123,7 @@ class _Live:
         for name, module in model.named_modules():
             if isinstance(module, PackedEmbedding) and module.original is not None:
                 self.own |= {f"{name}.{key}": t for key, t in module.original.named_buffers()}
-        self.reader: BlockReader = reader_of(resident, resident.levels)
+        self.reader: BlockReader = resident.reader(resident.levels)
 
     def get(self, name: str) -> Tensor:
         tensor = self.own[name] if name in self.own else self.reader.get(name)

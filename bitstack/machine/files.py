@@ -3,24 +3,28 @@
 import json
 import math
 import os
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from bitstack.errors import UserError
 
 
 def write_json(target: str | Path, data: Any, *, option: str = "--json") -> None:
-    """Write `data` to the file `target`, or to stdout for `-`; infinities and NaN become null.
+    """Write `data` to the file `target`; infinities and NaN become null.
 
     UserError, naming the `option`, where the file cannot be written; an existing file is then
     unchanged.
     """
-    text = json.dumps(_finite(data), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    if str(target) == "-":
-        sys.stdout.write(text)
-        return
-    write_text(target, text, option=option)
+    write_text(target, json_text(data), option=option)
+
+
+def json_text(data: Any) -> str:
+    """`data` as JSON with a line end; infinities and NaN become null."""
+    return json.dumps(_finite(data), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def write_text(target: str | Path, text: str, *, option: str) -> None:
@@ -34,6 +38,20 @@ def write_text(target: str | Path, text: str, *, option: str) -> None:
         partial.unlink(missing_ok=True)
         raise UserError(
             f"{option} {path}: cannot write ({error.strerror}); name a file in a folder that exists"
+        ) from None
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full or read-only disk into a UserError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if path.is_file():
+            path.unlink()
+        raise UserError(
+            f"{path.parent}: cannot write ({str(error).splitlines()[0]}); free disk space or "
+            "choose another --output"
         ) from None
 
 

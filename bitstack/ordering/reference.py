@@ -7,7 +7,8 @@ caller's business.
 import torch
 from torch import Tensor
 
-from bitstack.calibration.layers import LayerRunner, Spill
+from bitstack.calibration.layers import LayerRunner
+from bitstack.calibration.spill import Spill
 
 LIKELY = 256  # tokens kept at a position: 2 KiB
 _LEAST = 1e-9  # probability of all others together

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bitstack.calibration.layers import LayerRunner, Spill
+from bitstack.calibration.layers import LayerRunner
+from bitstack.calibration.spill import Spill
 from bitstack.tuning.tuned_stack import Planes, TunedStack
 
 _LEAST = 1e-9  # nats; below it a budget is as good as the original and has nothing to learn

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bitstack.container.budget import PREFIXES
+from bitstack.machine.sizes import PREFIXES
 
 MOST_TICKS = 6
 

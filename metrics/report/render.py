@@ -10,9 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from bitstack.container.budget import format_bytes
 from bitstack.errors import UserError
 from bitstack.machine.files import write_json, write_text
+from bitstack.machine.sizes import format_bytes
 from bitstack.metrics.report.along_curve import ORIGINAL
 from bitstack.metrics.report.charts import bytes_axis, loss_chart
 from bitstack.metrics.report.data import Report

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma3nTextConfig
 
 import pico
-from bitstack.calibration.layers import LayerRunner, Spill
+from bitstack.calibration.layers import LayerRunner
+from bitstack.calibration.spill import Spill
 from bitstack.errors import UserError
 from bitstack.original.source import open_source
 

@@ -15,12 +15,13 @@ from transformers import AutoModelForCausalLM
 import pico
 from bitstack.calibration import layers as streaming
 from bitstack.calibration.fisher import Sensitivity, draw, sensitivity, state
-from bitstack.calibration.layers import LayerRunner, Spill
+from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.observers import (
     InputObserver,
     Moments,
     observed,
 )
+from bitstack.calibration.spill import Spill
 from bitstack.machine.workers import Workers
 from bitstack.original.matrices import Matrix, find_matrices
 from bitstack.original.source import open_source

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bitstack.cli import app
-from bitstack.compression import job as job_module
+from bitstack.compression import inputs
 from bitstack.compression.costs import matrix_work
 from bitstack.compression.forecast import forecast
 from bitstack.compression.pipeline import compress
@@ -53,7 +53,7 @@ def test_dry_run_prints_and_writes_nothing_else(pico_model: Folder, tmp_path: Pa
 def test_too_little_memory_is_told_beforehand(
     pico_model: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_module, "memory_room", lambda: 100 << 20)
+    monkeypatch.setattr(inputs, "memory_room", lambda: 100 << 20)
     with pytest.raises(UserError, match=r"MiB of memory are needed .* but 100\.00 MiB can be had"):
         compress(pico_model("llama-tied"), tmp_path / "out", **FEW)
     assert not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import pico
 from bitstack import UserError
-from bitstack.compression import job as job_module
+from bitstack.compression import inputs
 from bitstack.container.manifest import read_manifest
 
 Folder = Callable[..., Path]
@@ -54,7 +54,7 @@ def test_a_full_disk_is_told_beforehand(
     needed += QUICK["order_samples"] * 24 * 256 * 8
     for free, enough in ((needed - 1, False), (needed, True)):
         usage = SimpleNamespace(free=free)
-        monkeypatch.setattr(job_module.shutil, "disk_usage", lambda path, u=usage: u)
+        monkeypatch.setattr(inputs.shutil, "disk_usage", lambda path, u=usage: u)
         if enough:
             run(model, **QUICK | {"samples": 20})
         else:

@@ -17,8 +17,10 @@ from transformers import (
     PretrainedConfig,
 )
 
-from bitstack.container.budget import Budgets, format_bytes, kv_cache_bytes, parse_budget
+from bitstack.container.budget import Budgets, parse_budget
+from bitstack.container.kv_cache import kv_cache_bytes
 from bitstack.errors import UserError
+from bitstack.machine.sizes import format_bytes
 
 MODEL = {"original_bytes": 1001, "fixed_bytes": 100, "weights": 84}
 

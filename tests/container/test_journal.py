@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from bitstack.container import journal as work
-from bitstack.container.journal import FOLDER, Journal, disk_errors
+from bitstack.container.journal import FOLDER, Journal
 from bitstack.errors import UserError
+from bitstack.machine.files import disk_errors
 
 TENSORS = {"a.plane_1": torch.arange(6, dtype=torch.uint8), "a.scale_1": torch.ones(3).half()}
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig
 import bitstack
 from bitstack import kernels
 from bitstack.compression.pipeline import compress
-from bitstack.container.budget import kv_cache_bytes
+from bitstack.container.kv_cache import kv_cache_bytes
 from bitstack.container.planning import DEFAULT_STEPS, plan
 from bitstack.errors import UserError
 from bitstack.live.loading import load

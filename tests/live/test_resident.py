@@ -22,13 +22,11 @@ import pico
 from bitstack import UserError, load, resize
 from bitstack.container.manifest import MANIFEST, Manifest, read_manifest
 from bitstack.container.reading import BlockReader
+from bitstack.live import swap
 from bitstack.machine.pages import process_bytes
 
 Folder = Callable[..., Path]
 IDS = torch.arange(40)[None] * 7 % pico.VOCABULARY
-resize_module: Any = importlib.import_module(
-    "bitstack.live.resident"
-)  # the name is that of the function
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -227,20 +225,20 @@ def test_planes_are_exchanged_a_few_at_a_time(
     tops, levels = list(resident.levels), [3] * len(resident.levels)
     sizes = [s.spec.bytes()[2] for s in resident.stacks]
     limit = max(sizes) + 1
-    monkeypatch.setattr(resize_module, "EXCHANGED", limit)
-    parts = list(resize_module._parts(resident, levels))
+    monkeypatch.setattr(swap, "EXCHANGED", limit)
+    parts = list(swap._parts(resident, levels))
     assert parts[-1] == levels
     assert len(parts) > 2
     for before, after in pairwise([tops, *parts]):
         changed = [size for size, a, b in zip(sizes, before, after, strict=True) if a != b]
         assert 0 < sum(changed) <= limit
-    failing = interrupt_after(2, resize_module, "_apply", monkeypatch)
+    failing = interrupt_after(2, swap, "_apply", monkeypatch)
     with pytest.raises(UserError, match=r"gone; the model runs on with"):
-        resize_module.move(resident, levels)
+        swap.move(resident, levels)
     assert failing == [2]
     assert resident.levels == parts[0]
     assert torch.isfinite(logits(model)).all()
-    resize_module.move(resident, levels)
+    swap.move(resident, levels)
     assert resident.levels == levels
     assert torch.equal(logits(model), logits(load(container, level=3)))
 

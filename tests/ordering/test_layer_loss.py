@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 import pico
-from bitstack.calibration.layers import Spill
+from bitstack.calibration.spill import Spill
 from bitstack.compression.decompose_stage import Stacker
 from bitstack.compression.job import open_job
 from bitstack.container.manifest import DenseEntry

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitstack.calibration.layers import Spill
+from bitstack.calibration.spill import Spill
 from bitstack.ordering.reference import LIKELY, Reference
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bitstack.container.budget import format_bytes
 from bitstack.errors import UserError
+from bitstack.machine.sizes import format_bytes
 from bitstack.metrics.report import Report, html, markdown, write_report
 from bitstack.metrics.report.scores import Cell, score_table
 from bitstack.metrics.statistics.bootstrap import Interval

@@ -1,0 +1,41 @@
+"""Sizes in bytes, as people write them and as they read them."""
+
+import re
+from fractions import Fraction
+
+PREFIXES = ("k", "M", "G", "T")
+UNITS = (
+    {"B": 1}
+    | {f"{prefix}B": 1000**i for i, prefix in enumerate(PREFIXES, start=1)}
+    | {f"{prefix.upper()}iB": 1024**i for i, prefix in enumerate(PREFIXES, start=1)}
+)
+_UNITS = {unit.lower(): size for unit, size in UNITS.items()}
+_SIZE = re.compile(r"(\d+\.?\d*|\.\d+)\s*([A-Za-z]*)", re.ASCII)
+
+
+def parse_bytes(text: str) -> Fraction | None:
+    """The bytes that a text such as `800MB`, `1.5 GiB` or `123456789` names, exactly.
+
+    Units of any case, white space around. None for anything else: what was expected is the
+    caller's to say.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        return None
+    number, unit = match.groups()
+    if unit:
+        size = _UNITS.get(unit.lower())
+        return None if size is None else Fraction(number) * size
+    return Fraction(number) if number.isdecimal() else None
+
+
+def format_bytes(size: int) -> str:
+    """`5.47 MiB`: two decimals in the largest binary unit below the number."""
+    if size < 1024:
+        return f"{size} B"
+    value = float(size)
+    for prefix in PREFIXES:
+        value /= 1024
+        if value < 1023.995 or prefix == PREFIXES[-1]:
+            break
+    return f"{value:.2f} {prefix.upper()}iB"
