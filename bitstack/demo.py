@@ -23,12 +23,13 @@ from bitstack.metrics.capacity.decode_speed import seconds_per_token
 from bitstack.metrics.loss.curve import CurvePoint, plot_memory_quality
 from bitstack.metrics.loss.evaluation import Evaluation, score
 from bitstack.original.text import token_ids
+from bitstack.recipe import with_old_names
 
 CONTAINER, RESULTS, PLOT = "model", "demo.json", "memory-quality"
 MARK = ".bitstack-demo"  # a folder with it was made by a demonstration
 # The recipe's own numbers would take the demonstration past three minutes on two cores.
 FEWER: dict[str, Any] = {
-    "tune_steps": 50, "tune_codes": 0.01, "passes": 2, "samples": 160, "length": 256,
+    "tune_steps": 50, "code_lr": 0.01, "joint_passes": 2, "num_samples": 160, "seq_len": 256,
     "order_samples": 4,
 }  # fmt: skip
 BUDGETS = ("2bpw", "3bpw", "4bpw")  # between the floor and everything
@@ -87,14 +88,17 @@ def run_demo(
         rows.append(_measure(name, path, budget, text, max_tokens, window))
     demo = Demo(rows, PROMPT, manifest.budgets.floor_bytes, _recipe(manifest), _plot(rows, folder))
     results = [asdict(row) for row in rows]
-    write_json(folder / RESULTS, {"prompt": PROMPT, "recipe": manifest.recipe, "rows": results})
+    write_json(
+        folder / RESULTS,
+        {"prompt": PROMPT, "recipe": with_old_names(manifest.recipe), "rows": results},
+    )
     return demo
 
 
 def _recipe(manifest: Manifest) -> str:
     recipe = manifest.recipe
     return (
-        f"{recipe['name']} with {recipe['samples']} calibration windows and "
+        f"{recipe['name']} with {recipe['num_samples']} calibration windows and "
         f"{recipe['tune_steps']} steps of tuning"
     )
 

@@ -5,7 +5,9 @@ Recipes by name are the files of `bitstack.recipes`. Nothing is executed here.
 """
 
 import difflib
+import logging
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,9 +24,20 @@ from pydantic import (
 from bitstack.errors import UserError
 from bitstack.machine.sizes import parse_bytes
 
+RENAMED = {
+    "samples": "num_samples", "length": "seq_len", "together": "joint_planes",
+    "sweeps": "search_sweeps", "passes": "joint_passes", "preference": "level_weights",
+    "rounds": "refit_rounds", "scaling": "column_scaling", "tune_rate": "scale_lr",
+    "tune_codes": "code_lr", "targets": "target_bits",
+}  # fmt: skip
+"""Fields by their names in version 0.1, which are still understood."""
+RENAMED_BACK = {new: old for old, new in RENAMED.items()}
+
+_log = logging.getLogger(__name__)
+
 OVERRIDABLE = (
-    "blocks", "chains", "damping", "together", "sweeps", "passes", "preference", "rounds", "rank",
-    "svd", "dense",
+    "blocks", "chains", "damping", "joint_planes", "search_sweeps", "joint_passes",
+    "level_weights", "refit_rounds", "rank", "svd", "dense",
 )  # fmt: skip
 
 
@@ -58,13 +71,13 @@ class Recipe(BaseModel):
         "none",
         description="Text file, folder, FILE.jsonl, hf:DATASET[:CONFIG][:COLUMN], or none.",
     )
-    samples: int = Field(
+    num_samples: int = Field(
         128,
         ge=1,
-        description="Calibration windows of `length` tokens; tuning takes up to four times as many "
-        "where the text is that long.",
+        description="Calibration windows of `seq_len` tokens; tuning takes up to four times as "
+        "many where the text is that long.",
     )
-    length: int = Field(
+    seq_len: int = Field(
         2048,
         ge=2,
         description="Tokens of a window; a model that reads fewer gets more windows instead.",
@@ -74,21 +87,25 @@ class Recipe(BaseModel):
         min_length=1,
         description="Identity added to the second moment at level 1, 2, …; the last repeats.",
     )
-    together: list[int] = Field(
+    joint_planes: list[int] = Field(
         [2, 2],
         description="codes: planes of the lowest chain chosen at once, group by group; then one by "
         "one.",
     )
-    sweeps: int = Field(2, ge=0, le=20, description="codes: bit searches a round; 0: no search.")
-    passes: int = Field(
+    search_sweeps: int = Field(
+        2, ge=0, le=20, description="codes: bit searches a round; 0: no search."
+    )
+    joint_passes: int = Field(
         4, ge=0, le=100, description="codes: times the whole codes are chosen again for all levels."
     )
-    preference: list[float] = Field(
+    level_weights: list[float] = Field(
         [1.0], min_length=1, description="codes: weight of level 1, 2, … there; the last repeats."
     )
-    rounds: int = Field(2, ge=1, le=20, description="Rounds of choosing bits and refitting scales.")
+    refit_rounds: int = Field(
+        2, ge=1, le=20, description="Rounds of choosing bits and refitting scales."
+    )
     rank: int = Field(16, ge=1, description="signs: singular vectors of every block.")
-    scaling: bool = Field(True, description="signs: scale columns by calibration norms.")
+    column_scaling: bool = Field(True, description="signs: scale columns by calibration norms.")
     svd: Literal["truncated", "full"] = Field("truncated", description="signs: which SVD.")
     order: Literal["loss", "perplexity"] = Field(
         "loss", description="loss: predicted loss per byte; perplexity: the published sort."
@@ -104,7 +121,7 @@ class Recipe(BaseModel):
         description="codes: steps of tuning against the original, and a tenth as many for the "
         "scales of the highest chain; 0: none.",
     )
-    tune_rate: float = Field(
+    scale_lr: float = Field(
         0.01, gt=0, le=0.1, description="codes: Adam's rate for level 1; half for each level above."
     )
     overrides: dict[str, dict[str, Any]] = Field(
@@ -118,7 +135,7 @@ class Recipe(BaseModel):
         json_schema_extra={"metavar": "SIZE"},
         description="Most bytes of a file, such as 200MB; 0: a 32nd of all, 1 MiB to 1 GiB.",
     )
-    tune_codes: float = Field(
+    code_lr: float = Field(
         0.004,
         ge=0,
         le=0.1,
@@ -126,13 +143,18 @@ class Recipe(BaseModel):
         "of the table's largest value, in a matrix of 128 columns; half for each level above, half "
         "for four times the columns; 0: codes stay.",
     )
-    targets: list[float] = Field(
+    target_bits: list[float] = Field(
         [],
         description="codes: bits a weight that matter most: half of the steps of tuning are made "
         "near them; none: all budgets alike.",
     )
     seed: int = Field(0, ge=0, description="Seed of everything random.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to decompose.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, data: Any) -> Any:
+        return current_names(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -142,8 +164,8 @@ class Recipe(BaseModel):
             raise ValueError(f"chains: {self.chains}: levels from 1 on, each above the one before")
         if any(value < 0 for value in self.damping):
             raise ValueError(f"damping: {self.damping} holds a negative number; at least 0")
-        if any(not 1 <= bits <= 16 for bits in self.targets):
-            raise ValueError(f"targets: {self.targets}: bits a weight lie between 1 and 16")
+        if any(not 1 <= bits <= 16 for bits in self.target_bits):
+            raise ValueError(f"target_bits: {self.target_bits}: bits a weight lie between 1 and 16")
         for pattern in self.overrides:
             self._overridden(pattern)
         return self
@@ -203,18 +225,48 @@ class Recipe(BaseModel):
         file.write_text(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
 
 
+def current_names(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe under the names they have now, those of `overrides` too.
+
+    One line of the log says what an old name is now. ValueError for a field under both names.
+    """
+    renamed = {}
+    for name, value in fields.items():
+        new = RENAMED.get(name, name)
+        if new in renamed or (new != name and new in fields):
+            raise ValueError(f"{new}: also given as {RENAMED_BACK[new]}, its old name; give one")
+        if new != name:
+            _tell_of(name)
+        if name == "overrides" and isinstance(value, dict):
+            value = {k: current_names(v) if isinstance(v, dict) else v for k, v in value.items()}
+        renamed[new] = value
+    return renamed
+
+
+def with_old_names(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe under their old names too, for programs that read these."""
+    return fields | {old: fields[new] for old, new in RENAMED.items() if new in fields}
+
+
+@cache
+def _tell_of(old: str) -> None:
+    _log.warning("warning: recipe field %s is now called %s; both are read", old, RENAMED[old])
+
+
 def load_recipe(source: str | Path | None = None, **overrides: Any) -> Recipe:
     """A recipe by name or file, with fields overridden: flag before file before default.
 
     UserError lists all that is wrong with it at once, with what is allowed.
     """
     source = source or "default"
-    fields = _read(source) | {k: v for k, v in overrides.items() if v is not None}
+    read, given = _read(source), {k: v for k, v in overrides.items() if v is not None}
     try:
-        return Recipe.model_validate(fields)
+        return Recipe.model_validate(current_names(read) | current_names(given))
     except ValidationError as error:
         problems = "; ".join(_problem(one) for one in error.errors())
         raise UserError(f"recipe {source}: {problems}") from None
+    except ValueError as error:
+        raise UserError(f"recipe {source}: {error}") from None
 
 
 def _read(source: str | Path) -> dict[str, Any]:

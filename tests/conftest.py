@@ -52,8 +52,8 @@ def stacked(
 
     @cache
     def container(name: str, dtype: torch.dtype = torch.float32, **fields: Any) -> Path:
-        few = {"calibration": str(text_file), "samples": 4, "length": 32, "order_samples": 1}
-        quick = {"sweeps": 0, "passes": 0, "tune_steps": 0}
+        few = {"calibration": str(text_file), "num_samples": 4, "seq_len": 32, "order_samples": 1}
+        quick = {"search_sweeps": 0, "joint_passes": 0, "tune_steps": 0}
         path = tmp_path_factory.mktemp("stacked") / name
         return compress(pico_model(name, dtype=dtype), path, **few | quick | fields)
 

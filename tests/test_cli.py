@@ -23,8 +23,8 @@ from bitstack.compression.pipeline import compress
 from bitstack.kernels import which
 
 SMALL = [
-    "--blocks", "3", "--samples", "4", "--length", "32", "--order-samples", "2",
-    "--tune-steps", "5", "--passes", "1",
+    "--blocks", "3", "--num-samples", "4", "--seq-len", "32", "--order-samples", "2",
+    "--tune-steps", "5", "--joint-passes", "1",
 ]  # fmt: skip
 KEYS = [
     "model", "budget_bytes", "resident_bytes", "original_bytes", "bits_per_weight", "tokens",
@@ -376,7 +376,15 @@ def test_an_interrupt_exits_with_130_and_leaves_nothing_whole(model: Path, tmp_p
     book = tmp_path / "book.txt"
     book.write_text(pico.TEXT * 2000)
     process = subprocess.Popen(
-        [*command, "--output", str(tmp_path / "c"), "--calibration", str(book), "--samples", "900"],
+        [
+            *command,
+            "--output",
+            str(tmp_path / "c"),
+            "--calibration",
+            str(book),
+            "--num-samples",
+            "900",
+        ],
         stderr=subprocess.PIPE,
         text=True,
         # A shell has what it starts in the background ignore interrupts, these tests perhaps too.

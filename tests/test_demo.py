@@ -25,8 +25,8 @@ def small(pico_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     text.write_text(pico.TEXT * 2)
     return {
         "model": pico_model("llama-untied"), "calibration": text, "held_out": text,
-        "max_tokens": TOKENS, "window": WINDOW, "blocks": 5, "samples": 4, "length": 32,
-        "order_samples": 2, "tune_steps": 5, "passes": 1,
+        "max_tokens": TOKENS, "window": WINDOW, "blocks": 5, "num_samples": 4, "seq_len": 32,
+        "order_samples": 2, "tune_steps": 5, "joint_passes": 1,
     }  # fmt: skip
 
 

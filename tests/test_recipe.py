@@ -19,18 +19,25 @@ def test_shipped_recipes_are_valid_and_carry_their_name(name: str) -> None:
 def test_paper_is_the_published_setting() -> None:
     """arXiv 2410.23918: 16 blocks of rank 16, 256 samples of 2048 tokens, embeddings 16-bit."""
     paper = load_recipe("paper")
-    found = (paper.method, paper.blocks, paper.rank, paper.samples, paper.length, paper.embeddings)
+    found = (
+        paper.method,
+        paper.blocks,
+        paper.rank,
+        paper.num_samples,
+        paper.seq_len,
+        paper.embeddings,
+    )
     assert found == ("signs", 16, 16, 256, 2048, "dense")
-    assert paper.scaling
+    assert paper.column_scaling
     assert paper.order == "perplexity"
 
 
 def test_flag_before_file_before_default(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("blocks: 3\nseed: 5\n")
-    recipe = load_recipe(file, seed=7, rounds=None)
+    recipe = load_recipe(file, seed=7, refit_rounds=None)
     assert (recipe.blocks, recipe.seed) == (3, 7)
-    assert recipe.rounds == Recipe.model_fields["rounds"].default
+    assert recipe.refit_rounds == Recipe.model_fields["refit_rounds"].default
     assert recipe.name == "mine"
 
 
@@ -55,7 +62,7 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
         ({"damping": [0.5, -1]}, "holds a negative number; at least 0"),
         ({"chains": [4, 2]}, r"chains: \[4, 2\]: levels from 1 on, each above the one before"),
         ({"chains": [0, 4]}, "levels from 1 on"),
-        ({"targets": [3, 0.5]}, "0.5].*bits a weight lie between 1 and 16"),
+        ({"target_bits": [3, 0.5]}, "0.5].*bits a weight lie between 1 and 16"),
     ],
 )
 def test_values_that_mean_nothing(fields: dict[str, Any], message: str) -> None:
@@ -115,7 +122,7 @@ def _written(value: object) -> object:
             "seed": st.integers(0, 2**31),
             "chains": st.sets(st.integers(1, 9), max_size=3).map(sorted),
             "damping": st.lists(st.floats(0, 10), min_size=1, max_size=5),
-            "scaling": st.booleans(),
+            "column_scaling": st.booleans(),
             "svd": st.sampled_from(["truncated", "full"]),
             "calibration": st.just("book, second edition.txt"),
         },
@@ -145,12 +152,13 @@ def test_chains_end_below_the_last_level(fields: dict[str, Any], ends: tuple[int
 
 def test_overrides_by_pattern() -> None:
     recipe = load_recipe(
-        blocks=4, overrides={"*.down_proj": {"blocks": 6}, "*.1.*": {"sweeps": 0, "blocks": 2}}
+        blocks=4,
+        overrides={"*.down_proj": {"blocks": 6}, "*.1.*": {"search_sweeps": 0, "blocks": 2}},
     )
     assert recipe.of("layers.0.up_proj").blocks == 4
     assert recipe.of("layers.0.down_proj").blocks == 6
     both = recipe.of("layers.1.down_proj")
-    assert (both.blocks, both.sweeps) == (2, 0)  # the later pattern goes first
+    assert (both.blocks, both.search_sweeps) == (2, 0)  # the later pattern goes first
 
 
 @pytest.mark.parametrize(

@@ -37,17 +37,17 @@ def read_text(source: Source, recipe: Recipe) -> CalibrationText | None:
     """The calibration text; None for data-free. UserError for text that cannot be used, or that a
     recipe needs and does not name."""
     if recipe.calibration == "none":
-        asked = [f for f in ("scaling",) if recipe.method == "signs" and getattr(recipe, f)]
+        asked = [f for f in ("column_scaling",) if recipe.method == "signs" and getattr(recipe, f)]
         asked += ["order: perplexity"] if recipe.order == "perplexity" else []
         if asked:
             raise UserError(
                 f"recipe {recipe.name}: calibration is none, but {' and '.join(asked)} needs text; "
-                "give --calibration SOURCE, or --no-scaling --order loss"
+                "give --calibration SOURCE, or --no-column-scaling --order loss"
             )
         return None
     readable = getattr(source.config.get_text_config(), "max_position_embeddings", None)
-    length = min(recipe.length, readable or recipe.length)
-    count = recipe.samples * recipe.length // length  # shorter windows, but as many tokens
+    length = min(recipe.seq_len, readable or recipe.seq_len)
+    count = recipe.num_samples * recipe.seq_len // length  # shorter windows, but as many tokens
     tokens = token_ids(recipe.calibration, source.tokenizer(), max_tokens=READ * length * count)
     vocabulary = int(source.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if int(tokens.ids.max()) >= vocabulary:

@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from bitstack.errors import UserError
-from bitstack.recipe import Recipe, load_recipe
+from bitstack.recipe import RENAMED, Recipe, load_recipe
 
 _PLACEHOLDERS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
@@ -32,19 +32,23 @@ def recipe_fields(given: dict[str, Any]) -> dict[str, Any]:
 def _option(name: str, default: Any) -> Parameter:
     field = Recipe.model_fields[name]
     kind = _plain(field.annotation)
-    flag = f"--{name.replace('_', '-')}"
+    flags = [_flag(name), *(_flag(old) for old, new in RENAMED.items() if new == name)]
     text = f"{field.description or ''} [default: {_shown(default)}]".strip()
     if kind is bool:
-        option = typer.Option(f"{flag}/--no-{flag[2:]}", help=text, show_default=False)
+        option = typer.Option(*(f"{f}/--no-{f[2:]}" for f in flags), help=text, show_default=False)
         return Parameter(
             name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[bool | None, option]
         )
     extra = field.json_schema_extra
     metavar = str(extra["metavar"]) if isinstance(extra, dict) else _metavar(kind)
-    option = typer.Option(flag, metavar=metavar, help=text, show_default=False)
+    option = typer.Option(*flags, metavar=metavar, help=text, show_default=False)
     return Parameter(
         name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
     )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _plain(annotation: Any) -> Any:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bitstack.machine.sizes import format_bytes
+from bitstack.recipe import with_old_names
 
 if TYPE_CHECKING:
     from bitstack.compression.forecast import Forecast
@@ -134,7 +135,7 @@ def container_record(folder: Path, manifest: "Manifest") -> dict[str, Any]:
         "weights": manifest.weights,
         "dense_bytes": manifest.fixed_bytes,
         "dense": [entry.model_dump() for entry in manifest.dense],
-        "recipe": manifest.recipe,
+        "recipe": with_old_names(manifest.recipe),
         "text": manifest.text,
     }
 

@@ -46,23 +46,25 @@ def matrix_work(matrix: Matrix, recipe: Recipe, *, text: bool) -> float:
 
 def _products(recipe: Recipe) -> tuple[float, float]:
     """Products m n², and factorisations n³/3 in double precision, for all planes of a stack."""
-    plan = Plan(recipe.blocks, recipe.ends, together=tuple(recipe.together))
-    searched = bool(recipe.sweeps)
+    plan = Plan(recipe.blocks, recipe.ends, joint_planes=tuple(recipe.joint_planes))
+    searched = bool(recipe.search_sweeps)
     products = factors = 0.0
     for chain in plan.chains():
         top = 0
         for size in chain.groups:
-            products += recipe.rounds * sum(_refit(top + j) for j in range(1, size + 1))
-            factors += recipe.rounds * size
+            products += recipe.refit_rounds * sum(_refit(top + j) for j in range(1, size + 1))
+            factors += recipe.refit_rounds * size
             top += size
             if searched:
-                products += recipe.rounds * (recipe.sweeps * _search(1, 2**size) + 2 * _refit(top))
-                factors += 2 * recipe.rounds
+                products += recipe.refit_rounds * (
+                    recipe.search_sweeps * _search(1, 2**size) + 2 * _refit(top)
+                )
+                factors += 2 * recipe.refit_rounds
         for low, high in ((0, chain.joint), (chain.joint, top)) if searched else ():
             levels = range(max(low + 1, chain.first), high + 1)
             each = _search(len(levels), 2 ** (high - low)) + sum(_refit(j) + 1 for j in levels)
-            products += recipe.passes * each if levels else 0
-            factors += recipe.passes * len(levels)
+            products += recipe.joint_passes * each if levels else 0
+            factors += recipe.joint_passes * len(levels)
     return products + recipe.blocks, factors
 
 
@@ -95,7 +97,7 @@ def finish_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: 
     steps = recipe.tune_steps + recipe.fine_steps if recipe.tunes else 0
     # A step is a forward and a backward pass, and rebuilding matrices; before, every window that
     # they take is run through the original once.
-    targets = min(steps * TUNED, READ * recipe.samples * recipe.length) * 2.0 * parameters
+    targets = min(steps * TUNED, READ * recipe.num_samples * recipe.seq_len) * 2.0 * parameters
     tuned = steps * TUNED * 8.0 * parameters + targets
     return measured + tuned
 
@@ -126,7 +128,7 @@ def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: i
         if recipe.tunes:
             logits = 5 * 4 * TUNED * text.vocab_size
             chains = len(recipe.ends) + 1
-            learning = max(1, chains - 1) if recipe.tune_codes else 0
+            learning = max(1, chains - 1) if recipe.code_lr else 0
             codes = chains + 2 * learning + bool(learning)  # positions beside the codes
             stages.append((codes + 1) * whole + outer + logits + layer)
     return _PROCESS + max(stages)
@@ -137,10 +139,10 @@ def _matrix_bytes(matrix: Matrix, recipe: Recipe, text: bool) -> int:
     m, n = matrix.rows, matrix.columns
     if recipe.method == "signs":
         return 4 * n * n * 3 * text + 4 * m * n * 5
-    plan = Plan(recipe.blocks, recipe.ends, together=tuple(recipe.together))
+    plan = Plan(recipe.blocks, recipe.ends, joint_planes=tuple(recipe.joint_planes))
     chains = [*plan.chains()]
     joint = max(max(c.joint - c.first + 1, sum(c.groups) - c.joint) for c in chains)
-    damped = joint if recipe.sweeps and recipe.passes else 1
+    damped = joint if recipe.search_sweeps and recipe.joint_passes else 1
     squares = 4 * n * n * (5 + damped)  # two moments, the damped ones, one more and one in double
     return squares * text + 3 * m * n + m * n * recipe.blocks // 2 + _PANEL
 
@@ -179,7 +181,7 @@ def predict(
     work = sum(matrix_work(m, recipe, text=bool(tokens)) for m in matrices)
     if not tokens:
         return 0.0, work / decomposing, 0.0
-    length = min(batch, recipe.length)
+    length = min(batch, recipe.seq_len)
     calibrating = calibration_work(source, matrices, tokens)
     finishing = finish_work(source, matrices, recipe, length)
     return calibrating / running, work / decomposing, finishing / running

@@ -129,7 +129,9 @@ class Stacker:
         self, index: int, matrices: list[Matrix], mine: list[Matrix]
     ) -> tuple[dict[str, Moments], dict[str, Tensor]]:
         """Moments of the inputs of `mine`; where columns are scaled, their scales, folded in."""
-        folds = self._rolls and self.recipe.scaling and (mine or _dense_key(index) in self._mine)
+        folds = (
+            self._rolls and self.recipe.column_scaling and (mine or _dense_key(index) in self._mine)
+        )
         # An expert that no token reaches asks all its siblings.
         asked = {m.parameter for m in (matrices if folds else mine)}
         observer = InputObserver()

@@ -44,7 +44,7 @@ def _path(job: Job, found: list[int]) -> list[list[int]]:
     """Levels along an order: at the recipe's targets, or at sizes each as many times the last."""
     budgets = job.budgets(found)
     low, high = budgets.floor_bytes, budgets.total_bytes
-    asked = [bits * sum(budgets.weights) / 8 for bits in job.recipe.targets]
+    asked = [bits * sum(budgets.weights) / 8 for bits in job.recipe.target_bits]
     asked = [size for size in asked if low <= size <= high]
     step = (high / low) ** (1 / (order.TRIED + 1))
     asked = asked or [low * step**i for i in range(1, order.TRIED + 1)]

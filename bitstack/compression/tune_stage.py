@@ -41,7 +41,7 @@ def tune(job: Job) -> None:
     dense = [DenseEntry.of(d) for d in job.dense]
     empty = skeleton(job.source.config, torch.float32)
     model = assemble(empty, entries, dense, journal, [entry.levels for entry in entries])
-    learn = [job.recipe.tune_codes > 0 and entry.layer is not None for entry in entries]
+    learn = [job.recipe.code_lr > 0 and entry.layer is not None for entry in entries]
     stacks = make_tunable(model.to(job.device), entries, journal.get, learn)
     tuner = Tuner(
         model,
@@ -49,8 +49,8 @@ def tune(job: Job) -> None:
         job.runner(job.text.tuning, tokens=TUNED),
         Spill(journal.path / "targets"),
         seed=job.recipe.seed,
-        rate=job.recipe.tune_rate,
-        code_rate=job.recipe.tune_codes,
+        rate=job.recipe.scale_lr,
+        code_rate=job.recipe.code_lr,
     )
 
     def keep(finished: int) -> None:
@@ -89,7 +89,7 @@ def phases(recipe: Recipe, entries: Sequence[StackEntry], budgets: Budgets) -> l
     for own, planes, low, high in parts:
         ends = [[min(level, e.levels) for e in entries] for level in (low, high)]
         sizes = map(budgets.resident_bytes, ends)
-        found.append(Phase(own, planes, draw(budgets, recipe.targets, *sizes)))
+        found.append(Phase(own, planes, draw(budgets, recipe.target_bits, *sizes)))
     return found
 
 

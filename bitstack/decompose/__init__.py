@@ -35,11 +35,11 @@ def decompose(
     plan = Plan(
         blocks=recipe.blocks,
         ends=recipe.ends,
-        together=tuple(recipe.together),
+        joint_planes=tuple(recipe.joint_planes),
         damping=tuple(recipe.damping),
-        rounds=recipe.rounds,
-        sweeps=recipe.sweeps,
-        passes=recipe.passes,
-        preference=tuple(recipe.preference),
+        refit_rounds=recipe.refit_rounds,
+        search_sweeps=recipe.search_sweeps,
+        joint_passes=recipe.joint_passes,
+        level_weights=tuple(recipe.level_weights),
     )
     return decompose_codes(weight, plan, moment=moment, rows=rows)

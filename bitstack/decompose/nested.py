@@ -38,26 +38,26 @@ class Plan:
 
     blocks: int
     ends: tuple[int, ...] = ()
-    together: tuple[int, ...] = (2, 2)
+    joint_planes: tuple[int, ...] = (2, 2)
     damping: tuple[float, ...] = (0.5, 0.5, 0.2, 0.2, 1.0, 0.3, 0.1, 0.01)
-    rounds: int = 2
-    sweeps: int = 2
-    passes: int = 4
-    preference: tuple[float, ...] = (1.0,)
+    refit_rounds: int = 2
+    search_sweeps: int = 2
+    joint_passes: int = 4
+    level_weights: tuple[float, ...] = (1.0,)
 
     def damping_at(self, level: int) -> float:
         return self.damping[min(level, len(self.damping)) - 1]
 
     def preference_at(self, level: int) -> float:
-        return self.preference[min(level, len(self.preference)) - 1]
+        return self.level_weights[min(level, len(self.level_weights)) - 1]
 
     def chains(self) -> Iterator["Chain"]:
         """The levels that share their planes, from the lowest on."""
         lowest, *higher = [*self.ends, self.blocks]
         sizes: list[int] = []
-        for size in (*self.together, *[1] * lowest):
+        for size in (*self.joint_planes, *[1] * lowest):
             sizes.append(min(size, lowest - sum(sizes)))
-        yield Chain(1, [size for size in sizes if size], min(sum(self.together), lowest))
+        yield Chain(1, [size for size in sizes if size], min(sum(self.joint_planes), lowest))
         for below, end in pairwise([lowest, *higher]):
             yield Chain(below + 1, [below + 1, *[1] * (end - below - 1)], end)
 
@@ -90,9 +90,9 @@ def _chain(problem: Problem, plan: Plan, chain: Chain) -> list[Level]:
     for size in chain.groups:
         levels += _group(problem, plan, levels[-1], size)
         planes = levels[-1].planes
-        if planes == chain.joint and plan.sweeps:
+        if planes == chain.joint and plan.search_sweeps:
             levels[chain.first :] = _whole_codes(problem, plan, levels[chain.first :])
-        if planes == sum(chain.groups) > chain.joint and plan.sweeps:
+        if planes == sum(chain.groups) > chain.joint and plan.search_sweeps:
             above = levels[chain.joint + 1 :]
             levels[chain.joint + 1 :] = _whole_codes(problem, plan, above, chain.joint)
         levels[1:] = shared([level.stored(problem) for level in levels[1:]])
@@ -113,10 +113,10 @@ def _group(problem: Problem, plan: Plan, below: Level, size: int) -> list[Level]
         level = split(problem, _unmixed(problem, levels[-1] if levels else below))
         levels = shared([*levels, level])
     felt = problem.damped(plan.damping_at(levels[-1].planes))
-    if plan.sweeps:
+    if plan.search_sweeps:
         levels[-1] = _settled(problem, plan, levels[-1])
-    for _ in range(plan.rounds if plan.sweeps else 0):
-        for _ in range(plan.sweeps):
+    for _ in range(plan.refit_rounds if plan.search_sweeps else 0):
+        for _ in range(plan.search_sweeps):
             levels = descend(
                 problem, levels, [felt] * size, [0.0] * (size - 1) + [1.0], below.planes
             )
@@ -140,7 +140,7 @@ def _whole_codes(problem: Problem, plan: Plan, levels: list[Level], kept: int = 
     preference · error / present error falls."""
     felt = [problem.damped(plan.damping_at(level.planes)) for level in levels]
     liked = [plan.preference_at(level.planes) for level in levels]
-    for _ in range(plan.passes):
+    for _ in range(plan.joint_passes):
         errors = [_error(problem, level) for level in levels]
         weights = [like / error for like, error in zip(liked, errors, strict=True)]
         levels = descend(problem, levels, felt, weights, kept)
@@ -151,7 +151,7 @@ def _whole_codes(problem: Problem, plan: Plan, levels: list[Level], kept: int = 
 def _settled(problem: Problem, plan: Plan, level: Level) -> Level:
     """All scales of the level refitted for the codes it has."""
     felt = problem.damped(plan.damping_at(level.planes))
-    for _ in range(plan.rounds):
+    for _ in range(plan.refit_rounds):
         level = refit(problem, level, felt)
     return level
 

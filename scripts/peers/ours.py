@@ -23,7 +23,7 @@ def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
             own, length = load_recipe(name), bench.task.length
             recipe = load_recipe(
                 name, calibration=str(bench.calibration), embeddings=VIEWS[view],
-                length=length, samples=max(1, own.samples * own.length // length),
+                length=length, samples=max(1, own.num_samples * own.seq_len // length),
             )  # fmt: skip
             found = points(bench, recipe, f"{name}-{view}", lambda s, m=method: not done(m, s))
             for setting, model, seconds in found:

@@ -13,7 +13,7 @@ from bitstack.recipe import load_recipe
 
 
 def read(model: Path, text: Path, **fields: int) -> CalibrationText:
-    recipe = load_recipe(calibration=str(text), **{"samples": 4, "length": 32} | fields)
+    recipe = load_recipe(calibration=str(text), **{"num_samples": 4, "seq_len": 32} | fields)
     found = read_text(open_source(model), recipe)
     assert found is not None
     return found
@@ -39,7 +39,7 @@ def test_no_more_windows_than_the_steps_take(
 ) -> None:
     text = tmp_path / "long.txt"
     text.write_text(pico.TEXT * 12)
-    model, fields = pico_model("llama-tied"), {"samples": 40, "length": 16, "order_samples": 1}
+    model, fields = pico_model("llama-tied"), {"num_samples": 40, "seq_len": 16, "order_samples": 1}
     few = read(model, text, tune_steps=0, **fields)  # one step, for the finer planes
     more = read(model, text, tune_steps=1, **fields)
     assert [len(few.tuning), len(more.tuning)] == [2048 // 16, 4 * 40 - 1]
@@ -49,6 +49,6 @@ def test_no_more_windows_than_the_steps_take(
 def test_short_text_serves_for_everything(pico_model: Callable[..., Path], tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("The cat sat on the mat. " * 12)
-    found = read(pico_model("llama-tied"), short, length=40)
+    found = read(pico_model("llama-tied"), short, seq_len=40)
     assert 0 < len(found.tuning) < 8
     assert rows(found.order) == rows(found.tuning)

@@ -13,8 +13,8 @@ from bitstack.container.manifest import read_manifest
 
 NAME = "llama-gqa"
 FEW = [
-    "--samples", "4", "--length", "32", "--order-samples", "1", "--sweeps", "0", "--passes", "1",
-    "--tune-steps", "0",
+    "--num-samples", "4", "--seq-len", "32", "--order-samples", "1", "--search-sweeps", "0",
+    "--joint-passes", "1", "--tune-steps", "0",
 ]  # fmt: skip
 LINE = re.compile(r"(\S+): (\d+) x (\d+), (\d+) blocks, relative error (\S+), (\d+\.\d) s")
 
@@ -66,7 +66,7 @@ def test_a_containers_recipe_repeats_it(
     )
     run(*arguments, "--recipe", mine, "--seed", 5, "--output", tmp_path / "one")
     resolved = read_manifest(tmp_path / "one").recipe
-    from_file_flag_default = {"blocks": 2, "seed": 5, "rounds": 2}
+    from_file_flag_default = {"blocks": 2, "seed": 5, "refit_rounds": 2}
     assert resolved | from_file_flag_default == resolved
     monkeypatch.chdir(text_file.parent)  # the recipe names the text without its folder
     written = tmp_path / "one" / "recipe.yaml"

@@ -24,7 +24,7 @@ def test_an_expert_no_token_chose_is_weighed_as_its_siblings(
         model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(tmp_path / "model")
     pico.tokenizer().save_pretrained(tmp_path / "model")
-    fields = {"samples": 1, "length": 4, "blocks": 2, "sweeps": 0, "passes": 0}
+    fields = {"num_samples": 1, "seq_len": 4, "blocks": 2, "search_sweeps": 0, "joint_passes": 0}
     recipe = load_recipe("default", calibration=str(text_file), **fields)
     job = open_job(tmp_path / "model", tmp_path / "out", recipe, False)
     stacker = Stacker(job.runner(), job.matrices, job.dense, recipe, job.journal)

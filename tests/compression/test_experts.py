@@ -28,8 +28,8 @@ def skewed(request: pytest.FixtureRequest, tmp_path: Path, text_file: Path) -> P
                 layer.mlp.gate.weight[:, 0] = torch.tensor([6.0, 2.0, -2.0, -6.0])
     model.save_pretrained(tmp_path / "model")
     pico.tokenizer().save_pretrained(tmp_path / "model")
-    few: dict[str, Any] = {"calibration": str(text_file), "samples": 8, "length": 64}
-    quick = {"sweeps": 0, "passes": 0, "tune_steps": 0, "order_samples": 2}
+    few: dict[str, Any] = {"calibration": str(text_file), "num_samples": 8, "seq_len": 64}
+    quick = {"search_sweeps": 0, "joint_passes": 0, "tune_steps": 0, "order_samples": 2}
     return compress(tmp_path / "model", tmp_path / "container", **few, **quick)
 
 

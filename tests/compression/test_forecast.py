@@ -18,7 +18,7 @@ from bitstack.original.matrices import Matrix
 from bitstack.recipe import load_recipe
 
 Folder = Callable[..., Path]
-FEW = {"samples": 2, "length": 16, "order_samples": 1, "blocks": 2, "tune_steps": 0}
+FEW = {"num_samples": 2, "seq_len": 16, "order_samples": 1, "blocks": 2, "tune_steps": 0}
 
 
 def test_the_container_is_as_large_as_was_said(
@@ -61,7 +61,7 @@ def test_too_little_memory_is_told_beforehand(
 
 def test_more_search_is_more_work() -> None:
     matrix = Matrix("m", "m", "m", "linear", 512, 1024)
-    recipes = load_recipe("fast"), load_recipe("default"), load_recipe("default", passes=8)
+    recipes = load_recipe("fast"), load_recipe("default"), load_recipe("default", joint_passes=8)
     fast, default, more = (matrix_work(matrix, recipe, text=True) for recipe in recipes)
     assert 1.5 * fast < default < more
     assert matrix_work(matrix, load_recipe("fast"), text=False) < fast

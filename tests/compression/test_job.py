@@ -16,8 +16,8 @@ from bitstack.compression import inputs
 from bitstack.container.manifest import read_manifest
 
 Folder = Callable[..., Path]
-FEW = {"samples": 3, "length": 24, "order_samples": 1}
-QUICK = {**FEW, "blocks": 3, "sweeps": 1, "passes": 1, "tune_steps": 2}
+FEW = {"num_samples": 3, "seq_len": 24, "order_samples": 1}
+QUICK = {**FEW, "blocks": 3, "search_sweeps": 1, "joint_passes": 1, "tune_steps": 2}
 PAPER = {**FEW, "recipe": "paper", "blocks": 2, "rank": 3}
 
 
@@ -45,7 +45,7 @@ def test_a_full_disk_is_told_beforehand(
     the backward pass, the last of what is tuned on, and of the windows that settle the order what
     the original predicts."""
     model = pico_model("llama-tied")
-    manifest = read_manifest(run(model, "room", **QUICK | {"samples": 20}))
+    manifest = read_manifest(run(model, "room", **QUICK | {"num_samples": 20}))
     stacked = sum(t.bytes for e in manifest.stacks for t in e.spec.all())
     needed = 2 * (stacked + manifest.fixed_bytes) + stacked + (2 + 2) * 20 * 24 * 32 * 4
     read = len(pico.tokenizer()(pico.TEXT * 3)["input_ids"])
@@ -56,12 +56,12 @@ def test_a_full_disk_is_told_beforehand(
         usage = SimpleNamespace(free=free)
         monkeypatch.setattr(inputs.shutil, "disk_usage", lambda path, u=usage: u)
         if enough:
-            run(model, **QUICK | {"samples": 20})
+            run(model, **QUICK | {"num_samples": 20})
         else:
             with pytest.raises(
                 UserError, match=r"KiB of disk are needed while it runs, but .* fre"
             ):
-                run(model, **QUICK | {"samples": 20})
+                run(model, **QUICK | {"num_samples": 20})
             assert not (tmp_path / "out").exists()
 
 
@@ -82,7 +82,7 @@ def test_texts_that_do_not_do(pico_model: Folder, run: Folder, tmp_path: Path) -
 
 def test_shorter_windows_but_as_many_tokens(pico_model: Folder, run: Folder) -> None:
     """Of a model that reads fewer tokens than a window of the recipe has."""
-    asked = QUICK | {"samples": 3, "length": 2 * pico.POSITIONS}
+    asked = QUICK | {"num_samples": 3, "seq_len": 2 * pico.POSITIONS}
     text = read_manifest(run(pico_model("llama-tied"), **asked)).text
     assert text is not None
     assert (text["samples"], text["length"]) == (6, pico.POSITIONS)

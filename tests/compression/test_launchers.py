@@ -26,7 +26,14 @@ ACCELERATE = [
     "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2",
     "--num_machines", "1", "--main_process_port", "0",
 ]  # fmt: skip
-FEW = {"samples": 3, "length": 24, "order_samples": 1, "blocks": 3, "sweeps": 1, "passes": 1}
+FEW = {
+    "num_samples": 3,
+    "seq_len": 24,
+    "order_samples": 1,
+    "blocks": 3,
+    "search_sweeps": 1,
+    "joint_passes": 1,
+}
 
 
 def launched(launcher: list[str], *args: object) -> str:

@@ -10,7 +10,13 @@ from bitstack.container.manifest import read_manifest
 from bitstack.ordering import greedy as order
 
 Folder = Callable[..., Path]
-FEW: dict[str, Any] = {"samples": 3, "length": 24, "order_samples": 1, "blocks": 4, "tune_steps": 0}
+FEW: dict[str, Any] = {
+    "num_samples": 3,
+    "seq_len": 24,
+    "order_samples": 1,
+    "blocks": 4,
+    "tune_steps": 0,
+}
 
 
 @pytest.mark.parametrize("targets", [[], [2.6, 4.0]])

@@ -21,8 +21,8 @@ from bitstack.container.manifest import MANIFEST, read_manifest
 from bitstack.original.source import Source
 
 Folder = Callable[..., Path]
-FEW = {"samples": 3, "length": 24, "order_samples": 1}
-QUICK = {**FEW, "blocks": 3, "sweeps": 1, "passes": 1, "tune_steps": 2}
+FEW = {"num_samples": 3, "seq_len": 24, "order_samples": 1}
+QUICK = {**FEW, "blocks": 3, "search_sweeps": 1, "joint_passes": 1, "tune_steps": 2}
 PAPER = {**FEW, "recipe": "paper", "blocks": 2, "rank": 3}
 
 

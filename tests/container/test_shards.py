@@ -127,7 +127,7 @@ def many(stacked: Folder) -> Path:
     """A container of many shards, to be read only."""
     patch = pytest.MonkeyPatch()
     patch.setattr(shards, "SMALLEST", 1 << 12)
-    container = stacked("qwen3", blocks=4, samples=5)
+    container = stacked("qwen3", blocks=4, num_samples=5)
     patch.undo()
     return container
 

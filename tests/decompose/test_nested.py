@@ -25,8 +25,8 @@ def stored(done: Decomposed, level: int) -> Tensor:
     "plan",
     [
         Plan(4),
-        Plan(4, sweeps=0, passes=0),
-        Plan(3, together=(1, 2)),
+        Plan(4, search_sweeps=0, joint_passes=0),
+        Plan(3, joint_planes=(1, 2)),
         Plan(6, (4,)),
         Plan(3, (1,)),
         Plan(6, (2, 4)),
@@ -50,13 +50,16 @@ def test_every_level_is_better_than_the_one_below() -> None:
 
 def test_searching_beats_closed_form_scales_alone() -> None:
     weight, moment = layer(96, 64)
-    plain = decompose_codes(weight, Plan(4, sweeps=0, passes=0), moment=moment)
+    plain = decompose_codes(weight, Plan(4, search_sweeps=0, joint_passes=0), moment=moment)
     searched = decompose_codes(weight, Plan(4), moment=moment)
     for level in (2, 3, 4):
         assert searched.relative_errors[level - 1] < 0.7 * plain.relative_errors[level - 1]
 
 
-@pytest.mark.parametrize("plan", [Plan(8, sweeps=0, passes=0, rounds=1), Plan(8, (4,), passes=1)])
+@pytest.mark.parametrize(
+    "plan",
+    [Plan(8, search_sweeps=0, joint_passes=0, refit_rounds=1), Plan(8, (4,), joint_passes=1)],
+)
 def test_inputs_that_are_nearly_one_direction(plan: Plan) -> None:
     """The best scale of some rows is next to nothing at the first levels; later ones reach them:
     no row keeps two thousandths of its square."""
@@ -73,12 +76,12 @@ def test_inputs_that_are_nearly_one_direction(plan: Plan) -> None:
 
 def test_without_a_moment_codes_reach_the_gaussian_bound() -> None:
     weight = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
-    errors = decompose_codes(weight, Plan(4, together=(1,), passes=0)).relative_errors
+    errors = decompose_codes(weight, Plan(4, joint_planes=(1,), joint_passes=0)).relative_errors
     lloyd_max = (0.3634, 0.1175, 0.03454, 0.009497)  # scalar quantisers of a Gaussian, 1 to 4 bits
     assert all(e < 1.12 * bound for e, bound in zip(errors, lloyd_max, strict=True))
 
 
-@pytest.mark.parametrize("plan", [Plan(4), Plan(8, sweeps=0, passes=0)])
+@pytest.mark.parametrize("plan", [Plan(4), Plan(8, search_sweeps=0, joint_passes=0)])
 def test_rows_in_panels_are_decomposed_as_all_at_once(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +98,7 @@ def test_rows_in_panels_are_decomposed_as_all_at_once(
         assert torch.allclose(parts.row_errors[level - 1], felt, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("plan", [Plan(3), Plan(6, sweeps=0, passes=0)])
+@pytest.mark.parametrize("plan", [Plan(3), Plan(6, search_sweeps=0, joint_passes=0)])
 def test_no_moment_is_the_identity(plan: Plan) -> None:
     weight = layer(50, 70)[0]
     without = decompose_codes(weight, plan)

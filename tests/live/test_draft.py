@@ -36,7 +36,7 @@ def free(stacked: Folder) -> Folder:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model, in bf16: its text has near ties, as real ones have."""
     folder = tmp_path_factory.mktemp("trained") / "model"
-    quick = {"sweeps": 0, "passes": 0, "tune_steps": 0, "blocks": 4}
+    quick = {"search_sweeps": 0, "joint_passes": 0, "tune_steps": 0, "blocks": 4}
     return compress(recipes.demo_model(), folder, calibration="none", **quick)
 
 
@@ -93,7 +93,7 @@ def test_the_text_of_every_layout(free: Folder, name: str) -> None:
 def test_planes_are_shared_and_what_is_not_is_counted(
     free: Folder, stacked: Folder, name: str, chains: tuple[int, ...]
 ) -> None:
-    signs = {"method": "signs", "blocks": 3, "rank": 2, "scaling": False}
+    signs = {"method": "signs", "blocks": 3, "rank": 2, "column_scaling": False}
     container = (
         stacked("llama-gqa", calibration="none", **signs)
         if name == "paper"

@@ -99,7 +99,7 @@ def test_any_dtype(free: Folder, tmp_path: Path, name: str, dtype: torch.dtype) 
 
 def test_many_shards(pico_model: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SMALLEST", 1 << 12)
-    quick: dict[str, Any] = {"sweeps": 0, "passes": 0, "calibration": "none"}
+    quick: dict[str, Any] = {"search_sweeps": 0, "joint_passes": 0, "calibration": "none"}
     container = compress(pico_model("qwen3"), tmp_path / "container", **quick)
     assert len(list(container.glob("model.bitstack-*"))) > 5
     model = opened(container)
@@ -210,8 +210,8 @@ def test_text_of_a_multimodal_model(kind: str, tmp_path: Path, text_file: Path) 
     original.save_pretrained(tmp_path / "model")
     config.save_pretrained(tmp_path / "model")
     pico.tokenizer().save_pretrained(tmp_path / "model")
-    few: dict[str, Any] = {"calibration": str(text_file), "samples": 4, "length": 32}
-    quick = {"sweeps": 0, "passes": 0, "tune_steps": 0, "order_samples": 1}
+    few: dict[str, Any] = {"calibration": str(text_file), "num_samples": 4, "seq_len": 32}
+    quick = {"search_sweeps": 0, "joint_passes": 0, "tune_steps": 0, "order_samples": 1}
     container = compress(tmp_path / "model", tmp_path / "container", **few, **quick)
     model = opened(container)
     assert type(model) is type(original)

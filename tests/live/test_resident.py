@@ -46,7 +46,7 @@ def free(stacked: Folder) -> Folder:
 
     def container(name: str) -> Path:
         if name == "paper":
-            fields = {"method": "signs", "blocks": 3, "rank": 2, "scaling": False}
+            fields = {"method": "signs", "blocks": 3, "rank": 2, "column_scaling": False}
             return stacked("llama-gqa", calibration="none", **fields)
         if name == "chains":
             return stacked("llama-tied", calibration="none", chains=(2, 4))

@@ -18,8 +18,8 @@ from bitstack.compression.pipeline import compress
 from bitstack.container.journal import FOLDER
 from bitstack.machine.workers import open_workers, shares
 
-FEW = {"samples": 3, "length": 24, "order_samples": 1}
-QUICK = {**FEW, "blocks": 3, "sweeps": 1, "passes": 1, "tune_steps": 2}
+FEW = {"num_samples": 3, "seq_len": 24, "order_samples": 1}
+QUICK = {**FEW, "blocks": 3, "search_sweeps": 1, "joint_passes": 1, "tune_steps": 2}
 PAPER = {**FEW, "recipe": "paper", "blocks": 2, "rank": 3}
 CODE = """
 import sys, time, torch

@@ -22,7 +22,7 @@ from bitstack.original.source import skeleton
 from bitstack.recipe import load_recipe
 
 Folder = Callable[..., Path]
-CODES: dict[str, Any] = {"recipe": "default", "blocks": 3, "sweeps": 0, "passes": 0}
+CODES: dict[str, Any] = {"recipe": "default", "blocks": 3, "search_sweeps": 0, "joint_passes": 0}
 SIGNS: dict[str, Any] = {"recipe": "paper", "blocks": 3, "rank": 2}
 
 
@@ -35,7 +35,7 @@ SIGNS: dict[str, Any] = {"recipe": "paper", "blocks": 3, "rank": 2}
 def test_measured_loss(
     pico_model: Folder, text_file: Path, tmp_path: Path, name: str, fields: dict[str, Any]
 ) -> None:
-    few = {"calibration": str(text_file), "samples": 3, "length": 24}
+    few = {"calibration": str(text_file), "num_samples": 3, "seq_len": 24}
     recipe = load_recipe(fields["recipe"], **few | {k: fields[k] for k in fields if k != "recipe"})
     job = open_job(pico_model(name), tmp_path / "out", recipe, False)
     Stacker(job.runner(), job.matrices, job.dense, recipe, job.journal).run()

@@ -160,7 +160,9 @@ def test_dense_bytes_are_those_of_a_16_bit_model(bench: Any) -> None:
 def test_points_of_a_container(script: Any, bench: Any) -> None:
     """Only what is wanted is loaded, within its bits; the container is made once."""
     points = script("peers.containers").points
-    recipe = load_recipe("fast", calibration=str(bench.calibration), samples=4, length=32, blocks=4)
+    recipe = load_recipe(
+        "fast", calibration=str(bench.calibration), num_samples=4, seq_len=32, blocks=4
+    )
     found = list(points(bench, recipe, "test", lambda s: s in ("3 bits", "3.8 bits")))
     assert [setting for setting, _, _ in found] == ["3 bits", "3.8 bits"]
     assert all(

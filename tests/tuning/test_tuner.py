@@ -31,9 +31,15 @@ def divergence(original: Path, container: Path, ids: torch.Tensor, budget: str) 
 
 def test_held_out_text_comes_nearer_at_every_budget(tmp_path: Path) -> None:
     """The embedded model on books it has not seen, neither in training nor in tuning."""
-    model, few = recipes.demo_model(), {"samples": 24, "length": 256, "order_samples": 2}
+    model, few = recipes.demo_model(), {"num_samples": 24, "seq_len": 256, "order_samples": 2}
     source = str(recipes.calibration_text())
-    quick = few | {"blocks": 5, "sweeps": 0, "passes": 0, "rounds": 1, "calibration": source}
+    quick = few | {
+        "blocks": 5,
+        "search_sweeps": 0,
+        "joint_passes": 0,
+        "refit_rounds": 1,
+        "calibration": source,
+    }
     plain = bitstack.compress(model, tmp_path / "plain", tune_steps=0, **quick)
     tuned = bitstack.compress(model, tmp_path / "tuned", tune_steps=32, **quick)
     tokens = token_ids(str(recipes.held_out_text()), AutoTokenizer.from_pretrained(model))
@@ -50,8 +56,8 @@ def test_experts_are_tuned_too(
     original = pico_model("qwen3-moe")
     tokens = token_ids(str(text_file), AutoTokenizer.from_pretrained(original))
     ids = windows(tokens.ids, 32, count=64, seed=0)  # what it is tuned on
-    plain = stacked("qwen3-moe", samples=64)
-    tuned = stacked("qwen3-moe", samples=64, tune_steps=160, tune_codes=0.005)
+    plain = stacked("qwen3-moe", num_samples=64)
+    tuned = stacked("qwen3-moe", num_samples=64, tune_steps=160, code_lr=0.005)
     before = divergence(original, plain, ids, "2bpw")
     after = divergence(original, tuned, ids, "2bpw")
     assert after < 0.9 * before
@@ -72,7 +78,7 @@ def test_what_is_kept_and_the_finer_planes_stay(
     stacked: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Levels of planes that are kept stay to the bit; of the finest planes scales alone learn."""
-    fields: dict[str, Any] = {"blocks": 6, "chains": (2, 4), "tune_codes": 0.1}
+    fields: dict[str, Any] = {"blocks": 6, "chains": (2, 4), "code_lr": 0.1}
     before = tensors(stacked("llama-untied", **fields))
 
     def kept(recipe: Any, entries: Any, budgets: Budgets) -> list[Phase]:
