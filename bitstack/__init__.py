@@ -1,7 +1,7 @@
-"""bitstack: compress a causal language model once, load it into any memory budget.
+"""Compress a causal language model once, load it into any memory budget.
 
-The public API and nothing else. Names are imported when they are first used, so that
-`import bitstack` and the command line answer at once.
+Holds the public API and no code of its own. Each name is imported when it is first used, because
+torch and transformers take seconds to import. Type checkers read the imports below.
 """
 
 from importlib import import_module
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from bitstack.live.plugin import register
 
 if TYPE_CHECKING:
+    # In a checkout this package lies elsewhere, where mypy does not look for it.
+    import bitstack.recipes as recipes  # noqa: F401
     from bitstack.compression.pipeline import compress
     from bitstack.container.planning import plan
     from bitstack.errors import UserError
     from bitstack.hub.upload import push
-    from bitstack.kernels import set_accuracy
+    from bitstack.kernels.dispatch import set_accuracy
     from bitstack.live.dense_export import export
     from bitstack.live.loading import load
     from bitstack.live.memory_follower import follow_memory
@@ -40,7 +42,7 @@ __all__ = [
     "set_accuracy",
 ]
 
-_HOMES = {
+_MODULES = {
     "Recipe": "recipe",
     "UserError": "errors",
     "compress": "compression.pipeline",
@@ -52,18 +54,20 @@ _HOMES = {
     "plan": "container.planning",
     "push": "hub.upload",
     "resize": "live.resident",
-    "set_accuracy": "kernels",
+    "set_accuracy": "kernels.dispatch",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"bitstack.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'bitstack' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return getattr(import_module(f"bitstack.{_MODULES[name]}"), name)
+        raise AttributeError(f"module 'bitstack' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(__all__)
 
 
 register()

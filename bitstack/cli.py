@@ -1,14 +1,14 @@
-"""`compress-model`: the commands put together, errors turned into exit codes.
+"""`compress-model`: puts the commands together and turns errors into exit codes.
 
-Each command is a file of `bitstack.commands`: parse, call one function, print. torch, transformers
-and pydantic are imported inside the commands, so that `--help` answers at once.
+Each command is a file of `bitstack.commands`, which parses, calls one function and prints. torch,
+transformers and pydantic are imported inside the commands, so that `--help` answers at once.
 """
 
 import sys
 from _thread import interrupt_main
 from importlib.metadata import version
 from threading import Timer
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -27,14 +27,18 @@ from bitstack.commands import (
 from bitstack.commands.shared import STYLE
 from bitstack.errors import UserError
 
-AGAIN = 0.1  # seconds
+INTERRUPT_DELAY = 0.1  # seconds
+UsageError: Any = typer.BadParameter.__base__  # typer does not export it
 
 
 def interrupt_again(unraisable: Any) -> None:
-    """`sys.unraisablehook`: Python drops what a finaliser or a weak reference's callback raises; an
-    interrupt that falls into one comes again a moment later, outside it."""
+    """Sends an interrupt a second time where Python has dropped the first (`sys.unraisablehook`).
+
+    Python drops what a finaliser or the callback of a weak reference raises. The second interrupt
+    comes a moment later, outside of it.
+    """
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        timer = Timer(AGAIN, interrupt_main)
+        timer = Timer(INTERRUPT_DELAY, interrupt_main)
         timer.daemon = True
         timer.start()
     else:
@@ -42,33 +46,58 @@ def interrupt_again(unraisable: Any) -> None:
 
 
 class _Commands(TyperGroup):
-    """Turns errors into exit codes, and gives `run` its options when it is called."""
+    """Turns errors into one line and an exit code; gives `run` its options when it is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         return name, run.full_command() if name == "run" else command, rest
 
+    def make_context(self, info_name: Any, args: list[str], *rest: Any, **extra: Any) -> Any:
+        try:
+            return super().make_context(info_name, args, *rest, **extra)
+        except UsageError as error:
+            _fail_of_usage(error, str(info_name))
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except UserError as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from None
+            _fail(str(error))
+        except UsageError as error:
+            _fail_of_usage(error, f"{ctx.command_path} {ctx.invoked_subcommand or ''}".strip())
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from None
 
 
+def _fail_of_usage(error: Any, command: str) -> NoReturn:
+    """Prints what is wrong with the words of a command line, and where its options are listed."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command prints its help
+        raise error
+    message = error.format_message().rstrip(".")
+    if problems := getattr(error.__cause__, "errors", None):  # typer's words leave out the value
+        message += f" (given: {problems()[0]['input']!r})"
+    command = error.ctx.command_path if error.ctx else command
+    _fail(f"{message}; see {command} --help")
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    raise typer.Exit(2) from None
+
+
 app = typer.Typer(
     cls=_Commands,
-    help="Compress a causal language model once; load it into any memory budget.",
+    help="Compress a causal language model once; load it into any memory budget.\n\n"
+    "Start with: compress-model run MODEL --output out/small --calibration a.txt",
     no_args_is_help=True,
+    context_settings={"max_content_width": 120},  # columns of --help, where the terminal has them
     **STYLE | {"add_completion": True},
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(given: bool) -> None:
+    if given:
         typer.echo(f"bitstack {version('bitstack')}")
         raise typer.Exit
 
@@ -76,10 +105,16 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show it.")
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_print_version,
+            help="Print the version of bitstack, such as 0.1.0, and exit.",
+        ),
     ] = False,
 ) -> None:
-    """Options of the command as a whole."""
+    """The options before the name of a command."""
 
 
 app.command("demo")(demo.demo)
@@ -94,7 +129,7 @@ app.command("report")(report.report)
 
 
 def main() -> None:
-    """The console script."""
+    """Runs the console script `compress-model`."""
     sys.unraisablehook = interrupt_again
     app(prog_name="compress-model")
 

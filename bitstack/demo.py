@@ -1,7 +1,7 @@
-"""The demonstration: one model compressed once, loaded at five budgets, beside the original.
+"""Runs the demonstration: compresses one model, and measures it at five budgets and as it was.
 
-Every figure is measured here and now, the same way for all six models. Printing is left to
-`tables`; what is measured, to `evaluate`, `generate` and `bitstack.metrics`.
+All six are measured in the same way on this machine. Does not print, see `commands.tables`, and
+does not define what is measured, see `metrics` and `live.generation`.
 """
 
 import shutil
@@ -18,6 +18,7 @@ from bitstack.container.manifest import Manifest, read_manifest
 from bitstack.errors import UserError
 from bitstack.live.generation import generate
 from bitstack.live.opening import open_model
+from bitstack.machine.extras import require
 from bitstack.machine.files import write_json
 from bitstack.metrics.capacity.decode_speed import seconds_per_token
 from bitstack.metrics.loss.curve import CurvePoint, plot_memory_quality
@@ -26,13 +27,13 @@ from bitstack.original.text import token_ids
 from bitstack.recipe import with_old_names
 
 CONTAINER, RESULTS, PLOT = "model", "demo.json", "memory-quality"
-MARK = ".bitstack-demo"  # a folder with it was made by a demonstration
-# The recipe's own numbers would take the demonstration past three minutes on two cores.
+MARK = ".bitstack-demo"  # a file that marks the output folder of a demonstration
+# With the recipe's own numbers the demonstration would take over three minutes on two cores.
 FEWER: dict[str, Any] = {
     "tune_steps": 50, "code_lr": 0.01, "joint_passes": 2, "num_samples": 160, "seq_len": 256,
     "order_samples": 4,
 }  # fmt: skip
-BUDGETS = ("2bpw", "3bpw", "4bpw")  # between the floor and everything
+BUDGETS = ("2bpw", "3bpw", "4bpw")  # between the smallest and the whole model
 PROMPT = "The old man looked at the sea and"
 NEW_TOKENS = 16
 SPEED_TOKENS = 32  # single-token steps whose median is the speed
@@ -50,13 +51,13 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class Demo:
-    """Everything a demonstration found, the original first."""
+    """The results of a demonstration."""
 
-    rows: list[DemoRow]
+    rows: list[DemoRow]  # the original first, then from the smallest to the whole model
     prompt: str
-    floor_bytes: int
-    recipe: str
-    files: list[Path]
+    floor_bytes: int  # of the smallest model
+    recipe: str  # in words
+    files: list[Path]  # the plots
 
 
 def run_demo(
@@ -70,21 +71,32 @@ def run_demo(
     progress: bool = False,
     **fields: Any,
 ) -> Demo:
-    """Run it and write container, results and plot into `output`.
+    """Runs the demonstration and writes container, results and plot.
 
-    An earlier demonstration there is replaced; UserError for a folder that holds anything else.
-    Defaults are the embedded model and its texts; `max_tokens` held-out tokens are scored in
-    windows of `window`. `fields` override the default recipe.
+    Args:
+        output: Folder to write to: a new or empty one, or that of an earlier demonstration, which
+            is replaced.
+        model: Model folder; None for the embedded model.
+        calibration: Text to compress with; None for the embedded one.
+        held_out: Text to measure on; None for the embedded one.
+        max_tokens: Tokens of `held_out` that are scored.
+        window: Tokens of a forward pass, and of a stride.
+        progress: Show progress bars.
+        fields: Fields of the default recipe to change.
+
+    Raises:
+        UserError: `output` holds anything else, or the model or a text cannot be used.
     """
-    folder = _fresh(Path(output))
+    require("matplotlib")  # fails here, before anything is compressed or removed
+    folder = _emptied(Path(output))
     model, text = model or recipes.demo_model(), str(held_out or recipes.held_out_text())
     source = str(calibration or recipes.calibration_text())
     chosen = FEWER | {"calibration": source} | fields
     container = compress(model, folder / CONTAINER, progress=progress, **chosen)
     manifest = read_manifest(container)
     rows = []
-    named = list(_models(model, container, manifest))
-    for name, path, budget in tqdm(named, desc="measure", disable=None if progress else True):
+    models = list(_models(model, container, manifest))
+    for name, path, budget in tqdm(models, desc="measure", disable=None if progress else True):
         rows.append(_measure(name, path, budget, text, max_tokens, window))
     demo = Demo(rows, PROMPT, manifest.budgets.floor_bytes, _recipe(manifest), _plot(rows, folder))
     results = [asdict(row) for row in rows]
@@ -106,7 +118,7 @@ def _recipe(manifest: Manifest) -> str:
 def _models(
     model: Path, container: Path, manifest: Manifest
 ) -> Iterator[tuple[str, Path, int | str | None]]:
-    """(name, folder, budget) of all that is compared; budgets below the floor are left out."""
+    """Yields name, folder and budget of every model; skips budgets below the smallest model."""
     budgets = manifest.budgets
     floor = budgets.bits_per_weight([1] * len(manifest.stacks))
     yield "original", model, None
@@ -151,8 +163,8 @@ def _plot(rows: list[DemoRow], folder: Path) -> list[Path]:
     )
 
 
-def _fresh(folder: Path) -> Path:
-    """The folder, empty but for the mark; only what a demonstration wrote is removed."""
+def _emptied(folder: Path) -> Path:
+    """Makes the folder and its mark; removes what an earlier demonstration wrote, nothing else."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}: is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():

@@ -1,2 +1,2 @@
-"""The evaluators: what a model is worth for its size. They measure live models and never change
-them."""
+"""Evaluators: they measure the quality of a loaded model beside its size. They never change a
+model."""

@@ -1,6 +1,7 @@
 """What is shipped beside the code: recipes, a demo model, and texts for it.
 
-Only paths are given out; reading a recipe is left to `bitstack.recipe`, loading to `bitstack.load`.
+Gives out paths only. Does not read a recipe; see `bitstack.recipe`. Does not load a model; see
+`bitstack.live`.
 """
 
 from pathlib import Path
@@ -11,32 +12,36 @@ _HERE = Path(__file__).parent
 
 
 def demo_model() -> Path:
-    """Folder of a Llama of 5.5 million parameters, trained on public-domain books."""
+    """Returns the folder of a Llama of 5.5 million parameters, trained on public-domain books."""
     return _HERE / "demo-model"
 
 
 def calibration_text() -> Path:
-    """About 250 KB of the books the demo model was trained on."""
+    """Returns the file with about 250 KB of the books that the demo model was trained on."""
     return _HERE / "text" / "calibration.txt"
 
 
 def held_out_text() -> Path:
-    """About 250 KB of books the demo model has never seen."""
+    """Returns the file with about 250 KB of books that the demo model was not trained on."""
     return _HERE / "text" / "held-out.txt"
 
 
 def tasks() -> Path:
-    """Folder of the benchmarks' task files for lm-eval; their data is not shipped."""
+    """Returns the folder of the lm-eval task files of benchmarks; their data is not shipped."""
     return _HERE / "tasks"
 
 
 def names() -> list[str]:
-    """The recipes that can be asked for by name."""
+    """Returns the names of the shipped recipes."""
     return sorted(path.stem for path in _HERE.glob("*.yaml"))
 
 
 def named(name: str) -> Path:
-    """The file of recipe `name`. Raises UserError, with the names there are, for another."""
+    """Returns the file of the shipped recipe `name`.
+
+    Raises:
+        UserError: no recipe of this name is shipped.
+    """
     if name not in names():
         raise UserError(
             f"recipe {name!r} is unknown; shipped are {', '.join(names())}; "

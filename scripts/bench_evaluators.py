@@ -1,9 +1,9 @@
-"""What the evaluators add to the forward passes they make: tokens a second against a bare loop.
-
-Every evaluator reads a megabyte of text; the batches it gave the model are recorded and run again
-with nothing around them. Its time holds everything: tokenising, losses, bootstrap.
+"""Measures the tokens per second of every evaluator, and of its forward passes alone.
 
     python scripts/bench_evaluators.py --model ../shared/models/stories260K --text FILE
+
+Every evaluator reads a megabyte of text. The batches that it gives the model are recorded and run
+again with nothing around them. The time of an evaluator includes tokenising, losses and bootstrap.
 """
 
 import argparse
@@ -33,29 +33,31 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluator; `ratio` is its tokens a second over those of the bare loop."""
+    """One evaluator."""
 
     evaluator: str
-    tokens: int  # given to the model, padding and all
-    passes: int
+    tokens: int  # given to the model, with padding
+    passes: int  # forward passes
     tokens_per_second: float
-    bare_tokens_per_second: float
-    ratio: float
+    bare_tokens_per_second: float  # of the forward passes alone
+    ratio: float  # tokens_per_second / bare_tokens_per_second
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", default=str(SHARED / "models/stories260K"))
-    parser.add_argument("--text", default=str(SHARED / "text/tinystories/tinystories_val.txt"))
-    parser.add_argument("--bytes", type=int, default=1_000_000, help="of the text")
-    parser.add_argument("--repeats", type=int, default=5, help="the fastest counts")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a loaded machine")
-    parser.add_argument("--json", help="write the results here")
+    parser.add_argument("--model", default=str(SHARED / "models/stories260K"), help="folder")
+    text = SHARED / "text/tinystories/tinystories_val.txt"
+    parser.add_argument("--text", default=str(text), help="text file")
+    parser.add_argument("--bytes", type=int, default=1_000_000, help="bytes of the text to read")
+    parser.add_argument("--repeats", type=int, default=5, help="runs, of which the fastest counts")
+    clock = "wall time, or processor time, which other work on the machine changes less"
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help=clock)
+    parser.add_argument("--json", metavar="FILE", help="write the results to FILE; - is stdout")
     return parser.parse_args()
 
 
 def evaluators(opened: Opened, options: argparse.Namespace, folder: Path) -> dict[str, Callable]:
-    """Each with all of its own work, from the text on."""
+    """Returns the evaluators by name, each with all of its work from the text on."""
     model, tokenizer = opened.model, opened.tokenizer
     texts = read_texts(options.text, max_bytes=options.bytes)
     file = folder / "text.txt"
@@ -72,7 +74,7 @@ def evaluators(opened: Opened, options: argparse.Namespace, folder: Path) -> dic
 
 @contextmanager
 def recorded(model: Any) -> Iterator[list[Tensor]]:
-    """The ids of every forward pass within."""
+    """Yields a list that collects the token ids of every forward pass."""
     batches: list[Tensor] = []
     handle = model.register_forward_pre_hook(
         lambda _, args, words: batches.append(words["input_ids"]), with_kwargs=True
@@ -85,12 +87,13 @@ def recorded(model: Any) -> Iterator[list[Tensor]]:
 
 @torch.inference_mode()
 def bare(model: Any, batches: list[Tensor]) -> None:
+    """Runs the forward passes alone."""
     for ids in batches:
         model(input_ids=ids, use_cache=False)
 
 
 def compare(name: str, run: Callable, model: Any, options: argparse.Namespace) -> Result:
-    """Both in turn, so that a change of the machine's load meets both."""
+    """Times both in turn, so that other work on the machine slows both."""
     clock = CLOCKS[options.clock]
     with recorded(model) as batches:
         run()
@@ -108,17 +111,17 @@ def compare(name: str, run: Callable, model: Any, options: argparse.Namespace) -
 def main() -> None:
     options = arguments()
     opened = open_model(options.model)
-    found = []
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         for name, run in evaluators(opened, options, Path(folder)).items():
-            found.append(one := compare(name, run, opened.model, options))
+            results.append(one := compare(name, run, opened.model, options))
             print(
                 f"{name:<32}{one.tokens:>9} tokens{one.tokens_per_second:>10.0f} tokens/s, bare "
                 f"{one.bare_tokens_per_second:.0f}: {one.ratio:.1%}",
                 flush=True,
             )
     if options.json:
-        write_result(options.json, [asdict(one) for one in found])
+        write_result(options.json, [asdict(one) for one in results])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Times the coded product of one matrix against torch's dense one, on this machine's CPU.
+"""Measures the time of one packed matrix product on the CPU, beside torch's dense product.
 
     python scripts/bench_kernels.py [--rows 4096] [--columns 11008] [--json]
 
-For 1 to 8 planes and every compiled variant: milliseconds at batch 1, times as fast as torch's
-bf16 F.linear, and the share of the memory bandwidth measured beside it. Then the time of a batch
-of tokens against dense bf16. Weights, dense ones, and the memory read for the bandwidth are each
-taken from copies that exceed the caches together. Ratios compare the best of several rounds; the
-rounds of what is compared take turns, so that other work on the machine meets both alike.
+At one token, for 1 to 8 planes and every compiled kernel: milliseconds, the speed-up over torch's
+bf16 F.linear, and the share of the memory bandwidth, which is measured beside it. Then batches of
+tokens against dense bf16. All weights are read from so many copies that they exceed the caches.
+Ratios compare the best of several rounds. The rounds of the two sides take turns, so that other
+work on the machine slows both.
 """
 
 import argparse
@@ -25,19 +25,19 @@ from bitstack.kernels import native
 
 @dataclass
 class Line:
-    """One row of the table; times in milliseconds, bandwidth in GB/s of packed bytes."""
+    """One row of the table."""
 
-    variant: str
-    accuracy: str
+    variant: str  # compiled kernel
+    accuracy: str  # fast or exact
     planes: int
-    batch: int
+    batch: int  # tokens
     ms: float
-    speedup_vs_bf16: float
-    bandwidth_fraction: float
+    speedup_vs_bf16: float  # milliseconds of the dense product / ms
+    bandwidth_fraction: float  # of the bandwidth of reading the same bytes; 0 for batches
 
 
 def best_of(rounds: int, *actions: Callable[[], None]) -> list[float]:
-    """Seconds of the best round of each action; the actions take turns."""
+    """Returns the seconds of the best round of each action; the actions take turns."""
     best = [float("inf")] * len(actions)
     for _ in range(rounds):
         for i, action in enumerate(actions):
@@ -48,12 +48,12 @@ def best_of(rounds: int, *actions: Callable[[], None]) -> list[float]:
 
 
 def copies(nbytes: int, total: int) -> int:
-    """How many copies of a thing of `nbytes` make `total` bytes."""
+    """Returns how many copies of `nbytes` bytes make `total` bytes, at least 2."""
     return max(2, -(-total // nbytes))
 
 
 class Bench:
-    """The dense side, made once: bf16 copies of the matrix and memory to read."""
+    """The dense matrix, in copies of `total` bytes together; makes the packed one."""
 
     def __init__(self, rows: int, columns: int, total: int, rounds: int) -> None:
         self.rows, self.columns, self.total, self.rounds = rows, columns, total, rounds
@@ -62,7 +62,7 @@ class Bench:
         self.dense = [first, *[first.clone() for _ in range(count - 1)]]
 
     def packed(self, planes: int) -> tuple[Tensor, list[list[Tensor]], Tensor]:
-        """Memory, the stacks of planes that lie in it, and their scale set."""
+        """Returns memory, the copies of `planes` planes that lie in it, and their scales."""
         shape = (self.rows, (self.columns + 7) // 8)
         count = copies(planes * shape[0] * shape[1], self.total)
         table = torch.linspace(-1, 1, 2**planes)
@@ -71,12 +71,18 @@ class Bench:
         memory[:] = torch.randint(0, 256, (planes, *shape), dtype=torch.uint8)
         return memory, [list(stack) for stack in memory], scale
 
+    def multiply_dense(self, x: Tensor) -> None:
+        """Multiplies `x` [tokens, columns] by every copy of the dense matrix."""
+        for weight in self.dense:
+            F.linear(x, weight)
+
     def batch_one(
         self,
         variant: native.Variant,
         accuracy: str,
         packed: tuple[Tensor, list[list[Tensor]], Tensor],
     ) -> Line:
+        """Times one token, with a compiled kernel of choice."""
         memory, stacks, scale = packed
         x = torch.randn(1, self.columns).bfloat16()
         fast = accuracy == "fast"
@@ -85,11 +91,9 @@ class Bench:
             for planes in stacks:
                 native.linear(variant, fast, x, planes, scale, self.rows, None)
 
-        def dense() -> None:
-            for weight in self.dense:
-                F.linear(x, weight)
-
-        ours, theirs, reading = best_of(self.rounds, product, dense, lambda: native.read(memory))
+        ours, theirs, reading = best_of(
+            self.rounds, product, lambda: self.multiply_dense(x), lambda: native.read(memory)
+        )
         speedup = theirs / len(self.dense) / (ours / len(stacks))
         return Line(
             variant.name,
@@ -102,19 +106,20 @@ class Bench:
         )
 
     def tokens(self, batch: int, packed: tuple[Tensor, list[list[Tensor]], Tensor]) -> Line:
+        """Times `batch` tokens, with the kernel that bitstack chooses."""
         _, stacks, scale = packed
         x = torch.randn(batch, self.columns).bfloat16()
         ours, theirs = best_of(
             self.rounds,
-            lambda: keep(kernels.coded_linear(x, stacks[0], scale, self.rows)),
-            lambda: keep(F.linear(x, self.dense[0])),
+            lambda: drop(kernels.coded_linear(x, stacks[0], scale, self.rows)),
+            lambda: drop(F.linear(x, self.dense[0])),
         )
         name, accuracy = kernels.which().name, kernels.get_accuracy()
         return Line(name, accuracy, len(stacks[0]), batch, 1e3 * ours, theirs / ours, 0.0)
 
 
-def keep(_: Tensor) -> None:
-    """Takes a result that only its time was wanted of."""
+def drop(_: Tensor) -> None:
+    """Drops a result of which only the time counts."""
 
 
 def print_table(lines: list[Line]) -> None:
@@ -129,15 +134,16 @@ def print_table(lines: list[Line]) -> None:
 
 
 def measure(options: argparse.Namespace) -> list[Line]:
+    """Returns the rows of the table."""
     bench = Bench(options.rows, options.columns, options.megabytes << 20, options.rounds)
-    able = [variant for variant in native.variants() if variant.runs]
+    variants = [variant for variant in native.variants() if variant.runs]
     if options.variant:
-        able = [variant for variant in able if variant.name in options.variant]
+        variants = [variant for variant in variants if variant.name in options.variant]
     lines = []
     with torch.no_grad():
         for planes in options.planes:
             packed = bench.packed(planes)
-            for variant in able:
+            for variant in variants:
                 for accuracy in ["fast", "exact"] if variant.fast else ["exact"]:
                     lines.append(bench.batch_one(variant, accuracy, packed))
             if planes == options.batch_planes:
@@ -147,14 +153,16 @@ def measure(options: argparse.Namespace) -> list[Line]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=4096)
-    parser.add_argument("--columns", type=int, default=11008)
-    parser.add_argument("--planes", type=int, nargs="+", default=list(range(1, 9)))
-    parser.add_argument("--variant", nargs="+", help="only these compiled variants")
-    parser.add_argument("--batches", type=int, nargs="*", default=[4, 8, 16, 32, 128, 512])
-    parser.add_argument("--batch-planes", type=int, default=3, help="planes of the batches")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--megabytes", type=int, default=384, help="copies to go through")
+    parser.add_argument("--rows", type=int, default=4096, help="of the matrix")
+    parser.add_argument("--columns", type=int, default=11008, help="of the matrix")
+    planes = list(range(1, 9))
+    parser.add_argument("--planes", type=int, nargs="+", default=planes, help="numbers of planes")
+    parser.add_argument("--variant", nargs="+", help="only these compiled kernels")
+    batches = [4, 8, 16, 32, 128, 512]
+    parser.add_argument("--batches", type=int, nargs="*", default=batches, help="tokens of each")
+    parser.add_argument("--batch-planes", type=int, default=3, help="planes for the batches")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds, of which the best counts")
+    parser.add_argument("--megabytes", type=int, default=384, help="MiB of copies of the matrix")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
     lines = measure(options)

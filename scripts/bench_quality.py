@@ -1,12 +1,12 @@
-"""Loss over total resident bytes: our recipes, the published algorithm and other quantisers.
-
-One model, one text, one table, one plot. Finished rows are kept in scripts/quality, and a run goes
-on where the last one stopped, or prints what is there; a peer whose requirements conflict with ours
-is run from an environment of its own into the same file, and is named until it has been.
+"""Measures loss over bytes of the whole model: our recipes, the published one, other quantisers.
 
     python scripts/bench_quality.py --model ../shared/models/classics-5m
     python scripts/bench_quality.py --methods gptq hqq --tokens 20000
     python scripts/bench_quality.py --model classics-5m --kept
+
+One model and one text give one table and one plot. Finished rows are kept in scripts/quality: a run
+measures only the rows that are missing, and --kept measures none. A peer that needs other versions
+of libraries runs in an environment of its own and adds to the same file.
 """
 
 import argparse
@@ -24,48 +24,56 @@ from quality_blimp import compare
 from quality_rows import ROWS, Rows, file_of, forget, tasks
 from tqdm import tqdm
 
-from bitstack.commands.shared import silence, write_result
+from bitstack.commands.shared import silence_libraries, write_result
 from bitstack.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-# Calibration and evaluation text, tokens evaluated, calibration windows of 256 tokens: as many as
-# our default recipe calibrates with, over all the text that it reads and tunes on. Second moments
-# need no more; `--samples 4096` gives peers all of it, at four times their time.
+# Calibration text, evaluation text, tokens evaluated, calibration windows of 256 tokens: as many as
+# our default recipe calibrates with, spread over all the text that it also tunes on.
+# Second moments need no more; `--samples 4096` gives peers all of it, at four times their time.
 PRESETS: dict[str, tuple[str, str, int, int]] = {
     "babyllama105": (
         "tinystories/tinystories_train_head.txt", "tinystories/tinystories_val.txt", 100_000, 1024,
     ),
     "classics-5m": ("classics/train.txt.gz", "classics/valid.txt.gz", 50_000, 1024),
 }  # fmt: skip
-HEAD = 8_000_000  # characters of the calibration text that are ever read
-QUICK = 20_000  # tokens
+HEAD = 8_000_000  # characters of the calibration text that are read
+QUICK = 20_000  # tokens of --quick
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     work = Path(tempfile.gettempdir()) / "bitstack-quality"
-    parser.add_argument("--model", type=Path, default=SHARED / "models/babyllama105")
-    parser.add_argument("--calibration", type=Path, help="text file (preset for shared models)")
-    parser.add_argument("--text", type=Path, help="text file to evaluate on (preset likewise)")
-    parser.add_argument("--tokens", type=int, help="of the text (preset likewise)")
-    parser.add_argument("--window", type=int, default=256, help="tokens, and the stride")
-    parser.add_argument("--samples", type=int, help="calibration windows of the peers")
-    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--fresh", action="store_true", help="measure those methods anew")
-    parser.add_argument("--kept", action="store_true", help="measure nothing; print what is kept")
-    parser.add_argument("--rows", type=Path, default=ROWS, help="folder of finished rows")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK} tokens, if none are given")
-    parser.add_argument("--blimp", action="store_true", help="original against 3 bits as well")
-    parser.add_argument("--items", type=int, default=200, help="BLiMP pairs of every paradigm")
-    parser.add_argument("--pairs", type=Path, default=SHARED / "benchmarks/blimp.tar.gz")
-    parser.add_argument("--work", type=Path, default=work, help="folder of containers")
-    parser.add_argument("--plot", type=Path, help="PNG (default: in the work folder)")
-    parser.add_argument("--json", metavar="FILE", help="the rows; - is stdout")
+    option = parser.add_argument
+    model, preset = SHARED / "models/babyllama105", "[default: by model]"
+    option("--model", type=Path, default=model, help="model folder, or its name with --kept")
+    option("--calibration", type=Path, help=f"calibration text file {preset}")
+    option("--text", type=Path, help=f"evaluation text file {preset}")
+    option("--tokens", type=int, help=f"use only the first tokens of the text {preset}")
+    option("--window", type=int, default=256, help="tokens of a window, and of the stride")
+    option("--samples", type=int, help=f"calibration windows of the peers {preset}")
+    methods = list(METHODS)
+    option("--methods", nargs="*", default=methods, choices=methods, help="measure only these")
+    option("--fresh", action="store_true", help="drop their kept rows and measure them again")
+    option("--kept", action="store_true", help="measure nothing, print the kept rows")
+    option("--rows", type=Path, default=ROWS, help="folder of the kept rows")
+    option("--quick", action="store_true", help=f"short for --tokens {QUICK}")
+    option("--blimp", action="store_true", help="compare BLiMP at 3 bits with the original too")
+    option("--items", type=int, default=200, help="BLiMP pairs of every paradigm")
+    pairs = SHARED / "benchmarks/blimp.tar.gz"
+    option("--pairs", type=Path, default=pairs, help="archive of BLiMP")
+    option("--work", type=Path, default=work, help="folder for the containers")
+    option("--plot", type=Path, metavar="FILE.png", help="[default: in the folder --work]")
+    option("--json", metavar="FILE", help="write the rows to FILE; - is stdout")
     return parser.parse_args()
 
 
 def open_bench(options: argparse.Namespace) -> Bench:
-    """The model with its texts; UserError where a text is neither given nor preset."""
+    """Opens the model with its texts.
+
+    Raises:
+        UserError: A text is neither given nor preset for the model.
+    """
     preset = PRESETS.get(options.model.name, (None, None, 100_000, 128))
     calibration = options.calibration or (preset[0] and SHARED / "text" / preset[0])
     text = options.text or (preset[1] and SHARED / "text" / preset[1])
@@ -80,18 +88,24 @@ def open_bench(options: argparse.Namespace) -> Bench:
 
 
 def head(text: Path, work: Path) -> Path:
-    """The beginning of a calibration text as a plain file: tokenising 30 MB for each method
-    would be most of its time."""
+    """Returns a plain file with the first HEAD characters of a calibration text.
+
+    Every method tokenises it, which for all of 30 MB would take most of its time.
+    """
     with gzip.open(text, "rt") if text.suffix == ".gz" else text.open() as file:
         beginning = file.read(HEAD)
-    made = work / f"calibration-{text.name.removesuffix('.gz')}"
-    if not made.exists() or made.read_text() != beginning:
-        made.write_text(beginning)
-    return made
+    cut = work / f"calibration-{text.name.removesuffix('.gz')}"
+    if not cut.exists() or cut.read_text() != beginning:
+        cut.write_text(beginning)
+    return cut
 
 
 def measure(bench: Bench, rows: Rows, methods: list[str]) -> dict[str, str]:
-    """Every row not measured yet; returns why methods are missing."""
+    """Measures every row that is missing.
+
+    Returns:
+        The reason why a method could not be measured, by method.
+    """
     missing = {}
     if not rows.has("original", "16 bits"):
         size = bench.dense_bytes + 2 * bench.linear_weights
@@ -106,21 +120,26 @@ def measure(bench: Bench, rows: Rows, methods: list[str]) -> dict[str, str]:
                 rows.add(row)
         except UserError:
             raise
-        except Exception as error:  # a peer that breaks is named, and the others go on
+        except Exception as error:  # one peer that breaks must not stop the others
             reason = " ".join(str(error).split())[:200]
             missing[name] = f"{type(error).__name__}: {reason}"
     return missing
 
 
 def kept_task(file: Path) -> Task:
-    """What the kept rows measured; UserError where there are none."""
-    found = tasks(file)
-    if not found:
+    """Returns the task of the first kept rows.
+
+    Raises:
+        UserError: No rows are kept.
+    """
+    kept = tasks(file)
+    if not kept:
         raise UserError(f"{file}: no rows are kept there; run without --kept, or give --rows")
-    return found[0]
+    return kept[0]
 
 
 def run(options: argparse.Namespace) -> None:
+    """Measures, prints the tables, and writes plot and JSON."""
     file = file_of(options.rows, options.model.resolve().name)
     bench = None if options.kept else open_bench(options)
     task = bench.task if bench else kept_task(file)
@@ -140,12 +159,12 @@ def run(options: argparse.Namespace) -> None:
     if options.blimp and bench:
         compare(bench, options.pairs, options.items)
     if options.json:
-        found = [row.to_json() for row in rows.rows]
-        write_result(options.json, {"task": asdict(task), "missing": missing, "rows": found})
+        record = {"task": asdict(task), "missing": missing}
+        write_result(options.json, record | {"rows": [row.to_json() for row in rows.rows]})
 
 
 def main() -> None:
-    silence()
+    silence_libraries()
     try:
         run(arguments())
     except UserError as error:

@@ -1,9 +1,10 @@
-"""How fast a live model grows and shrinks, and whether its memory really comes and goes.
+"""Measures how fast a live model grows and shrinks, and whether its memory follows.
 
-A container of random signs in the shape of a Llama, made in a temporary folder and removed again;
-nothing is trained. Ratios compare with reading the same bytes from the page cache into new memory
-(`readinto`, after every page of it was touched once, is the harder comparison printed beside it).
-The resident set is measured in processes of their own.
+    python scripts/bench_resize.py [--json [FILE]]
+
+Makes containers of random signs with the shape of a Llama in a temporary folder. Ratios compare
+with reading the same bytes from the page cache into new memory, and, which is harder, into memory
+whose pages were touched before. The resident set is measured in processes of their own.
 """
 
 import argparse
@@ -30,27 +31,28 @@ from bitstack.container.kv_cache import kv_cache_bytes
 from bitstack.machine.pages import give_back, process_bytes
 
 MIB = 1 << 20
-CONTEXT = 128  # tokens of the KV cache in the measured process
+CONTEXT = 128  # tokens in the KV cache of the measured process
 
 
 @dataclass(frozen=True)
 class Result:
     """What `--json` holds."""
 
-    grow_ratio: float  # time to grow over time to read the same bytes into new memory
-    shrink_ratio: float  # time to shrink over the same
-    grow_ratio_warm: float  # over reading them into memory that is there already
-    step_bytes: int  # of one growth
+    grow_ratio: float  # seconds to grow / seconds to read the same bytes into new memory
+    shrink_ratio: float  # seconds to shrink / the same
+    grow_ratio_warm: float  # seconds to grow / seconds to read them into touched memory
+    step_bytes: int  # by which the model grows
     read_ms: float
     grow_ms: float
     shrink_ms: float
-    rss_error: float  # |resident set / (budget + empty process + KV cache) - 1|, the worst
+    rss_error: float  # largest |resident set / (model + empty process + KV cache) - 1|
     resizes: int  # during generation
-    leaked_bytes: int  # resident set after all of them, over before
-    equal_logits: bool  # at equal budget, bit for bit
+    leaked_bytes: int  # resident set after all resizes, less that before
+    equal_logits: bool  # bit for bit, at equal budgets
 
 
 def shape(large: bool) -> LlamaConfig:
+    """Returns the config of the model that is timed, or of the small one resized often."""
     sizes: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 8192, "head_dim": 64}
     heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 12}
     if not large:
@@ -64,13 +66,14 @@ def shape(large: bool) -> LlamaConfig:
 
 
 def timed(action: Callable[[], object]) -> float:
+    """Returns the seconds that `action` takes."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
 
 
 def read_bytes(folder: Path, size: int, into: bytearray | None = None) -> None:
-    """`size` bytes from the front of the shards, into new memory or into `into`."""
+    """Reads the first `size` bytes of the shards, into new memory or into `into`."""
     left = size
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb", buffering=0) as file:
@@ -84,7 +87,11 @@ def read_bytes(folder: Path, size: int, into: bytearray | None = None) -> None:
 
 
 def speed(folder: Path, step: int, rounds: int) -> dict[str, float]:
-    """Medians of reading, growing and shrinking by about `step` bytes, in turn."""
+    """Times reading, growing and shrinking by about `step` bytes, in turn.
+
+    Returns:
+        Median seconds by name, and `size`, the exact bytes.
+    """
     model = load(folder, level=1)
     low = model.bitstack.resident_bytes
     size = resize(model, low + step) - low
@@ -101,12 +108,15 @@ def speed(folder: Path, step: int, rounds: int) -> dict[str, float]:
 
 
 def ids(model: Any, tokens: int) -> torch.Tensor:
+    """Returns token ids [1, tokens] that differ from one another."""
     return torch.arange(tokens)[None] * 37 % model.config.vocab_size
 
 
 def empty_process() -> int:
-    """The resident set of a new process that has imported torch and transformers with the class of
-    the model, and nothing of ours; no model was made in it."""
+    """Returns the resident bytes of a process that imported torch and the class of the model.
+
+    It made no model and imported nothing of bitstack.
+    """
     script = (
         "import os, torch, transformers; transformers.LlamaForCausalLM;"
         "pages = int(open('/proc/self/statm').read().split()[1]);"
@@ -118,7 +128,7 @@ def empty_process() -> int:
 
 @torch.inference_mode()
 def rss_errors(folder: Path, empty: int) -> list[float]:
-    """Of one process that is resized, with a KV cache of CONTEXT tokens."""
+    """Returns `rss_error` at several budgets of one process, with a KV cache of CONTEXT tokens."""
     model = load(folder, level=1)
     budgets = model.bitstack.manifest.budgets
     low, high = budgets.floor_bytes, budgets.total_bytes
@@ -133,11 +143,15 @@ def rss_errors(folder: Path, empty: int) -> list[float]:
 
 
 def during_generation(folder: Path, count: int) -> tuple[int, int, bool]:
-    """(resizes made, bytes leaked, whether logits are equal at equal budget)."""
+    """Resizes a model `count` times while another thread generates.
+
+    Returns:
+        Resizes made, bytes leaked, and whether logits are equal at equal budgets.
+    """
     rng, model = random.Random(0), load(folder)
     low, high = (getattr(model.bitstack.manifest.budgets, f"{n}_bytes") for n in ("floor", "total"))
-    some = [low, high, *[rng.randint(low, high) for _ in range(6)]]
-    right = {budget: logits(load(folder, budget)) for budget in some}
+    checked = [low, high, *[rng.randint(low, high) for _ in range(6)]]
+    expected = {budget: logits(load(folder, budget)) for budget in checked}
     over, failures = threading.Event(), list[BaseException]()
 
     def generate() -> None:
@@ -152,11 +166,11 @@ def during_generation(folder: Path, count: int) -> tuple[int, int, bool]:
     thread.start()
     made, equal, before = 0, True, 0
     for made in range(1, count + 1):
-        budget = rng.choice(some) if made % 10 == 0 else rng.randint(low, high)
+        budget = rng.choice(checked) if made % 10 == 0 else rng.randint(low, high)
         resize(model, budget)
         if made % 10 == 0:
-            equal &= torch.equal(logits(model), right[budget])
-        if made == count // 5:  # what threads and caches take at first is no leak
+            equal &= torch.equal(logits(model), expected[budget])
+        if made == count // 5:  # memory that threads and caches take at first is no leak
             before = settled(model)
     leaked = settled(model) - before
     over.set()
@@ -167,27 +181,29 @@ def during_generation(folder: Path, count: int) -> tuple[int, int, bool]:
 
 
 def settled(model: Any) -> int:
-    """The resident set beyond the model's bytes: the least of some, for the other thread works."""
-    found = []
+    """Returns the resident bytes beyond the model: the least of ten, as the other thread works."""
+    excess = []
     for _ in range(10):
         time.sleep(0.02)
         give_back()
-        found.append(process_bytes() - model.bitstack.resident_bytes)
-    return min(found)
+        excess.append(process_bytes() - model.bitstack.resident_bytes)
+    return min(excess)
 
 
 @torch.inference_mode()
 def logits(model: Any) -> torch.Tensor:
+    """Returns the logits [1, 16, vocabulary] of a fixed prompt."""
     return model(ids(model, 16)).logits.clone()
 
 
-def alone(action: Callable[..., Any], *given: Any) -> Any:
-    """The result of `action` in a new process."""
+def alone(action: Callable[..., Any], *args: Any) -> Any:
+    """Returns the result of `action` in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(action, given)
+        return pool.apply(action, args)
 
 
 def measure(folder: Path, step: int, rounds: int, resizes: int) -> Result:
+    """Makes the containers in `folder` and measures; `step` is in bytes."""
     large = random_container(folder / "large", shape(True), planes=4)
     small = random_container(folder / "small", shape(False), planes=8)
     times = alone(speed, large, step, rounds)
@@ -215,7 +231,7 @@ def print_table(result: Result) -> None:
         (f"grow by {size}", f"{result.grow_ms:.1f} ms", f"{result.grow_ratio:.2f} x reading"),
         ("", "", f"{result.grow_ratio_warm:.2f} x reading into touched memory"),
         (f"shrink by {size}", f"{result.shrink_ms:.1f} ms", f"{result.shrink_ratio:.2f} x reading"),
-        ("resident set against what was asked", f"{result.rss_error:.1%}", "worst of 6 budgets"),
+        ("resident set against the budget", f"{result.rss_error:.1%}", "worst of 6 budgets"),
         ("resizes during generation", str(result.resizes), f"{result.leaked_bytes} bytes leaked"),
         ("equal logits at equal budget", "yes" if result.equal_logits else "NO", ""),
     ]
@@ -226,10 +242,10 @@ def print_table(result: Result) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--step", type=int, default=100, help="MiB to grow and shrink by")
-    parser.add_argument("--rounds", type=int, default=7, help="of which the median is taken")
-    parser.add_argument("--resizes", type=int, default=1000, help="during generation")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds, of which the median counts")
+    parser.add_argument("--resizes", type=int, default=1000, help="resizes during generation")
     parser.add_argument(
-        "--json", metavar="FILE", nargs="?", const="-", help="write the result here; - is stdout"
+        "--json", metavar="FILE", nargs="?", const="-", help="write the result to FILE; - is stdout"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bitstack-bench-") as folder:

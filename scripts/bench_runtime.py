@@ -1,13 +1,13 @@
-"""How fast a packed model runs on this machine's CPU, beside the dense bf16 one of the same shape.
+"""Measures the speed of a packed model on the CPU, beside its dense bf16 twin.
 
     python scripts/bench_runtime.py [--json [FILE]]
 
-A Llama-3.2-1B-shaped container of random signs is made in a temporary folder in some seconds, and
-its dense twin from what its blocks stand for. Everything is compared within one run: what is
-compared takes turns, and a figure is the median of the ratios of all rounds, so that other work on
-the machine meets both alike. Tokens are those of `generate`. The matrix product goes through copies
-beyond the caches; the share of the bandwidth is its best round's over the best reading of the same
-memory by all threads.
+Makes a container of random signs with the shape of Llama-3.2-1B in a temporary folder, and the
+dense model that computes the same. Times decoding with `generate`, a long prompt, and one matrix
+product, which reads so many copies that they exceed the caches. The two sides take turns and a
+figure is the median of the ratios of all rounds, so that other work on the machine slows both. The
+share of the bandwidth is the best time of reading the same bytes by all threads, over the best
+time of the product.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from bench_kernels import Bench
 from random_container import random_container
 from torch import Tensor
@@ -36,45 +35,49 @@ from bitstack.machine.sizes import format_bytes
 from bitstack.nn.assemble import fill
 from bitstack.original.source import skeleton, tie
 
-PROMPT = 64  # tokens in front of those that are timed
+PROMPT = 64  # tokens before the timed ones
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `--json` holds: ratios of times, above 1 where packed is faster but for the prefill."""
+    """What `--json` holds. Speed-ups are above 1 where the packed model is faster."""
 
-    gemv_speedup_vs_bf16: float  # 3 planes, batch 1, over torch's bf16 F.linear
-    bandwidth_fraction: float  # of the bytes a second that reading alone reaches
-    decode_speedup_3bpw: float  # tokens a second over the dense model's
+    gemv_speedup_vs_bf16: float  # 3 planes, one token, against torch's bf16 F.linear
+    bandwidth_fraction: float  # of the bytes per second that reading alone reaches
+    decode_speedup_3bpw: float  # tokens per second over those of the dense model
     decode_speedup_2bpw: float
-    prefill_ratio: float  # seconds over the dense model's
+    prefill_ratio: float  # seconds over those of the dense model; below 1 is faster
     kernel: str
 
 
 @dataclass(frozen=True)
 class Line:
-    """One comparison; seconds are medians."""
+    """One comparison."""
 
     what: str
-    packed: float
-    dense: float
+    packed: float  # seconds, the median of the rounds
+    dense: float  # likewise
     ratio: float  # median over the rounds of dense / packed
     floor: float  # seconds that reading the packed bytes alone would take
 
 
 def in_turn(rounds: int, *actions: Callable[[], Any]) -> list[list[float]]:
-    """What the actions return, or their seconds where that is None, round after round; the first
-    round warms up and is left out."""
-    found: list[list[float]] = [[] for _ in actions]
+    """Runs the actions in turn, `rounds` times after one round that warms up.
+
+    Returns:
+        For each action and round what it returned, or its seconds where that is None.
+    """
+    results: list[list[float]] = [[] for _ in actions]
     for _ in trange(rounds + 1, disable=None, leave=False):
-        for values, action in zip(found, actions, strict=True):
+        for values, action in zip(results, actions, strict=True):
             start = time.perf_counter()
-            given = action()
-            values.append(time.perf_counter() - start if given is None else given)
-    return [values[1:] for values in found]
+            result = action()
+            values.append(time.perf_counter() - start if result is None else result)
+    return [values[1:] for values in results]
 
 
 def compared(what: str, packed: list[float], dense: list[float], floor: float) -> Line:
+    """Returns the medians of seconds by round."""
     ratios = [theirs / ours for ours, theirs in zip(packed, dense, strict=True)]
     middle = statistics.median
     return Line(what, middle(packed), middle(dense), middle(ratios), floor)
@@ -82,7 +85,11 @@ def compared(what: str, packed: list[float], dense: list[float], floor: float) -
 
 @torch.inference_mode()
 def product(bench: Bench, rounds: int) -> tuple[Line, float, float]:
-    """Batch 1, 3 planes: (line, share of the bandwidth, bandwidth in bytes a second)."""
+    """Times one token and 3 planes.
+
+    Returns:
+        The comparison, the share of the bandwidth, and the bandwidth in bytes per second.
+    """
     memory, stacks, scale = bench.packed(3)
     x = torch.randn(1, bench.columns).bfloat16()
 
@@ -90,17 +97,13 @@ def product(bench: Bench, rounds: int) -> tuple[Line, float, float]:
         for planes in stacks:
             kernels.coded_linear(x, planes, scale, bench.rows)
 
-    def theirs() -> None:
-        for weight in bench.dense:
-            F.linear(x, weight)
-
     def read() -> None:
         if native.variants():
             native.read(memory)
         else:
             memory.view(torch.int64).sum()
 
-    packed, dense, reading = in_turn(rounds, ours, theirs, read)
+    packed, dense, reading = in_turn(rounds, ours, lambda: bench.multiply_dense(x), read)
     each, bandwidth = memory.nbytes / len(stacks), memory.nbytes / min(reading)
     line = compared(
         f"{bench.rows}x{bench.columns}, 3 planes, batch 1",
@@ -112,7 +115,7 @@ def product(bench: Bench, rounds: int) -> tuple[Line, float, float]:
 
 
 def dense_twin(model: Any) -> Any:
-    """The dense model that computes what `model` does now."""
+    """Returns the dense model that computes the same as `model` at its present levels."""
     config = type(model.config).from_dict(
         {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
     )
@@ -128,11 +131,12 @@ def dense_twin(model: Any) -> Any:
 
 
 def prompt(model: Any, tokens: int) -> Tensor:
+    """Returns token ids [1, tokens] that differ from one another."""
     return torch.arange(tokens)[None] * 37 % model.config.vocab_size
 
 
 class Clock(BaseStreamer):
-    """Notes when `generate` gives a token."""
+    """Notes the time of every token of `generate`."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -145,18 +149,19 @@ class Clock(BaseStreamer):
 
 
 def seconds_per_token(model: Any, tokens: int) -> float:
-    """Median over the tokens that `generate` gives after the first."""
+    """Returns the median over the tokens of `generate` after the first."""
     clock = Clock()
     model.generate(
         prompt(model, PROMPT), do_sample=False, min_new_tokens=tokens + 1,
         max_new_tokens=tokens + 1, streamer=clock,
     )  # fmt: skip
-    given = clock.times[1:]  # the first is the prompt
-    return statistics.median(b - a for a, b in pairwise(given))
+    times = clock.times[1:]  # the first call brings the prompt
+    return statistics.median(b - a for a, b in pairwise(times))
 
 
 @torch.inference_mode()
 def decode(what: str, model: Any, twin: Any, rounds: int, tokens: int, bandwidth: float) -> Line:
+    """Times `tokens` generated tokens."""
     packed, dense = in_turn(
         rounds, lambda: seconds_per_token(model, tokens), lambda: seconds_per_token(twin, tokens)
     )
@@ -165,6 +170,7 @@ def decode(what: str, model: Any, twin: Any, rounds: int, tokens: int, bandwidth
 
 @torch.inference_mode()
 def prefill(model: Any, twin: Any, rounds: int, tokens: int, bandwidth: float) -> Line:
+    """Times a prompt of `tokens` tokens."""
     ids = prompt(model, tokens)
 
     def run(one: Any) -> None:
@@ -177,7 +183,7 @@ def prefill(model: Any, twin: Any, rounds: int, tokens: int, bandwidth: float) -
 
 @torch.inference_mode()
 def check_twin(model: Any, twin: Any) -> None:
-    """They are compared because they compute the same."""
+    """Checks that both compute the same, or their times would not compare."""
     ids = prompt(model, 8)
     ours, theirs = model(ids).logits.float(), twin(ids).logits.float()
     error = float((ours - theirs).norm() / theirs.norm())
@@ -185,25 +191,25 @@ def check_twin(model: Any, twin: Any) -> None:
 
 
 def models(config: PretrainedConfig, folder: Path, bandwidth: float, options: Any) -> list[Line]:
-    """Decode at 3 planes, prefill, decode at 2 planes."""
+    """Times decoding at 3 planes, a prompt, and decoding at 2 planes."""
     model = load(random_container(folder, config, planes=3))
     twin = dense_twin(model)
     check_twin(model, twin)
-    given = model, twin, options.rounds
+    both = model, twin, options.rounds
     lines = []
     for level in (3, 2):
         budgets = model.bitstack.manifest.budgets
         model.bitstack.resize(budgets.resident_bytes([level] * len(model.bitstack.stacks)))
         size = format_bytes(model.bitstack.resident_bytes)
         what = f"decode, {model.bitstack.bits_per_weight:.2f} bits a weight, {size}"
-        lines.append(decode(what, *given, options.tokens, bandwidth))
+        lines.append(decode(what, *both, options.tokens, bandwidth))
         if level == 3:
-            lines.append(prefill(*given, options.prompt, bandwidth))
+            lines.append(prefill(*both, options.prompt, bandwidth))
     return lines
 
 
 def llama_1b() -> LlamaConfig:
-    """The shape of Llama-3.2-1B."""
+    """Returns the config of a model with the shape of Llama-3.2-1B."""
     return LlamaConfig(
         vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
         num_attention_heads=32, num_key_value_heads=8, head_dim=64, tie_word_embeddings=True,
@@ -212,6 +218,7 @@ def llama_1b() -> LlamaConfig:
 
 
 def measure(config: PretrainedConfig, options: Any) -> tuple[Result, list[Line], float]:
+    """Returns the ratios, the comparisons, and the bandwidth in bytes per second."""
     bench = Bench(options.rows, options.columns, options.megabytes << 20, options.rounds)
     gemv, share, bandwidth = product(bench, options.rounds)
     del bench
@@ -235,13 +242,13 @@ def print_table(result: Result, lines: list[Line], bandwidth: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=4096, help="of the single matrix")
-    parser.add_argument("--columns", type=int, default=11008)
-    parser.add_argument("--megabytes", type=int, default=1024, help="copies to go through")
-    parser.add_argument("--rounds", type=int, default=7, help="of which the median is taken")
-    parser.add_argument("--tokens", type=int, default=16, help="generated in a round")
-    parser.add_argument("--prompt", type=int, default=512, help="tokens of the prefill")
+    parser.add_argument("--columns", type=int, default=11008, help="of the single matrix")
+    parser.add_argument("--megabytes", type=int, default=1024, help="MiB of copies of the matrix")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds, of which the median counts")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens generated in a round")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens of the long prompt")
     parser.add_argument(
-        "--json", metavar="FILE", nargs="?", const="-", help="write the ratios here; - is stdout"
+        "--json", metavar="FILE", nargs="?", const="-", help="write the ratios to FILE; - is stdout"
     )
     options = parser.parse_args()
     result, lines, bandwidth = measure(llama_1b(), options)

@@ -1,9 +1,10 @@
-"""A density law from a series of reference models: measure their loss and score, fit, write.
-
-Loss is the mean over windows of held-out text, score the share of minimal pairs won (BLiMP). Takes
-any list of models, local or on the Hub. A model measured once is kept in the work file.
+"""Measures the loss and the score of a series of models, and fits a density law on them.
 
     python scripts/fit_reference_law.py --output recipes/density-law-classics.json
+
+The loss is the mean over windows of held-out text. The score is the share of minimal pairs (BLiMP)
+whose acceptable sentence is the likelier. Takes any models, local or on the Hub; a model that was
+measured is kept in the work file.
 """
 
 import argparse
@@ -29,27 +30,33 @@ from bitstack.original import text
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SERIES = ["series/s1", "series/s2", "series/s3", "series/s4", "classics-5m"]
-CHANCE = 0.5  # of a minimal pair
+CHANCE = 0.5  # score of a model that guesses
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     models = [str(SHARED / "models" / name) for name in SERIES]
-    parser.add_argument("--models", nargs="+", default=models, help="folders or names on the Hub")
-    parser.add_argument("--tokens", type=int, nargs="+", help="training tokens; else train.json")
-    parser.add_argument("--text", default=str(SHARED / "text/classics/valid.txt.gz"))
-    parser.add_argument("--window", type=int, default=256)
-    parser.add_argument("--windows", type=int, default=1024, help="held-out windows")
-    parser.add_argument("--pairs", type=Path, default=SHARED / "benchmarks/blimp.tar.gz")
+    parser.add_argument(
+        "--models", nargs="+", default=models, help="model folders, or names on the Hub"
+    )
+    tokens = "training tokens of each model [default: from the train.json in its folder]"
+    parser.add_argument("--tokens", type=int, nargs="+", help=tokens)
+    text = SHARED / "text/classics/valid.txt.gz"
+    parser.add_argument("--text", default=str(text), help="held-out text for the loss")
+    parser.add_argument("--window", type=int, default=256, help="tokens of a window")
+    parser.add_argument("--windows", type=int, default=1024, help="number of windows")
+    pairs = SHARED / "benchmarks/blimp.tar.gz"
+    parser.add_argument("--pairs", type=Path, default=pairs, help="archive of BLiMP")
     parser.add_argument("--items", type=int, default=1000, help="pairs of every paradigm")
     work = Path(tempfile.gettempdir()) / "bitstack-reference-law.jsonl"
-    parser.add_argument("--work", type=Path, default=work, help="measured models, one a line")
-    parser.add_argument("--output", type=Path, default=Path("density-law.json"))
+    parser.add_argument("--work", type=Path, default=work, help="file of the measured models")
+    output = Path("density-law.json")
+    parser.add_argument("--output", type=Path, default=output, help="write the law to this file")
     return parser.parse_args()
 
 
 def measure(options: argparse.Namespace, name: str, tokens: int) -> dict:
-    """One model's row: parameters, tokens, loss and score, each with its interval."""
+    """Returns the row of one model: parameters, tokens, loss and score, with intervals."""
     tokenizer = AutoTokenizer.from_pretrained(name)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype="float32").eval()
     ids = text.token_ids(options.text, tokenizer).ids
@@ -68,6 +75,7 @@ def measure(options: argparse.Namespace, name: str, tokens: int) -> dict:
 
 
 def key(options: argparse.Namespace, name: str) -> dict:
+    """Returns what tells one measurement from another."""
     path = Path(name)
     return {
         "name": "/".join(path.parts[-2:]) if path.parent.name == "series" else path.name,
@@ -76,7 +84,7 @@ def key(options: argparse.Namespace, name: str) -> dict:
 
 
 def read_pairs(archive: Path, items: int) -> Iterator[tuple[str, tuple[str, str]]]:
-    """(paradigm, (acceptable, unacceptable)) of the first `items` lines of every file."""
+    """Yields (paradigm, (acceptable, unacceptable)) of the first `items` pairs of each paradigm."""
     with tarfile.open(archive) as files:
         for member in sorted(files.getmembers(), key=lambda m: m.name):
             if member.name.endswith(".jsonl"):
@@ -86,7 +94,7 @@ def read_pairs(archive: Path, items: int) -> Iterator[tuple[str, tuple[str, str]
 
 
 def trained_tokens(options: argparse.Namespace) -> list[int]:
-    """Training tokens of every model, given or from the train.json beside it."""
+    """Returns the training tokens of every model, from --tokens or the train.json in its folder."""
     if options.tokens:
         if len(options.tokens) != len(options.models):
             raise UserError(f"--tokens: {len(options.tokens)} given, {len(options.models)} models")
@@ -118,7 +126,11 @@ def main() -> None:
 
 
 def protocol(options: argparse.Namespace) -> Protocol:
-    """How the series was measured. UserError where its models do not share one tokenizer."""
+    """Returns how the series was measured.
+
+    Raises:
+        UserError: The models do not share one tokenizer.
+    """
     tokenizers = {fingerprint(AutoTokenizer.from_pretrained(model)) for model in options.models}
     if len(tokenizers) > 1:
         raise UserError("--models: they have several tokenizers; losses per token do not compare")

@@ -1,9 +1,9 @@
-"""Which teacher makes the best student? Prune several to one size, distil, compare.
+"""Finds which teacher makes the best student: prunes several to one size, distils, compares.
 
 The experiment of arXiv 2311.07052 at a small scale: every teacher is cut to the student's size by
-mask-gradient importance (heads, neurons, width), then taught by the teacher it was cut from, on the
-same tokens. Sizes count parameters without embeddings, since a small model is mostly vocabulary.
-Every finished run is one line of the work file; a run found there is not done again.
+mask-gradient importance (heads, neurons, width), and the student is then taught by the teacher it
+was cut from, on the same tokens. Sizes count parameters without embeddings, since a small model is
+mostly vocabulary. Every finished run is one line of the work file and is not run again.
 
     python scripts/pilot_capacity_gap.py --output recipes/capacity-gap-pilot.json
 """
@@ -31,6 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bitstack.original import text
 
+TITLE = "# Which teacher makes the best student? A pilot"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TEACHERS = [*(f"series/s{i}" for i in range(1, 5)), "classics-5m"]
 
@@ -38,26 +39,37 @@ TEACHERS = [*(f"series/s{i}" for i in range(1, 5)), "classics-5m"]
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     folders = [SHARED / "models" / name for name in TEACHERS]
-    parser.add_argument("--teachers", type=Path, nargs="+", default=folders)
-    parser.add_argument("--train", default=str(SHARED / "text/classics/train.txt.gz"))
-    parser.add_argument("--valid", default=str(SHARED / "text/classics/valid.txt.gz"))
+    parser.add_argument(
+        "--teachers", type=Path, nargs="+", default=folders, help="folders of the teacher models"
+    )
+    train = str(SHARED / "text/classics/train.txt.gz")
+    parser.add_argument("--train", default=train, help="text that students are trained on")
+    valid = str(SHARED / "text/classics/valid.txt.gz")
+    parser.add_argument("--valid", default=valid, help="held-out text that students are scored on")
     sizes = [100_000, 200_000, 400_000, 800_000]
-    parser.add_argument("--students", type=int, nargs="+", default=sizes, help="body parameters")
+    parser.add_argument(
+        "--students", type=int, nargs="+", default=sizes, help="parameters without embeddings"
+    )
     parser.add_argument("--tokens", type=int, default=450_000, help="training tokens of one run")
-    parser.add_argument("--window", type=int, default=256)
-    parser.add_argument("--passages", type=int, default=256, help="held-out windows")
+    parser.add_argument("--window", type=int, default=256, help="tokens of a window")
+    parser.add_argument("--passages", type=int, default=256, help="windows of held-out text")
     parser.add_argument("--learning-rate", type=float, default=4e-3)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--minutes", type=float, default=55, help="CPU minutes, then stop")
+    parser.add_argument("--seeds", type=int, default=2, help="runs of every student and teacher")
+    parser.add_argument(
+        "--minutes", type=float, default=55, help="CPU minutes after which no run is started"
+    )
     work = Path(tempfile.gettempdir()) / "bitstack-capacity-gap-pilot.jsonl"
-    parser.add_argument("--work", type=Path, default=work, help="finished runs, one a line")
-    parser.add_argument("--note", default="", help="words to stand below the table")
-    parser.add_argument("--output", type=Path, default=Path("capacity-gap-pilot.json"))
+    parser.add_argument("--work", type=Path, default=work, help="file of finished runs, one a line")
+    parser.add_argument("--note", default="", help="words to write below the table")
+    parser.add_argument(
+        "--output", type=Path, default=Path("capacity-gap-pilot.json"),
+        help="file for the summary; the table is written beside it as .md",
+    )  # fmt: skip
     return parser.parse_args()
 
 
 class Bench:
-    """Teachers and texts, each loaded once; `run` is one experiment."""
+    """Holds teachers and texts, each loaded once; `run` makes one student."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -75,7 +87,7 @@ class Bench:
         return "/".join(path.parts[-2:]) if path.parent.name == "series" else path.name
 
     def pairs(self) -> Iterator[tuple[int, int, str]]:
-        """(seed, student size, teacher), all of one seed before the next."""
+        """Yields (seed, student size, teacher) of every run, all of one seed before the next."""
         for seed in range(self.options.seeds):
             for size in self.options.students:
                 for name, teacher in self.teachers.items():
@@ -83,6 +95,7 @@ class Bench:
                         yield seed, size, name
 
     def run(self, seed: int, size: int, name: str) -> dict:
+        """Prunes the teacher `name` to `size`, distils, and returns the student's losses."""
         start, teacher = time.process_time(), self.teachers[name]
         shape = student_shape(teacher, size)
         student = prune(teacher, self.importance_of(name), shape)
@@ -103,7 +116,7 @@ class Bench:
         }  # fmt: skip
 
     def sample(self, seed: int) -> Tensor:
-        """The training blocks of a seed, the same for every teacher and student."""
+        """Returns the training blocks of a seed, the same for every teacher and student."""
         order = torch.randperm(len(self.blocks), generator=torch.Generator().manual_seed(seed))
         return self.blocks[order[: self.options.tokens // self.options.window]]
 
@@ -114,6 +127,7 @@ class Bench:
         return self.importance[name]
 
     def key(self, seed: int, size: int, name: str) -> dict:
+        """Returns the fields that tell one run from another in the work file."""
         options = self.options
         return {
             "seed": seed, "student": size, "teacher": name, "tokens": options.tokens,
@@ -136,7 +150,7 @@ def load(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 
 @torch.no_grad()
 def losses(model: PreTrainedModel, passages: Tensor) -> Tensor:
-    """Mean loss of each passage, nats per token: [count]."""
+    """Returns the mean loss of each passage, nats per token: [count]."""
     each = []
     for ids in passages.split(16):
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
@@ -164,7 +178,7 @@ def main() -> None:
     teachers = {n: losses(t, bench.valid).mean().item() for n, t in bench.teachers.items()}
     summary = summarise(done, teachers) | {"note": options.note}
     options.output.write_text(json.dumps(summary, indent=1) + "\n")
-    options.output.with_suffix(".md").write_text(f"{table(summary)}\n{options.note}\n")
+    options.output.with_suffix(".md").write_text(f"{TITLE}\n\n{table(summary)}\n{options.note}\n")
 
 
 if __name__ == "__main__":

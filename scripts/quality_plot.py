@@ -1,4 +1,7 @@
-"""The rows as a picture: how far from the original by size, in loss above and in KL below."""
+"""Draws the rows of `bench_quality.py`: distance from the original over size.
+
+The distance is the increase in loss in the upper row, and the KL in the lower row.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,6 +13,8 @@ from peers import family
 from peers.bench import Row, Task
 from quality_report import LEAST, Curves
 
+from bitstack.machine.extras import require
+
 SIZES = {"whole": "resident bytes, whole model", "linear": "bits of a linear weight"}
 DISTANCES = {
     "increase": "loss above the original,\nnats per token",
@@ -20,7 +25,11 @@ MARKS = "osD^vPX*<>"
 
 
 def plot(task: Task, rows: Sequence[Row], file: Path) -> None:
-    """One column a view, one row a distance; increases below LEAST lie at LEAST."""
+    """Writes the picture: one column for each view, one row for each distance.
+
+    Increases below LEAST are drawn at LEAST.
+    """
+    require("matplotlib")
     import matplotlib
 
     matplotlib.use("Agg")
@@ -50,7 +59,7 @@ def plot(task: Task, rows: Sequence[Row], file: Path) -> None:
 def _points(curves: Curves, method: str, view: str, distance: str) -> list[tuple[float, float]]:
     if distance == "kl":
         return sorted(curves.divergences(method, view))
-    return sorted((size, max(found, LEAST)) for size, found in curves.points(method, view))
+    return sorted((size, max(value, LEAST)) for size, value in curves.points(method, view))
 
 
 def _draw(axis: Any, points: list[tuple[float, float]], label: str, style: dict[str, Any]) -> None:
@@ -59,7 +68,7 @@ def _draw(axis: Any, points: list[tuple[float, float]], label: str, style: dict[
 
 
 def _styles(curves: Curves) -> dict[str, dict[str, Any]]:
-    """A colour for every tool, a mark for each of its settings; ours in front."""
+    """Returns a colour for every tool and a mark for each of its methods; ours lies in front."""
     families: dict[str, list[str]] = defaultdict(list)
     for method in dict.fromkeys([*curves.methods("whole"), *curves.methods("linear")]):
         families[family(method)].append(method)

@@ -1,7 +1,7 @@
-"""Finished rows of the benchmark: kept with the project, so that a run goes on on any machine.
+"""Reads and writes the finished rows of `bench_quality.py`, which are kept in the repository.
 
-One file a model, one row a line, each with its task and the commit that measured it. A row stays
-until `forget` drops it; whether a later change of the library asks for that, a person decides.
+Each model has a file, with one row a line, its task and the commit that measured it. A row stays
+until `forget` drops it: a person decides whether a change of the library makes it stale.
 """
 
 import json
@@ -15,26 +15,29 @@ from peers import family
 from peers.bench import Row, Task
 
 ROWS = Path(__file__).parent / "quality"
-DECIDES = ("bitstack", "metrics", "recipes", "scripts/peers")  # what a row depends on
+DECIDES = ("bitstack", "metrics", "recipes", "scripts/peers")  # folders that a row depends on
 
 
 def file_of(folder: Path, model: str) -> Path:
+    """Returns the file with the rows of a model."""
     return folder / f"rows-{model}.jsonl"
 
 
 class Rows:
-    """The rows of one task; other tasks' lines stay as they are."""
+    """The rows of one task, in a file that may hold others."""
 
     def __init__(self, file: Path, task: Task) -> None:
         self.file, self.task = file, task
-        found = [line for line in _lines(file) if Task(**line["task"]) == task]
-        self.rows = [Row(**line["row"]) for line in found]
-        self.commits = [line["commit"] for line in found]
+        lines = [line for line in _lines(file) if Task(**line["task"]) == task]
+        self.rows = [Row(**line["row"]) for line in lines]
+        self.commits = [line["commit"] for line in lines]
 
     def has(self, method: str, setting: str) -> bool:
+        """Returns whether the row of a method at a setting is there."""
         return any(r.method == method and r.setting == setting for r in self.rows)
 
     def add(self, row: Row) -> None:
+        """Adds a row and writes it to the file."""
         self.rows.append(row)
         self.commits.append(commit())
         line = {"task": asdict(self.task), "commit": self.commits[-1], "row": row.to_json()}
@@ -43,22 +46,22 @@ class Rows:
             file.write(json.dumps(line) + "\n")
 
     def of(self, name: str) -> list[Row]:
-        """The rows of one of `peers.METHODS`."""
+        """Returns the rows of one of `peers.METHODS`."""
         return [row for row in self.rows if family(row.method) == name]
 
     @property
     def made_by(self) -> dict[str, list[str]]:
-        """The commits that measured the rows, with the methods each of them measured."""
-        made: dict[str, list[str]] = {}
-        for row, found in zip(self.rows, self.commits, strict=True):
-            names = made.setdefault(found, [])
+        """The methods that each commit measured, by commit."""
+        methods: dict[str, list[str]] = {}
+        for row, measured_by in zip(self.rows, self.commits, strict=True):
+            names = methods.setdefault(measured_by, [])
             if row.method not in names:
                 names.append(row.method)
-        return made
+        return methods
 
 
 def forget(file: Path, task: Task, names: list[str]) -> None:
-    """Drop the rows of some of `peers.METHODS` in one task."""
+    """Drops the rows of some of `peers.METHODS` in one task."""
     kept = [
         line
         for line in _lines(file)
@@ -69,14 +72,16 @@ def forget(file: Path, task: Task, names: list[str]) -> None:
 
 
 def tasks(file: Path) -> list[Task]:
-    """The tasks that have rows in `file`, in the order of their first."""
+    """Returns the tasks that have rows in `file`, in the order of their first row."""
     return list(dict.fromkeys(Task(**line["task"]) for line in _lines(file)))
 
 
 @cache
 def commit() -> str:
-    """The commit this script is of, as it was first asked for; `-dirty` behind it where what a row
-    depends on is not as committed, `unknown` outside git."""
+    """Returns the commit of this checkout; `unknown` outside git.
+
+    `-dirty` follows where a folder that a row depends on has uncommitted changes.
+    """
     head = _git("rev-parse", "--short", "HEAD").stdout.strip()
     changed = _git("status", "--porcelain", "--", *(f":/{path}" for path in DECIDES)).stdout
     return head + "-dirty" * bool(changed) if head else "unknown"

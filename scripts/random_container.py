@@ -1,5 +1,7 @@
-"""A container of random signs in the shape of any model, made in seconds: for benchmarks of speed
-and memory, which do not depend on what the blocks say. Its text is noise."""
+"""Makes a container of random blocks for any model shape, in seconds.
+
+For benchmarks of speed and memory, which do not depend on the values. Its text is noise.
+"""
 
 import json
 from importlib.metadata import version
@@ -25,10 +27,17 @@ def random_container(
     dtype: torch.dtype = torch.bfloat16,
     seed: int = 0,
 ) -> Path:
-    """Write the container of a `config` model into `folder` and return it.
+    """Writes a container into `folder`; returns `folder`.
 
-    Every matrix has `planes` planes and, at every level, columns of norm 1, so that activations
-    stay finite. The order raises all stacks from level to level.
+    At every level the columns of a matrix have norm 1, so that activations stay finite. The order
+    raises all stacks by one level before the next.
+
+    Args:
+        folder: A new folder.
+        config: Shape of the model.
+        planes: Bit planes of every matrix.
+        dtype: Of the dense tensors.
+        seed: Seed of the random planes.
     """
     generator = torch.Generator().manual_seed(seed)
     model = skeleton(config, dtype)
@@ -47,8 +56,8 @@ def random_container(
     total = sum(t.bytes for spec in specs.values() for t in spec.all())
     shards = write_shards(folder, journal, list(tensor_order(stored, specs, order)), total)
     journal.remove()
-    asked = config.to_dict() | {"quantization_config": {"quant_method": "bitstack"}}
-    (folder / "config.json").write_text(json.dumps(asked))
+    config_fields = config.to_dict() | {"quantization_config": {"quant_method": "bitstack"}}
+    (folder / "config.json").write_text(json.dumps(config_fields))
     Manifest(
         base_model="random",
         original_bytes=sum(p.numel() * p.dtype.itemsize for p in model.parameters()),

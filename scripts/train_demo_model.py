@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Train a small Llama, tokenizer and all, from any text: how the demo model was made.
+"""Trains a small Llama and its tokenizer on any text. The demo model was made with it.
 
     python scripts/train_demo_model.py books/ my-model --valid other-books/
 
-The defaults give the shape, the tokens and the steps of `recipes/demo-model`. A run is repeated
-by its seed, on the same machine to the bit, and goes on after an interruption with --resume.
-While it lasts everything lies in OUTPUT.part; OUTPUT appears whole at the end.
+The defaults are the shape, tokens and steps of `recipes/demo-model`. The same seed gives the same
+weights on the same machine, and --resume goes on after an interruption. During training all files
+lie in OUTPUT.part, which becomes OUTPUT at the end.
 """
 
 import hashlib
@@ -35,13 +35,13 @@ from bitstack.errors import UserError
 from bitstack.metrics.loss.perplexity import perplexity
 from bitstack.original.text import Tokens, read_documents, token_ids
 
-END = "<|endoftext|>"  # id 0: between documents, and the mark that parts books in one file
+END = "<|endoftext|>"  # id 0, between documents; separates books within one text file too
 CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the weights depend on, besides the text."""
+    """Everything besides the text that the weights depend on."""
 
     vocabulary: int = 4096
     hidden: int = 256
@@ -49,13 +49,13 @@ class Settings:
     layers: int = 6
     heads: int = 4
     kv_heads: int = 2
-    positions: int = 1024
-    tokens: int = 18_522_112  # trained on, rounded down to whole steps
+    positions: int = 1024  # longest context in tokens
+    tokens: int = 18_522_112  # to train on, rounded down to whole steps
     window: int = 256  # tokens
-    batch: int = 32  # windows a step
-    rate: float = 2e-3  # of learning, at its highest
+    batch: int = 32  # windows in a step
+    rate: float = 2e-3  # highest learning rate
     warmup: int = 100  # steps
-    decay: float = 0.1  # of weights, not of norms
+    decay: float = 0.1  # weight decay, of matrices only
     seed: int = 0
 
     @property
@@ -88,7 +88,7 @@ class Training:
         )
 
     def advance(self, ids: Tensor) -> Tensor:
-        """One step on the windows that are next; returns the loss, a scalar in nats."""
+        """Trains one step on the next windows; returns the loss, a scalar in nats."""
         starts = window_starts(self.settings, len(ids), self.step)
         batch = ids[starts.unsqueeze(1) + torch.arange(self.settings.window)]
         batch = batch.to(self.model.device)
@@ -102,6 +102,7 @@ class Training:
         return loss.detach()
 
     def state(self) -> dict[str, Any]:
+        """Returns what a checkpoint holds."""
         return {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -111,6 +112,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Continues from the `state` of a checkpoint."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -119,7 +121,11 @@ class Training:
 
 
 def llama_config(settings: Settings) -> LlamaConfig:
-    """Raises UserError for sizes that do not go together."""
+    """Returns the config of the model.
+
+    Raises:
+        UserError: Sizes do not go together.
+    """
     if settings.window > settings.positions:
         raise UserError(
             f"window is {settings.window} tokens; it must be at most {settings.positions}, the "
@@ -146,12 +152,17 @@ def llama_config(settings: Settings) -> LlamaConfig:
 
 
 def documents(source: str) -> list[str]:
+    """Returns the documents of a text source, split at END."""
     parts = (part for text in read_documents(source) for part in text.split(END))
     return [part for part in parts if part.strip()]
 
 
 def train_tokenizer(texts: list[str], settings: Settings) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, as of GPT-2: no text is unknown to it, and all of it can be decoded."""
+    """Trains a byte-level BPE like that of GPT-2, which encodes and decodes any text.
+
+    Raises:
+        UserError: The text gives another number of tokens than `settings.vocabulary`.
+    """
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -162,11 +173,11 @@ def train_tokenizer(texts: list[str], settings: Settings) -> PreTrainedTokenizer
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    found = backend.get_vocab_size()
-    if found != settings.vocabulary:
+    size = backend.get_vocab_size()
+    if size != settings.vocabulary:
         raise UserError(
-            f"vocabulary is {settings.vocabulary}, but this text gives {found} tokens; it must be "
-            f"at least 257 and at most what the text gives; set it to {found} or give more text"
+            f"vocabulary is {settings.vocabulary}, but this text gives {size} tokens; it must be "
+            f"at least 257 and at most what the text gives; set it to {size} or give more text"
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -177,7 +188,11 @@ def train_tokenizer(texts: list[str], settings: Settings) -> PreTrainedTokenizer
 
 
 def encode(texts: list[str], tokenizer: PreTrainedTokenizerBase, settings: Settings) -> Tensor:
-    """All texts, the end token after each: int64 [N]."""
+    """Returns the tokens of all texts, the end token after each, int64 [N].
+
+    Raises:
+        UserError: The text, or `settings.tokens`, is too short.
+    """
     rows = tokenizer(texts, verbose=False)["input_ids"]
     ids = torch.tensor([i for row in rows for i in (*row, 0)], dtype=torch.int64)
     if settings.steps < 1:
@@ -194,9 +209,10 @@ def encode(texts: list[str], tokenizer: PreTrainedTokenizerBase, settings: Setti
 
 
 def window_starts(settings: Settings, size: int, step: int) -> Tensor:
-    """Where the windows of a step begin: int64 [batch]. Each comes once before any comes again.
+    """Returns where the windows of a step begin, int64 [batch].
 
-    A function of seed and step alone, so that a resumed run reads what it would have read.
+    Each window comes once before any comes again. Depends on seed and step alone, so that a resumed
+    run reads the same windows.
     """
     count = size // settings.window
     places = range(step * settings.batch, (step + 1) * settings.batch)
@@ -206,11 +222,12 @@ def window_starts(settings: Settings, size: int, step: int) -> Tensor:
 
 @lru_cache(maxsize=2)
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:
+    """Returns the order of the windows in an epoch, int64 [count]."""
     return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count))
 
 
 def save_checkpoint(training: Training, path: Path, text: str) -> None:
-    """Whole or not at all: written beside, then renamed."""
+    """Writes a checkpoint beside `path` and then renames it, so that it is whole or not there."""
     part = path.with_suffix(".tmp")
     with part.open("wb") as file:
         settings = asdict(training.settings)
@@ -221,7 +238,11 @@ def save_checkpoint(training: Training, path: Path, text: str) -> None:
 
 
 def load_checkpoint(training: Training, path: Path, text: str) -> None:
-    """Raises UserError when the run that is to go on was another one."""
+    """Restores a checkpoint.
+
+    Raises:
+        UserError: It was made with other settings or another text.
+    """
     state = torch.load(path, map_location=training.model.device, weights_only=True)
     for name, value in asdict(training.settings).items():
         if state["settings"][name] != value:
@@ -244,7 +265,23 @@ def train(
     save_every: int = 100,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Train, write the model folder `output`, and return what its train.json says."""
+    """Trains a model and writes it.
+
+    Args:
+        source: Text to train on: file, folder or .jsonl.
+        output: A new folder.
+        settings: Sizes and hyperparameters.
+        valid: Held-out text, whose loss goes into train.json.
+        resume: Go on from the checkpoint of an interrupted run.
+        save_every: Steps between checkpoints.
+        device: cpu, cuda or cuda:N.
+
+    Returns:
+        The content of train.json.
+
+    Raises:
+        UserError: As the functions of this module.
+    """
     part = output.with_name(output.name + ".part")
     check_folders(output, part, resume)
     texts = documents(source)
@@ -263,11 +300,13 @@ def train(
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Returns the tokenizer that an interrupted run trained."""
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
     return tokenizer
 
 
 def check_folders(output: Path, part: Path, resume: bool) -> None:
+    """Raises UserError where `output` is taken, or `part` does not go with `resume`."""
     if output.exists():
         raise UserError(f"{output} exists already; name a new folder or remove it")
     if resume and not (part / CHECKPOINT).exists():
@@ -277,6 +316,7 @@ def check_folders(output: Path, part: Path, resume: bool) -> None:
 
 
 def run(training: Training, ids: Tensor, save_every: int, save: Callable[[], None]) -> None:
+    """Trains all remaining steps, with a `save` every `save_every` steps."""
     steps = training.settings.steps
     training.model.train()
     with tqdm(total=steps, initial=training.step, unit="step", disable=None) as bar:
@@ -297,7 +337,7 @@ def finish(
     part: Path,
     output: Path,
 ) -> dict[str, Any]:
-    """Write bf16 weights and train.json, drop the checkpoint, and give the folder its name."""
+    """Writes bf16 weights and train.json, removes the checkpoint, renames `part` to `output`."""
     model, settings = training.model.bfloat16(), training.settings
     model.save_pretrained(part)
     total = model.num_parameters()
@@ -318,25 +358,29 @@ def finish(
 
 
 def main(
-    text: Annotated[str, typer.Argument(help="Folder of text files, a text file or a .jsonl.")],
+    text: Annotated[str, typer.Argument(help="Text file, folder of text files, or .jsonl.")],
     output: Annotated[Path, typer.Argument(help="New folder for the model.")],
-    valid: Annotated[str | None, typer.Option(help="Other text, to measure on.")] = None,
+    valid: Annotated[str | None, typer.Option(help="Held-out text to measure the loss on.")] = None,
     vocabulary: Annotated[int, typer.Option(help="Tokens of the tokenizer.")] = Settings.vocabulary,
-    hidden: int = Settings.hidden,
-    intermediate: int = Settings.intermediate,
-    layers: int = Settings.layers,
-    heads: int = Settings.heads,
-    kv_heads: int = Settings.kv_heads,
-    positions: int = Settings.positions,
+    hidden: Annotated[int, typer.Option(help="Hidden size.")] = Settings.hidden,
+    intermediate: Annotated[
+        int, typer.Option(help="Size of the feed-forward layers.")
+    ] = Settings.intermediate,
+    layers: Annotated[int, typer.Option(help="Number of layers.")] = Settings.layers,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = Settings.heads,
+    kv_heads: Annotated[int, typer.Option(help="Key and value heads.")] = Settings.kv_heads,
+    positions: Annotated[int, typer.Option(help="Longest context in tokens.")] = Settings.positions,
     tokens: Annotated[int, typer.Option(help="Tokens to train on.")] = Settings.tokens,
     window: Annotated[int, typer.Option(help="Tokens of a window.")] = Settings.window,
-    batch: Annotated[int, typer.Option(help="Windows of a step.")] = Settings.batch,
+    batch: Annotated[int, typer.Option(help="Windows in a step.")] = Settings.batch,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = Settings.rate,
     warmup: Annotated[int, typer.Option(help="Steps of warm-up.")] = Settings.warmup,
     decay: Annotated[float, typer.Option(help="Weight decay.")] = Settings.decay,
-    seed: int = Settings.seed,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the first weights and of the order of windows.")
+    ] = Settings.seed,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
 ) -> None:
     """Train a small Llama and its tokenizer on a text."""

@@ -1,4 +1,4 @@
-"""The two stored formats written down once more, in numpy: what the package's own are tested by."""
+"""The two stored formats in numpy, from their definition: the package's code is tested by them."""
 
 from typing import Literal
 

@@ -1,8 +1,8 @@
-"""A Hub on this machine: the parts of its HTTP interface that uploads and downloads use.
+"""A Hub server for tests: the parts of its HTTP interface that uploads and downloads use.
 
 It answers the real `huggingface_hub` client as huggingface.co does (paths, headers, status codes,
-large files by redirect to another host) and keeps a log of what was asked. Xet is not spoken; the
-client falls back to LFS. Anything unknown is answered 501 and logged in `unknown`.
+large files by redirect to another host) and logs the requests. It does not offer Xet, so the client
+falls back to LFS. An unknown request is answered with 501 and logged in `unknown`.
 """
 
 import base64
@@ -45,8 +45,8 @@ class Repo:
 class Request:
     method: str
     path: str
-    file: str | None = None  # whose content was asked for
-    start: int = 0  # of the range, in bytes
+    file: str | None = None  # whose content was requested
+    start: int = 0  # first byte of the requested range
 
 
 class HubServer(ThreadingHTTPServer):
@@ -62,16 +62,16 @@ class HubServer(ThreadingHTTPServer):
         self.large: dict[str, bytes] = {}  # sha256 -> content, committed or not
         self.log: list[Request] = []
         self.unknown: list[str] = []
-        self.uploads_left: int | None = None  # large files taken before connections break
+        self.uploads_left: int | None = None  # large files before connections break
         self.cut: dict[str, int] = {}  # file -> bytes after which its next download breaks
         self.lock = Lock()
         Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no news."""
+        """Does not print an error when a client hangs up."""
 
     def add(self, name: str, folder: Path, *, private: bool = False) -> Repo:
-        """The files of `folder` as the newest commit of a model."""
+        """Commits the files of `folder` to a model."""
         repo = self.repos.setdefault(name, Repo(private=private))
         files: dict[str, str | bytes] = {}
         for file in folder.iterdir():
@@ -83,15 +83,15 @@ class HubServer(ThreadingHTTPServer):
         return repo
 
     def fetched(self) -> list[str]:
-        """Files whose content was asked for since the last call, sorted."""
+        """Returns the files downloaded since the last call, sorted, and clears the log."""
         with self.lock:
             files = sorted(r.file for r in self.log if r.method == "GET" and r.file)
             self.log.clear()
         return files
 
     def content(self, repo: Repo, file: str, commit: str | None = None) -> bytes:
-        found = repo.commits[commit or repo.head][file]
-        return found if isinstance(found, bytes) else self.large[found]
+        held = repo.commits[commit or repo.head][file]
+        return held if isinstance(held, bytes) else self.large[held]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -150,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X_Error_Message": message} | ({"X_Error_Code": code} if code else {})
         self._json({"error": message}, status, **headers)
 
-    # who asks, and for what
+    # tokens and repositories
 
     def _token(self) -> str | None:
         return (self.headers.get("authorization") or "").removeprefix("Bearer ") or None
@@ -169,12 +169,12 @@ class _Handler(BaseHTTPRequestHandler):
         return self._token() == WRITER
 
     def _repo(self, name: str, revision: str = "main") -> tuple[Repo, str] | None:
-        """The model and commit asked for; None where the answer was a refusal."""
+        """Returns the requested model and commit; None if the request was refused."""
         if not self._known():
             return None
         repo = self.server.repos.get(name)
         if repo is None or (repo.private and self._token() is None):
-            if self._token() is None:  # what is missing and what is private look alike
+            if self._token() is None:  # the Hub does not tell a missing model from a private one
                 self._refuse(401, "Invalid username or password.")
             else:
                 self._refuse(404, "Repository not found", "RepoNotFound")
@@ -189,14 +189,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def create(self) -> None:
         self._note()
-        asked = json.loads(self._body())
+        request = json.loads(self._body())
         if not self._may_write():
             return
-        name = f"{asked['organization']}/{asked['name']}"
+        name = f"{request['organization']}/{request['name']}"
         if name in self.server.repos:
             self._json({"url": f"{self.server.url}/{name}"}, 409)
             return
-        private = asked.get("private") or asked.get("visibility") == "private"
+        private = request.get("private") or request.get("visibility") == "private"
         repo = self.server.repos[name] = Repo(private=bool(private))
         repo.commit({".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"})
         self._json({"url": f"{self.server.url}/{name}"})
@@ -208,9 +208,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def preupload(self, name: str, revision: str) -> None:
         files = json.loads(self._body())["files"]
-        if not self._may_write() or not (found := self._repo(name, revision)):
+        if not self._may_write() or not (opened := self._repo(name, revision)):
             return
-        repo, _ = found
+        repo, _ = opened
         self._json({"files": [self._mode(repo, file) for file in files]})
 
     def _mode(self, repo: Repo, file: dict[str, Any]) -> dict[str, Any]:
@@ -250,16 +250,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, ETag=f'"{oid}"')
 
     def verify(self, name: str) -> None:
-        asked = json.loads(self._body())
-        held = self.server.large.get(asked["oid"])
-        self._json({}, 200 if held is not None and len(held) == asked["size"] else 404)
+        request = json.loads(self._body())
+        held = self.server.large.get(request["oid"])
+        self._json({}, 200 if held is not None and len(held) == request["size"] else 404)
 
     def commit(self, name: str, revision: str) -> None:
         self._note()
         lines = [json.loads(line) for line in self._body().splitlines()]
-        if not self._may_write() or not (found := self._repo(name, revision)):
+        if not self._may_write() or not (opened := self._repo(name, revision)):
             return
-        repo, _ = found
+        repo, _ = opened
         files = dict(repo.files)
         for key, value in ((line["key"], line["value"]) for line in lines):
             if key == "file":
@@ -278,15 +278,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def info(self, name: str, revision: str = "main") -> None:
         self._note()
-        if found := self._repo(name, revision):
-            repo, commit = found
+        if opened := self._repo(name, revision):
+            repo, commit = opened
             names = [{"rfilename": file} for file in sorted(repo.commits[commit])]
             self._json({"id": name, "sha": commit, "private": repo.private, "siblings": names})
 
     def tree(self, name: str, revision: str, folder: str | None = None) -> None:
         self._note()
-        if found := self._repo(name, revision):
-            repo, commit = found
+        if opened := self._repo(name, revision):
+            repo, commit = opened
             if folder:
                 self._refuse(404, f"{folder} does not exist", "EntryNotFound")
                 return
@@ -301,9 +301,9 @@ class _Handler(BaseHTTPRequestHandler):
         return entry | {"oid": hashlib.sha1(held.encode()).hexdigest(), "lfs": lfs}
 
     def resolve(self, name: str, revision: str, file: str) -> None:
-        if not (found := self._repo(name, revision)):
+        if not (opened := self._repo(name, revision)):
             return
-        repo, commit = found
+        repo, commit = opened
         held = repo.commits[commit].get(file)
         if held is None:
             self._note()
@@ -322,17 +322,17 @@ class _Handler(BaseHTTPRequestHandler):
         self._content(file, self.server.large[oid], ETag=f'"{oid}"')
 
     def _content(self, file: str, data: bytes, **headers: str) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        start = int(asked[1]) if asked else 0
+        ranged = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        start = int(ranged[1]) if ranged else 0
         self._note(file, start)
-        if asked:
+        if ranged:
             headers["Content_Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         part = data[start:]
         headers |= {"Content_Length": str(len(part)), "Accept_Ranges": "bytes"}
         if self.command == "GET" and file in self.server.cut:
             part = part[: self.server.cut.pop(file)]
             self.close_connection = True
-        self._send(206 if asked else 200, part, **headers)
+        self._send(206 if ranged else 200, part, **headers)
 
 
 def _git_oid(data: bytes) -> str:

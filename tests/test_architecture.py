@@ -130,3 +130,20 @@ def test_every_folder_is_installed() -> None:
         for name, file in modules().items()
     }
     assert set(project["tool"]["setuptools"]["packages"]) == packages - {"bitstack.recipes.tasks"}
+
+
+def test_every_module_has_a_test() -> None:
+    """A test file of its name, or one whose first lines say "Also covers `room.module`."."""
+    heads = [
+        ast.get_docstring(ast.parse(file.read_text())) or ""
+        for file in (ROOT / "tests").rglob("test_*.py")
+    ]
+    covered = " ".join(head.partition("Also covers")[2] for head in heads)
+    missing = []
+    for name, file in modules().items():
+        *folders, last = name.removeprefix("bitstack.").split(".")
+        own = ROOT.joinpath("tests", *folders, f"test_{last}.py")
+        named = f"`{name.removeprefix('bitstack.')}`" in covered
+        if file.name != "__init__.py" and not own.is_file() and not named:
+            missing.append(name)
+    assert not missing

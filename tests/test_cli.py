@@ -1,4 +1,7 @@
-"""The commands as other tools call them: exit codes, output, and every kind of bad input."""
+"""The commands as other tools call them: exit codes, output, and every kind of bad input.
+
+Also covers `commands.tables`.
+"""
 
 import json
 import logging
@@ -50,7 +53,7 @@ def container(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(*args: object) -> Result:
-    return CliRunner().invoke(app, [str(arg) for arg in args])
+    return CliRunner().invoke(app, [str(arg) for arg in args], prog_name="compress-model")
 
 
 def fails(*args: object) -> str:
@@ -265,11 +268,25 @@ def test_all_errors_of_a_recipe_at_once(model: Path, tmp_path: Path) -> None:
 
 
 def test_usage_errors_exit_with_2(model: Path, tmp_path: Path) -> None:
-    result = call("run", model, "--output", tmp_path / "c", "--rnak", "1")
-    assert result.exit_code == 2
-    assert "--rank" in result.stderr
-    assert call("run", model).exit_code == 2
-    assert call("compres").exit_code == 2
+    unknown = fails("run", model, "--output", tmp_path / "c", "--rnak", "1")
+    assert "--rank" in unknown
+    assert unknown.endswith("see compress-model run --help")
+    assert "'--output'" in fails("run", model)
+    assert "'compres'; see compress-model --help" in fails("compres")
+    assert "--nope; see compress-model --help" in fails("--nope")
+    assert "requires an argument; see compress-model plan --help" in fails("plan", "c", "--budget")
+    number = fails("eval", model, "--text", "a.txt", "--window", "wide")
+    assert "'--window'" in number
+    assert "'wide'" in number
+    deep = fails("metric", "gap", "teacher", "--student", "big")
+    assert deep.endswith("'big'); see compress-model metric gap teacher --help")
+
+
+def test_a_group_without_a_command_prints_its_help() -> None:
+    for group in ([], ["metric"], ["metric", "gap"]):
+        result = call(*group)
+        assert result.exit_code == 2
+        assert "Commands:" in result.output
 
 
 def test_text_that_cannot_be_used(model: Path, tmp_path: Path) -> None:

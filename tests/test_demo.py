@@ -1,3 +1,5 @@
+"""The demonstration measures what the commands measure, and replaces only its own output."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +33,13 @@ def small(pico_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def found(small: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Demo]:
+def result(small: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Demo]:
     folder = tmp_path_factory.mktemp("demo") / "out"
     return folder, run_demo(folder, **small)
 
 
-def test_five_budgets_beside_the_original(found: tuple[Path, Demo], small: dict) -> None:
-    folder, demo = found
+def test_five_budgets_beside_the_original(result: tuple[Path, Demo], small: dict) -> None:
+    folder, demo = result
     assert [row.name for row in demo.rows] == [
         "original", "floor", "2bpw", "3bpw", "4bpw", "everything",
     ]  # fmt: skip
@@ -54,8 +56,8 @@ def test_five_budgets_beside_the_original(found: tuple[Path, Demo], small: dict)
     assert all(row.tokens_per_second > 0 for row in demo.rows)
 
 
-def test_its_figures_are_those_of_eval(found: tuple[Path, Demo], small: dict) -> None:
-    folder, demo = found
+def test_its_figures_are_those_of_eval(result: tuple[Path, Demo], small: dict) -> None:
+    folder, demo = result
     text = str(small["held_out"])
     for row, path, budget in (
         (demo.rows[0], small["model"], None),
@@ -66,8 +68,8 @@ def test_its_figures_are_those_of_eval(found: tuple[Path, Demo], small: dict) ->
         assert row.scored.resident_bytes == again.resident_bytes
 
 
-def test_what_it_writes(found: tuple[Path, Demo]) -> None:
-    folder, demo = found
+def test_what_it_writes(result: tuple[Path, Demo]) -> None:
+    folder, demo = result
     assert {file.name for file in folder.iterdir()} == {
         ".bitstack-demo", "model", "demo.json", "memory-quality.png", "memory-quality.svg",
     }  # fmt: skip
@@ -76,21 +78,21 @@ def test_what_it_writes(found: tuple[Path, Demo]) -> None:
     assert record["rows"][0]["scored"]["bits_per_byte"] == demo.rows[0].scored.bits_per_byte
 
 
-def test_the_table_says_how_it_was_measured(found: tuple[Path, Demo]) -> None:
+def test_the_table_says_how_it_was_measured(result: tuple[Path, Demo]) -> None:
     console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_demo(console, found[1])
+    print_demo(console, result[1])
     text = console.export_text()
-    scored = found[1].rows[0].scored
+    scored = result[1].rows[0].scored
     assert f"{scored.tokens} tokens of text.txt, window {WINDOW}, stride {WINDOW}" in text
-    for row in found[1].rows:
+    for row in result[1].rows:
         assert f"{row.scored.bits_per_byte:.4f}" in text
     assert demonstration.PROMPT in text
 
 
 def test_it_replaces_its_own_output_and_no_other(
-    found: tuple[Path, Demo], small: dict, tmp_path: Path
+    result: tuple[Path, Demo], small: dict, tmp_path: Path
 ) -> None:
-    folder, demo = found
+    folder, demo = result
     (folder / "notes.txt").write_text("mine")
     again = run_demo(folder, **small)
     assert (folder / "notes.txt").read_text() == "mine"

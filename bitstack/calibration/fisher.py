@@ -1,8 +1,11 @@
-"""Text in, how much the loss feels an error of every matrix out: one pass forward and one back.
+"""Measures the Fisher information of every matrix's outputs: one pass forward and one back.
 
-The hidden states that enter each layer are left in files, from which `stacker` takes up any layer
-by itself. Several workers share the batches; sums over them are taken in an order that does not
-depend on how many workers there are.
+The Fisher information of an output row is the mean square of its gradient, E[g²]. It is the
+curvature of the loss: half of it times the squared error of that output is how many nats the loss
+rises. The hidden states that enter each layer are left in files, from which
+`compression.decompose_stage` runs any layer by itself. Several workers share the batches; sums over
+batches are taken in an order that does not depend on how many workers there are. Does not collect
+the inputs of the matrices; see `calibration.observers`.
 """
 
 from dataclasses import dataclass
@@ -17,13 +20,13 @@ from bitstack.calibration.spill import Spill
 from bitstack.machine.workers import Workers
 from bitstack.original.matrices import Matrix
 
-_PARTS = 16  # the batches are summed up in so many parts, however many workers there are
-_EMBEDDING = "~embedding"  # no matrix is called so
+_PARTS = 16  # groups of batches; each is summed up alone, so no sum depends on the worker count
+_EMBEDDING = "~embedding"  # no matrix has this name
 
 
 @dataclass
-class Sensitivity:
-    """How much the loss feels an error: gradient second moments, means over tokens."""
+class FisherInformation:
+    """Second moments of the gradients, as means over tokens."""
 
     rows: dict[str, Tensor]  # matrix -> [m], E[g²] of each output row
     embedding: Tensor  # [d, d], E[g gᵀ] for a row of the embedding, at the tokens that use it
@@ -31,11 +34,17 @@ class Sensitivity:
     def of_embedding(
         self, uses: Tensor, head_moment: Tensor | None, head_rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Moment [d, d] and row weights [V] of an embedding whose rows were used `uses` [V] times.
+        """Returns the second moment [d, d] and the row weights [V] that an embedding is coded with.
 
-        Row r used as input costs share_r · e G eᵀ; where the head is tied to it, used as output it
-        costs also rows_r · e H eᵀ. The sum is put as one moment and one weight a row, exact when
-        all rows err alike.
+        An error e of row r, used as input, costs share_r · e G eᵀ, where G is E[g gᵀ]. If the head
+        is tied to the embedding, row r is an output too and costs also rows_r · e H eᵀ. The coder
+        takes one moment and one weight a row, so the sum is written in that form: exact when all
+        rows have the same error.
+
+        Args:
+            uses: how often each row stands in the text, [V].
+            head_moment: H = E[x xᵀ] [d, d] of the tied head's inputs, None without one.
+            head_rows: E[g²] [V] of the tied head's outputs, None without one.
         """
         gradient = self.embedding
         share = (uses + 1).to(gradient) / float(uses.sum() + len(uses))
@@ -43,85 +52,96 @@ class Sensitivity:
             return gradient, share
         head = head_rows.to(gradient)
         moment = head.sum() * head_moment + gradient
-        felt = head * head_moment.trace() + share * gradient.trace()
-        return moment, felt / moment.trace()
+        # What row r costs by itself for an error alike in all directions: traces, not matrices.
+        row_costs = head * head_moment.trace() + share * gradient.trace()
+        return moment, row_costs / moment.trace()
 
 
-def state(layer: int, batch: int) -> str:
-    """The spilled hidden states of a batch that enter a layer; of the last + 1, that leave it."""
+def state_key(layer: int, batch: int) -> str:
+    """File of the hidden states of a batch that enter `layer`; for the number of layers, those that
+    leave the last one."""
     return f"state-{layer}-{batch}"
 
 
-def sensitivity(
+def measure_fisher(
     runner: LayerRunner, matrices: list[Matrix], spill: Spill, *, seed: int, workers: Workers
-) -> Sensitivity:
-    """One backward pass of the model's own expected loss.
+) -> FisherInformation:
+    """Measures the Fisher information of `matrices` and of the embedding over the runner's windows.
 
-    Labels are drawn from the model's predictions, which makes the squared gradients the Fisher
-    information: the curvature of the loss, not its slope. Leaves the `state` files in `spill`.
+    Labels are drawn from the model's own predictions, not read from the text: squared gradients of
+    these are the Fisher information, which is the curvature of the loss even where its slope is
+    zero. Leaves the files of `state_key` in `spill`.
     """
     count = len(runner.windows)
     parts = [list(range(p, count, _PARTS)) for p in range(min(_PARTS, count))]
-    mine = {p: parts[p] for p in range(workers.rank, len(parts), workers.count)}
-    forward(runner, spill, [batch for batches in mine.values() for batch in batches])
-    _backward(runner, matrices, spill, mine, seed)
-    workers.wait("sensitivity")
-    return _total(spill, len(parts), sum(ids.numel() for ids in runner.windows))
+    own_parts = {p: parts[p] for p in range(workers.rank, len(parts), workers.count)}
+    spill_states(runner, spill, [batch for batches in own_parts.values() for batch in batches])
+    _backward(runner, matrices, spill, own_parts, seed)
+    workers.wait("fisher")
+    return _mean_over_tokens(spill, len(parts), sum(ids.numel() for ids in runner.windows))
 
 
-def forward(runner: LayerRunner, spill: Spill, batches: list[int]) -> None:
-    """The hidden states that enter every layer, and leave the last, into files."""
+def spill_states(runner: LayerRunner, spill: Spill, batches: list[int]) -> None:
+    """Writes the hidden states that enter every layer, and those that leave the last, to files."""
     with torch.no_grad():
-        with runner.outer():
-            runner.learn()
+        with runner.outer_loaded():
+            runner.record_calls()
             for batch in batches:
-                spill.put(state(0, batch), [runner.enter(batch)])
+                spill.put(state_key(0, batch), [runner.embed_batch(batch)])
         for index in range(len(runner)):
-            with runner.layer(index):
+            with runner.layer_loaded(index):
                 for batch in batches:
-                    hidden = _read(runner, spill, state(index, batch))
-                    spill.put(state(index + 1, batch), [runner.step(index, hidden)])
+                    hidden = _read(runner, spill, state_key(index, batch))
+                    spill.put(state_key(index + 1, batch), [runner.run_layer(index, hidden)])
 
 
 def _backward(
-    runner: LayerRunner, matrices: list[Matrix], spill: Spill, mine: dict[int, list[int]], seed: int
+    runner: LayerRunner,
+    matrices: list[Matrix],
+    spill: Spill,
+    parts: dict[int, list[int]],
+    seed: int,
 ) -> None:
-    """Gradients of every batch down to the embedding; what each part of them says, into a file."""
+    """Runs the batches of `parts` back to the embedding and writes one file of sums for each part.
+
+    A file `gradient-BATCH` holds the loss gradient at the input of the layer above.
+    """
     model, by_layer = runner.source.model, _by_layer(matrices)
-    observers = {part: GradientObserver() for part in mine}
-    with runner.outer():
-        for part, batches in mine.items():
+    observers = {part: GradientObserver() for part in parts}
+    with runner.outer_loaded():
+        for part, batches in parts.items():
             with observed(model, by_layer.get(None, []), observers[part]):
                 for batch in batches:
-                    last = _read(runner, spill, state(len(runner), batch))
+                    last = _read(runner, spill, state_key(len(runner), batch))
                     spill.put(f"gradient-{batch}", [_head_gradient(runner, batch, last, seed)])
     for index in reversed(range(len(runner))):
-        with runner.layer(index):
-            for part, batches in mine.items():
+        with runner.layer_loaded(index):
+            for part, batches in parts.items():
                 with observed(model, by_layer.get(index, []), observers[part]):
                     for batch in batches:
-                        hidden = _read(runner, spill, state(index, batch))
+                        hidden = _read(runner, spill, state_key(index, batch))
                         gradient = _read(runner, spill, f"gradient-{batch}")
-                        spill.put(f"gradient-{batch}", [_pull(runner, index, hidden, gradient)])
-    with runner.outer():
-        for part, batches in mine.items():
-            found = {_EMBEDDING: _embedding_gradient(runner, spill, batches)}
-            spill.put_named(f"felt-{part}", observers[part].squares | found)
+                        gradient = _layer_gradient(runner, index, hidden, gradient)
+                        spill.put(f"gradient-{batch}", [gradient])
+    with runner.outer_loaded():
+        for part, batches in parts.items():
+            embedding = {_EMBEDDING: _embedding_gradient(runner, spill, batches)}
+            spill.put_named(f"fisher-{part}", observers[part].squares | embedding)
 
 
-def _total(spill: Spill, parts: int, tokens: int) -> Sensitivity:
-    """The parts added up, one after the other."""
+def _mean_over_tokens(spill: Spill, parts: int, tokens: int) -> FisherInformation:
+    """Adds up the parts, always in the same order, and divides by the number of tokens."""
     total: dict[str, Tensor] = {}
     for part in range(parts):
-        for name, value in spill.named(f"felt-{part}").items():
+        for name, value in spill.get_named(f"fisher-{part}").items():
             total[name] = total[name] + value if name in total else value
     means = {name: value / tokens for name, value in sorted(total.items())}
     embedding = means.pop(_EMBEDDING)
-    return Sensitivity(means, embedding)
+    return FisherInformation(means, embedding)
 
 
 def _read(runner: LayerRunner, spill: Spill, key: str) -> Tensor:
-    return spill.peek(key)[0].to(runner.device)
+    return spill.get(key)[0].to(runner.device)
 
 
 def _by_layer(matrices: list[Matrix]) -> dict[int | None, list[Matrix]]:
@@ -132,45 +152,47 @@ def _by_layer(matrices: list[Matrix]) -> dict[int | None, list[Matrix]]:
 
 
 def _head_gradient(runner: LayerRunner, batch: int, last: Tensor, seed: int) -> Tensor:
-    """The gradient at the last layer's output `last`."""
+    """Gradient of the summed loss at `last`, the output of the last layer."""
     generator = torch.Generator().manual_seed(seed + batch)
-    drawn = torch.rand(last.shape[:2], generator=generator)
+    uniform = torch.rand(last.shape[:2], generator=generator)
     last = last.detach().requires_grad_()
     for part, logits in runner.logits_by_part(batch, last):
         logits = logits.float().flatten(0, 1)
-        labels = draw(logits.detach().softmax(-1), drawn[:, part].flatten().to(logits.device))
+        numbers = uniform[:, part].flatten().to(logits.device)
+        labels = draw_labels(logits.detach().softmax(-1), numbers)
         F.cross_entropy(logits, labels, reduction="sum").backward()
     assert last.grad is not None
     return last.grad
 
 
-def draw(chances: Tensor, uniform: Tensor) -> Tensor:
-    """One index of each row of `chances` [n, k], by a number from 0 to 1 for each, [n]."""
-    sums = chances.cumsum(-1)
+def draw_labels(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Draws one index from each row of `probabilities` [n, k] by a number from 0 to 1, [n]."""
+    sums = probabilities.cumsum(-1)
     wanted = (uniform * sums[:, -1]).unsqueeze(1)
-    return torch.searchsorted(sums, wanted)[:, 0].clamp_max(chances.shape[1] - 1)
+    return torch.searchsorted(sums, wanted)[:, 0].clamp_max(probabilities.shape[1] - 1)
 
 
-def _pull(runner: LayerRunner, index: int, hidden: Tensor, gradient: Tensor) -> Tensor:
+def _layer_gradient(runner: LayerRunner, index: int, hidden: Tensor, gradient: Tensor) -> Tensor:
+    """Takes the gradient at a layer's output back to its input `hidden`."""
     hidden = hidden.detach().requires_grad_()
-    runner.step(index, hidden).backward(gradient)
+    runner.run_layer(index, hidden).backward(gradient)
     assert hidden.grad is not None
     return hidden.grad
 
 
 def _embedding_gradient(runner: LayerRunner, spill: Spill, batches: list[int]) -> Tensor:
-    """Sum over tokens of g gᵀ for the embedding rows used.
+    """Sum over tokens of g gᵀ for the embedding rows used, [d, d].
 
     Models may scale rows on their way to layer 0 (Gemma) or add positions (GPT-2); the scale is
-    the regression of what arrives on the rows themselves.
+    estimated by regressing what arrives there on the rows themselves.
     """
     weight = runner.source.model.get_input_embeddings().weight
     assert isinstance(weight, Tensor)
     total = torch.zeros(weight.shape[1], weight.shape[1], device=weight.device)
     for batch in batches:
-        arrived = _read(runner, spill, state(0, batch))
+        arrived = _read(runner, spill, state_key(0, batch))
         gradient = _read(runner, spill, f"gradient-{batch}")
-        (spill.folder / f"gradient-{batch}").unlink()
+        spill.remove(f"gradient-{batch}")
         rows = weight[runner.windows[batch].to(weight.device)]
         if arrived.shape != rows.shape:  # projected (OPT-350m) or multiplied (Gemma 3n) on the way
             total.diagonal().add_(1)

@@ -1,8 +1,8 @@
-"""A model run one decoder layer at a time, forward and backward, over a batch of windows.
+"""Runs a model one decoder layer at a time, forward and backward, over batches of windows.
 
-Only the outer parts (embeddings, final norm, head) and one layer hold weights at once; hidden
-states of the current layer are in memory, those a backward pass needs lie in a spill folder. What
-is observed on the way is the caller's: this module calls hooks it does not understand.
+Only the outer parts (embeddings, final norm, head) and one layer hold weights at once. Does not
+observe anything on the way; see `calibration.observers`. Does not store hidden states; see
+`calibration.spill`.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,14 +17,14 @@ from bitstack.errors import UserError
 from bitstack.original.matrices import find_layers
 from bitstack.original.source import Source
 
-LOGITS = 1 << 24  # numbers of a vocabulary's width made at a time: 64 MiB in fp32
+LOGITS_AT_ONCE = 1 << 24  # numbers of one piece of logits, positions x vocabulary: 64 MiB in fp32
 
 Output = Any  # what a decoder layer returns: a tensor, or a tuple that starts with one
 
 
 @dataclass
 class _Call:
-    """How the model calls one layer: everything but the hidden state."""
+    """Everything but the hidden state that the model passes to one layer (masks, positions)."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -32,101 +32,112 @@ class _Call:
 
 @dataclass
 class LayerRunner:
-    """Runs `source` layer by layer over `windows`, a list of int64 id batches [b, length]."""
+    """Runs `source` layer by layer over `windows`, a list of int64 id batches [b, length].
+
+    How a model calls its layers differs from model to model. So one pass of the model's own forward
+    with stubs for layers records the calls, and `run_layer` repeats them on any hidden state.
+    """
 
     source: Source
     windows: list[Tensor]
     device: str = "cpu"
     calls: dict[torch.Size, list[_Call]] = field(default_factory=dict)  # by shape of hidden state
-    as_tuple: bool = False
+    returns_tuple: bool = False
 
     def __post_init__(self) -> None:
         name, self.layers = find_layers(self.source.model)
         names = [n for n, _ in self.source.model.named_parameters()]
-        self.inside = [[n for n in names if n.startswith(f"{name}.{i}.")] for i in range(len(self))]
-        taken = {n for inside in self.inside for n in inside}
-        self.outside = [n for n in names if n not in taken]
+        self.layer_parameters = [
+            [n for n in names if n.startswith(f"{name}.{i}.")] for i in range(len(self))
+        ]
+        taken = {n for inside in self.layer_parameters for n in inside}
+        self.outer_parameters = [n for n in names if n not in taken]
 
     def __len__(self) -> int:
+        """Number of decoder layers."""
         return len(self.layers)
 
     @contextmanager
-    def outer(self) -> Iterator[None]:
-        """The parts outside the layers are loaded within this context."""
-        self._load(self.outside)
+    def outer_loaded(self) -> Iterator[None]:
+        """Within this context the parts outside the decoder layers hold weights."""
+        self._load(self.outer_parameters)
         try:
             yield
         finally:
-            self.source.release(self.outside)
+            self.source.release(self.outer_parameters)
 
     @contextmanager
-    def layer(self, index: int) -> Iterator[nn.Module]:
-        """Decoder layer `index` is loaded within this context."""
-        self._load(self.inside[index])
+    def layer_loaded(self, index: int) -> Iterator[nn.Module]:
+        """Within this context decoder layer `index` holds weights."""
+        self._load(self.layer_parameters[index])
         try:
             yield self.layers[index]
         finally:
-            self.source.release(self.inside[index])
+            self.source.release(self.layer_parameters[index])
 
     def _load(self, names: list[str]) -> None:
         self.source.load(names, device=self.device)
         for name in names:
             self.source.check(name)  # before anything is computed from a broken weight
 
-    def embed(self) -> list[Tensor]:
-        """The hidden states that enter layer 0, one [b, length, width] tensor a batch."""
-        self._learn_output()
-        return [self._through(ids)[0] for ids in self.windows]
+    def embed_all(self) -> list[Tensor]:
+        """Returns the hidden states that enter layer 0, one [b, length, width] tensor a batch."""
+        self._find_output_form()
+        return [self._run_outer(ids)[0] for ids in self.windows]
 
-    def learn(self) -> None:
-        """See how the model calls its layers, by one batch of every shape."""
-        self._learn_output()
+    def record_calls(self) -> None:
+        """Records how the model calls its layers, by one batch of every shape."""
+        self._find_output_form()
         for ids in {ids.shape: ids for ids in self.windows}.values():
-            self._through(ids)
+            self._run_outer(ids)
 
-    def enter(self, batch: int) -> Tensor:
-        """The hidden states [b, length, width] of one batch that enter layer 0."""
-        return self._through(self.windows[batch])[0]
+    def embed_batch(self, batch: int) -> Tensor:
+        """Returns the hidden states [b, length, width] of one batch that enter layer 0."""
+        return self._run_outer(self.windows[batch])[0]
 
-    def step(self, index: int, hidden: Tensor) -> Tensor:
-        """Layer `index` (loaded) on `hidden`."""
+    def run_layer(self, index: int, hidden: Tensor) -> Tensor:
+        """Returns what layer `index`, which must be loaded, makes of `hidden` [b, length, width].
+
+        Needs the calls that `record_calls` or `embed_all` recorded for this shape.
+        """
         call = self.calls[hidden.shape][index]
         output = self.layers[index](hidden, *call.args, **call.kwargs)
         return output[0] if isinstance(output, tuple) else output
 
     def logits(self, batch: int, hidden: Tensor) -> Tensor:
-        """The model's logits for batch `batch` when its last layer gives `hidden`."""
-        return self._through(self.windows[batch], last=hidden)[1]
+        """Returns the logits of a batch [b, length, V] if the last layer gives `hidden`."""
+        return self._run_outer(self.windows[batch], last=hidden)[1]
 
     def logits_by_part(self, batch: int, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """`logits` a few positions at a time: (positions, logits [b, positions, vocabulary]).
+        """Yields `logits` a few positions at a time: (positions, logits [b, positions, V]).
 
-        What stands behind the last layer works on each position by itself.
+        V is the size of the vocabulary. All logits of a batch may not fit into memory; the final
+        norm and the head work on each position by itself, so the parts are those of the whole.
         """
         ids = self.windows[batch]
         wide = self.source.config.get_text_config().vocab_size * len(ids)
-        step = max(1, LOGITS // wide)
+        step = max(1, LOGITS_AT_ONCE // wide)
         for start in range(0, ids.shape[1], step):
             part = slice(start, start + step)
-            yield part, self._through(ids[:, part], last=hidden[:, part])[1]
+            yield part, self._run_outer(ids[:, part], last=hidden[:, part])[1]
 
-    def _learn_output(self) -> None:
-        """Does a layer return a tensor or a tuple? One real call of layer 0 tells."""
+    def _find_output_form(self) -> None:
+        """Finds out by one real call of layer 0 whether a layer returns a tensor or a tuple."""
 
         def look(layer: nn.Module, args: Any, output: Output) -> None:
-            self.as_tuple = isinstance(output, tuple)
+            self.returns_tuple = isinstance(output, tuple)
             raise _Stop
 
-        with self.layer(0) as layer, torch.no_grad():
+        with self.layer_loaded(0) as layer, torch.no_grad():
             handle = layer.register_forward_hook(look)
-            self._call(self.windows[0][:1, :2])
+            self._call_model(self.windows[0][:1, :2])
             handle.remove()
 
-    def _through(self, ids: Tensor, *, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The model's own forward with every layer passing its input on: (first hidden, logits).
+    def _run_outer(self, ids: Tensor, *, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Runs the model with layers that pass their input on; returns (first hidden, logits).
 
         `last` is what the last layer gives instead. Without it the pass ends there, and the calls
-        it saw are kept for `step`.
+        of the layers are kept for `run_layer`.
         """
         first: list[Tensor] = []
         calls: list[_Call] = []
@@ -139,16 +150,16 @@ class LayerRunner:
                 if at_end and last is None:
                     raise _Stop
                 result = last if at_end else hidden
-                return (result,) if self.as_tuple else result
+                return (result,) if self.returns_tuple else result
 
             return forward
 
-        with _replaced(self.layers, stub):
-            logits = self._call(ids)
+        with _forwards_replaced(self.layers, stub):
+            logits = self._call_model(ids)
         if last is None:
             known = self.calls.setdefault(first[0].shape, calls)
             for one, other in zip(known, calls, strict=True):
-                if not _same(one.args, other.args) or not _same(one.kwargs, other.kwargs):
+                if not _equal(one.args, other.args) or not _equal(one.kwargs, other.kwargs):
                     raise UserError(
                         f"{self.source.path}: layers of this model read more of the text than "
                         "their hidden state, so they cannot be run one by one over it; use "
@@ -156,7 +167,8 @@ class LayerRunner:
                     )
         return first[0], logits
 
-    def _call(self, ids: Tensor) -> Tensor:
+    def _call_model(self, ids: Tensor) -> Tensor:
+        """The model's logits, or `ids` where a hook or a stub has ended the pass early."""
         try:
             return self.source.model(ids.to(self.device), use_cache=False).logits
         except _Stop:
@@ -167,22 +179,22 @@ class _Stop(Exception):
     """Ends a forward pass early."""
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Are the arguments of two calls alike? Never, where they could carry a state (a cache)."""
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two calls have equal arguments; never, where one could carry a state (a cache)."""
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and torch.equal(a, b)
     if type(a) is dict:
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
     if type(a) in (tuple, list):
-        return len(a) == len(b) and all(map(_same, a, b))
+        return len(a) == len(b) and all(map(_equal, a, b))
     return a is b or (isinstance(a, bool | int | float | str) and a == b)
 
 
 @contextmanager
-def _replaced(
+def _forwards_replaced(
     layers: nn.ModuleList, stub: Callable[[int], Callable[..., Output]]
 ) -> Iterator[None]:
-    """Each layer's `forward` is `stub(index)` within this context."""
+    """Within this context the `forward` of each layer is `stub(index)`."""
     try:
         for index, layer in enumerate(layers):
             layer.forward = stub(index)

@@ -1,8 +1,8 @@
-"""What is seen of a matrix while the model runs: second moments of its input, and squares of the
-loss gradient at its output.
+"""Collects what a run of the model shows of each matrix: second moments of its inputs, and squares
+of the loss gradient at its outputs.
 
-How the model is run is `streaming`'s business, what the gradients are made for `sensitivity`'s,
-where the text comes from `text`'s.
+Does not run the model; see `calibration.layers`. Does not make the gradients; see
+`calibration.fisher`.
 """
 
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ _PRODUCTS = (F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__)
 
 @dataclass
 class Moments:
-    """What text says of one matrix's input: sums over tokens, fp32."""
+    """Statistics of the inputs of one matrix: sums over tokens and over samples, fp32."""
 
-    second: Tensor  # [n, n] sum of x xᵀ
+    second: Tensor  # [n, n] sum of x xᵀ over tokens
     norms: Tensor  # [n] sum over samples of the L2 norm over the sequence
     tokens: int = 0
     samples: int = 0
@@ -36,7 +36,7 @@ class Moments:
         )
 
     def add(self, x: Tensor) -> None:
-        """Count in `x` [..., n]; a leading batch dimension separates the samples."""
+        """Adds the inputs `x` [..., n]; in [b, tokens, n] each of the b entries is a sample."""
         x = x.detach().float()
         samples = x if x.ndim == 3 else x.reshape(1, -1, x.shape[-1])
         flat = x.reshape(-1, x.shape[-1])
@@ -46,11 +46,14 @@ class Moments:
         self.samples += len(samples)
 
     def mean(self) -> Tensor:
-        """E[x xᵀ], fp32 [n, n]."""
+        """Returns E[x xᵀ] over tokens, fp32 [n, n]."""
         return self.second / max(self.tokens, 1)
 
     def mean_norm(self) -> Tensor:
-        """Mean over samples of the L2 norm over the sequence, [n] (arXiv 2410.23918)."""
+        """Returns the mean over samples of the L2 norm over the sequence, [n].
+
+        The published BitStack scales columns by it (arXiv 2410.23918).
+        """
         return self.norms / max(self.samples, 1)
 
 
@@ -62,7 +65,8 @@ class InputObserver:
     _seen: dict[int, tuple[Tensor, Moments]] = field(default_factory=dict)
     _batch: torch.Size | None = None  # samples, tokens
 
-    def saw(self, matrix: Matrix, x: Tensor) -> None:
+    def observe_input(self, matrix: Matrix, x: Tensor) -> None:
+        """Adds the inputs `x` [..., n] to the moments of `matrix`."""
         # The tensor is kept until the batch ends, or its id could be another one's by then.
         if id(x) in self._seen:
             self.moments.setdefault(matrix.name, self._seen[id(x)][1])
@@ -71,7 +75,11 @@ class InputObserver:
         own.add(self._by_sample(x))
         self._seen[id(x)] = (x, own)
 
+    def observe_output(self, matrix: Matrix, y: Tensor) -> None:
+        """Does nothing: only inputs are collected."""
+
     def end_batch(self) -> None:
+        """Forgets the tensors of the batch; call it after each."""
         self._seen.clear()
         self._batch = None
 
@@ -83,9 +91,6 @@ class InputObserver:
             return x.unflatten(0, self._batch)
         return x
 
-    def gave(self, matrix: Matrix, y: Tensor) -> None:
-        """Outputs are not observed."""
-
 
 @dataclass
 class GradientObserver:
@@ -93,10 +98,11 @@ class GradientObserver:
 
     squares: dict[str, Tensor] = field(default_factory=dict)
 
-    def saw(self, matrix: Matrix, x: Tensor) -> None:
-        """Inputs are not observed."""
+    def observe_input(self, matrix: Matrix, x: Tensor) -> None:
+        """Does nothing: only gradients at outputs are collected."""
 
-    def gave(self, matrix: Matrix, y: Tensor) -> None:
+    def observe_output(self, matrix: Matrix, y: Tensor) -> None:
+        """Adds the gradient at `y` [..., m] to the squares of `matrix`, once it is computed."""
         if y.requires_grad:
             y.register_hook(lambda gradient: self._add(matrix, gradient))
 
@@ -111,7 +117,10 @@ Observer = InputObserver | GradientObserver
 
 @contextmanager
 def observed(model: nn.Module, matrices: list[Matrix], observer: Observer) -> Iterator[None]:
-    """Every product with one of `matrices` (loaded in `model`) is shown to `observer`."""
+    """Within this context `observer` sees every product with one of `matrices`.
+
+    The matrices must be loaded in `model`. An embedding is seen only where it is tied, as head.
+    """
     experts = {
         matrix.of(model.get_parameter(matrix.parameter)).data_ptr(): matrix
         for matrix in matrices
@@ -129,15 +138,18 @@ def observed(model: nn.Module, matrices: list[Matrix], observer: Observer) -> It
 
 
 def _hook(module: nn.Module, matrix: Matrix, observer: Observer) -> Any:
+    """Registers the observer at a module; returns the function that removes it."""
+
     def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        observer.saw(matrix, args[0])
-        observer.gave(matrix, output)
+        observer.observe_input(matrix, args[0])
+        observer.observe_output(matrix, output)
 
     return module.register_forward_hook(hook).remove
 
 
 class _ExpertProducts(TorchFunctionMode):
-    """Sees the products of single experts, which are no modules: by the memory of their slice."""
+    """Sees the products of single experts. These are no modules and take no hooks, so a product is
+    known by the address of the expert's slice of the fused tensor."""
 
     def __init__(self, experts: dict[int, Matrix], observer: Observer) -> None:
         super().__init__()
@@ -150,6 +162,6 @@ class _ExpertProducts(TorchFunctionMode):
         if func in _PRODUCTS and isinstance(args[1], Tensor):
             matrix = self.experts.get(args[1].data_ptr())
             if matrix is not None and args[0].numel():
-                self.observer.saw(matrix, args[0])
-                self.observer.gave(matrix, result)
+                self.observer.observe_input(matrix, args[0])
+                self.observer.observe_output(matrix, result)
         return result

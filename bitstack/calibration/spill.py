@@ -1,6 +1,7 @@
-"""Tensors of a run that wait in files, so that they do not fill the memory.
+"""Keeps tensors of a run in files, so that they do not fill the memory.
 
-Knows names and folders; what the tensors are is the caller's.
+Knows keys and folders. Does not know what the tensors are; see `calibration.fisher`,
+`ordering.reference` and `tuning.tuner`.
 """
 
 from pathlib import Path
@@ -12,8 +13,7 @@ from bitstack.machine.files import disk_errors
 
 
 class Spill:
-    """Tensors kept in files, one a key, so that what a backward pass needs does not stay in
-    memory."""
+    """A folder with one file of tensors for each key."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -21,23 +21,29 @@ class Spill:
             folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, key: str, tensors: list[Tensor]) -> None:
+        """Writes a list of tensors; `get` reads it back."""
         self.put_named(key, {str(i): tensor for i, tensor in enumerate(tensors)})
 
     def put_named(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Tensors by name, whole or not at all: another process may be waiting for the file."""
+        """Writes tensors by name; `get_named` reads them back.
+
+        The file appears whole or not at all, because another process may be waiting for it.
+
+        Raises:
+            UserError: when the disk is full or cannot be written.
+        """
         partial = self.folder / f"{key}.partial"
         with disk_errors(partial):
             save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, partial)
         partial.rename(self.folder / key)
 
-    def named(self, key: str) -> dict[str, Tensor]:
-        return load_file(self.folder / key)
-
-    def peek(self, key: str) -> list[Tensor]:
-        tensors = self.named(key)
+    def get(self, key: str) -> list[Tensor]:
+        tensors = self.get_named(key)
         return [tensors[str(i)] for i in range(len(tensors))]
 
-    def take(self, key: str) -> list[Tensor]:
-        tensors = self.peek(key)
-        (self.folder / key).unlink()
-        return tensors
+    def get_named(self, key: str) -> dict[str, Tensor]:
+        return load_file(self.folder / key)
+
+    def remove(self, key: str) -> None:
+        """Deletes the file of a key, if there is one."""
+        (self.folder / key).unlink(missing_ok=True)

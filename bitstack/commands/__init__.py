@@ -1,2 +1,2 @@
-"""What `compress-model` takes and prints: one file a command, with its tables. The only room that
-prints; computes nothing."""
+"""What `compress-model` takes and prints: one file for each command, with its tables. Only this
+room prints. It computes nothing; every command calls one function of another room."""

@@ -1,7 +1,6 @@
 """`compress-model eval`."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -9,13 +8,19 @@ from bitstack.commands.shared import (
     Budget,
     Device,
     Json,
+    Level,
     Limit,
+    MaxTokens,
     Model,
+    Original,
     Quiet,
+    Stride,
     Tasks,
     TasksFolder,
-    silence,
-    split,
+    TextOrNone,
+    Window,
+    silence_libraries,
+    split_names,
     write_result,
 )
 from bitstack.machine.workers import is_first
@@ -23,57 +28,57 @@ from bitstack.machine.workers import is_first
 
 def evaluate(
     model: Model,
-    text: Annotated[
-        str | None,
-        typer.Option(help="Text file, folder, FILE.jsonl or hf:DATASET[:CONFIG][:COLUMN]."),
-    ] = None,
+    text: TextOrNone = None,
     budget: Budget = None,
-    level: Annotated[
-        int | None, typer.Option(metavar="J", help="Every stack at this level instead.")
-    ] = None,
-    window: Annotated[
-        int | None, typer.Option(help="Tokens of a window [default: the model's, 2048 at most].")
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option(help="Tokens between windows [default: the window].")
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Use only the first tokens.")] = None,
+    level: Level = None,
+    window: Window = None,
+    stride: Stride = None,
+    max_tokens: MaxTokens = None,
     tasks: Tasks = None,
     tasks_folder: TasksFolder = None,
     limit: Limit = None,
-    original: Annotated[
-        Path | None, typer.Option(metavar="MODEL", help="Compare task scores with this model's.")
-    ] = None,
+    original: Original = None,
     json: Json = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Measure perplexity and bits per byte on a text, scores on benchmark tasks, or both."""
-    silence(own=quiet)
+    """Measure perplexity on a text, scores on tasks, or both.
+
+    Give --text, --tasks or both. With --original the task scores of that model stand beside, with
+    the share of them that the container keeps.
+
+    Example: compress-model eval out/small --text book.txt --budget 2.5bpw
+    """
+    silence_libraries(also_bitstack=quiet)
     from bitstack.commands.tables import console, evaluation_lines, task_table
     from bitstack.errors import UserError
+    from bitstack.machine.extras import require
     from bitstack.metrics.loss.evaluation import evaluate
 
     if text is None and tasks is None:
         raise UserError("give --text FILE, --tasks NAME,NAME or both: what to measure on")
-    shown, record = is_first() and json != "-" and not quiet, dict[str, Any]()
+    if original is not None and tasks is None:
+        raise UserError(f"--original {original}: its task scores are compared; give --tasks A,B")
+    if tasks is not None:
+        require("lm_eval")  # said before the text is measured
+    prints, record = is_first() and json != "-" and not quiet, dict[str, Any]()
     if text is not None:
-        found = evaluate(
+        evaluation = evaluate(
             model, text, budget=budget, level=level, window=window, stride=stride,
             max_tokens=max_tokens, device=device, progress=not quiet, shared=True,
         )  # fmt: skip
-        record |= found.to_json()
-        if shown:
-            typer.echo("\n".join(evaluation_lines(found)))
-    if tasks is not None and is_first():  # the others have only the text to share
+        record |= evaluation.to_json()
+        if prints:
+            typer.echo("\n".join(evaluation_lines(evaluation)))
+    if tasks is not None and is_first():  # the other processes share only the text
         from bitstack.metrics.tasks.evaluation import evaluate_tasks
 
-        scored = evaluate_tasks(
-            model, split(tasks) or [], tasks_folder, original=original, budget=budget, level=level,
-            limit=limit, device=device, progress=not quiet,
+        scores = evaluate_tasks(
+            model, split_names(tasks) or [], tasks_folder, original=original, budget=budget,
+            level=level, limit=limit, device=device, progress=not quiet,
         )  # fmt: skip
-        record |= scored.to_json()
-        if shown:
-            console().print(task_table(scored))
+        record |= scores.to_json()
+        if prints:
+            console().print(task_table(scores))
     if is_first():
         write_result(json, record)

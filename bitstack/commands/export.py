@@ -5,21 +5,35 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Budget, Container, Json, Quiet, silence, write_result
+from bitstack.commands.shared import (
+    Budget,
+    Container,
+    Json,
+    Level,
+    Quiet,
+    silence_libraries,
+    write_result,
+)
 
 
 def export(
     folder: Container,
-    output: Annotated[Path, typer.Option(help="New folder for the dense model.")],
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="New folder to write the dense model into.")
+    ],
     budget: Budget = None,
-    level: Annotated[
-        int | None, typer.Option(metavar="J", help="Every stack at this level instead.")
-    ] = None,
+    level: Level = None,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a dense Hugging Face folder, for tools that know no containers."""
-    silence(own=quiet)
+    """Write a container as a plain Hugging Face model folder.
+
+    For tools that cannot read containers (vLLM, llama.cpp, MLX). The weights are those of the
+    budget, written out as 16 or 32 bits each: the folder is as large as the original model.
+
+    Example: compress-model export out/small --budget 3bpw --output out/dense
+    """
+    silence_libraries(also_bitstack=quiet)
     from bitstack.live.dense_export import export
     from bitstack.machine.sizes import format_bytes
 
@@ -27,5 +41,5 @@ def export(
     size = sum(file.stat().st_size for file in written.glob("*.safetensors"))
     if not quiet and json != "-":
         typer.echo(f"{written}: {format_bytes(size)} of dense weights")
-    asked = {"budget": budget, "level": level}
-    write_result(json, {"folder": str(written), **asked, "dense_bytes": size})
+    chosen = {"budget": budget, "level": level}
+    write_result(json, {"folder": str(written), **chosen, "dense_bytes": size})

@@ -4,25 +4,60 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Budget, Device, Json, Model, Quiet, silence, write_result
+from bitstack.commands.shared import (
+    Budget,
+    Device,
+    Json,
+    Model,
+    Quiet,
+    silence_libraries,
+    write_result,
+)
 
 
 def generate(
     model: Model,
-    prompt: Annotated[str, typer.Option(help="Text to continue.")],
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help='Text to continue, for example "The river".')
+    ],
     budget: Budget = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens to add.")] = 64,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="TOKENS", help="Most tokens to add to the prompt.")
+    ] = 64,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            metavar="T",
+            help="Randomness of the choice of tokens: 0 always takes the likeliest, 1 draws from "
+            "the model's own probabilities.",
+        ),
+    ] = 0.0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Seed of the random draws at a temperature above 0: the same seed gives the same "
+            "text.",
+        ),
+    ] = 0,
     draft_budget: Annotated[
-        str | None, typer.Option(metavar="B", help="Draft with fewer blocks: the same greedy text.")
+        str | None,
+        typer.Option(
+            metavar="B",
+            help="Let the same container at this smaller budget draft tokens that the whole model "
+            "then checks (speculative decoding), for example 2bpw; at temperature 0 the text stays "
+            "the same.",
+        ),
     ] = None,
     json: Json = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Continue a prompt, printed as it comes."""
-    silence(own=quiet)
+    """Continue a prompt and print the text as it comes.
+
+    Example: compress-model generate out/small --budget 50% --prompt "The river"
+    """
+    silence_libraries(also_bitstack=quiet)
     from transformers import TextStreamer
 
     from bitstack.live.generation import generate

@@ -1,5 +1,7 @@
-"""`compress-model metric`: information capacity, the groups `density` and `gap`,
-and a check of the order."""
+"""`compress-model metric`: information capacity, a check of the order, and two groups.
+
+The groups are `density` (see `metric_density`) and `gap` (see `metric_gap`).
+"""
 
 from typing import Annotated
 
@@ -13,17 +15,22 @@ from bitstack.commands.shared import (
     Device,
     Json,
     MaxBytes,
+    MaxTokens,
     Models,
     Quiet,
     Seed,
     Text,
-    answer,
+    Window,
     one_or_all,
-    silence,
+    show_result,
+    silence_libraries,
 )
 
 app = typer.Typer(
-    help="Information capacity, capacity density and capacity gap.", no_args_is_help=True, **STYLE
+    help="Measure models in other ways than by perplexity.\n\n"
+    "Each command has a --help of its own, for example: compress-model metric order --help",
+    no_args_is_help=True,
+    **STYLE,
 )
 app.add_typer(metric_density.app, name="density")
 app.add_typer(metric_gap.app, name="gap")
@@ -33,23 +40,34 @@ app.add_typer(metric_gap.app, name="gap")
 def order(
     folder: Container,
     text: Text,
-    step: Annotated[float, typer.Option(help="Least growth between two stops.")] = 0.01,
-    window: Annotated[
-        int | None, typer.Option(help="Tokens of a window [default: the model's, 2048 at most].")
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Use only the first tokens.")] = None,
+    step: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="How much larger each measured model is than the one before, as a share of its "
+            "bytes: 0.01 measures about every 1%.",
+        ),
+    ] = 0.01,
+    window: Window = None,
+    max_tokens: MaxTokens = None,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Whether the loss falls with every step along the order of a container."""
-    silence(own=quiet)
+    """Check that a container's loss falls as it grows.
+
+    Loads the smallest model of the container, adds blocks in their order, and measures the loss on
+    the text at every step. Prints where a larger model has a higher loss.
+
+    Example: compress-model metric order out/small --text book.txt
+    """
+    silence_libraries(also_bitstack=quiet)
     from bitstack.commands.metric_lines import order_lines
     from bitstack.metrics.loss.order_check import check_order
 
-    found = check_order(
+    check = check_order(
         folder, text, step=step, window=window, max_tokens=max_tokens, progress=not quiet
     )
-    answer(order_lines(found), found.to_json(), json, quiet)
+    show_result(order_lines(check), check.to_json(), json, quiet)
 
 
 @app.command("information-capacity")
@@ -58,24 +76,45 @@ def information_capacity(
     text: Text,
     budget: Budgets = None,
     variant: Annotated[
-        str, typer.Option(metavar="[faithful|bytes]", help="As published, or by bytes of text.")
+        str,
+        typer.Option(
+            metavar="[faithful|bytes]",
+            help="How the capacity is counted: faithful, per token, as published (arXiv "
+            "2511.08066); or bytes, per byte of text, which also compares models with different "
+            "tokenizers.",
+        ),
     ] = "faithful",
     max_length: Annotated[
-        int | None, typer.Option(help="Tokens of a document [default: the model's, 1024 at most].")
+        int | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="Cut every document of the text to its first TOKENS tokens [default: as many as "
+            "the model reads, 1024 at most].",
+        ),
     ] = None,
     bias: Annotated[
-        float | None, typer.Option(help="Bits, of variant faithful [default: -27].")
+        float | None,
+        typer.Option(
+            metavar="BITS",
+            help="Bits added to those saved, before the division; only with --variant faithful "
+            "[default: -27, as published].",
+        ),
     ] = None,
     denominator: Annotated[
         str | None,
         typer.Option(
             metavar="[flops|bytes|nanoseconds]",
-            help="Cost of a byte of text, of variant bytes [default: flops].",
+            help="What a byte of text costs: operations, bytes read from memory, or measured time; "
+            "only with --variant bytes [default: flops].",
         ),
     ] = None,
     predict: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Foretell the NLL of this size of the same series."),
+        typer.Option(
+            metavar="DIR|NAME",
+            help="Predict the loss of this model, another size of the same series; only its "
+            "config.json is read. Only with --variant faithful.",
+        ),
     ] = None,
     max_bytes: MaxBytes = None,
     seed: Seed = 0,
@@ -83,24 +122,33 @@ def information_capacity(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Bits saved on a text over the logarithm of what a token costs."""
-    silence(own=quiet)
+    """Measure what a model saves on a text for its cost.
+
+    Information capacity is the bits that the model's predictions save on the text, divided by the
+    logarithm of what one token costs to compute. Containers are measured at every --budget.
+
+    Example: compress-model metric information-capacity out/small --text book.txt
+    """
+    silence_libraries(also_bitstack=quiet)
     from dataclasses import asdict
 
     from bitstack.commands.metric_lines import capacity_lines, prediction_line
+    from bitstack.machine.extras import require
     from bitstack.metrics.capacity.measured import measure_capacity
-    from bitstack.metrics.capacity.measured import predict as foretell
+    from bitstack.metrics.capacity.measured import predict as predict_loss
 
-    found = measure_capacity(
+    if predict is not None:
+        require("scipy")  # said before hours of measuring
+    measured = measure_capacity(
         models, text, budgets=budget or (), variant=variant, max_length=max_length, bias=bias,
         denominator=denominator, max_bytes=max_bytes, device=device, seed=seed,
         progress=not quiet,
     )  # fmt: skip
-    prediction = None if predict is None else foretell(found, predict)
-    lines = [line for one in found for line in capacity_lines(one)]
-    rows = [one.to_json() for one in found]
+    prediction = None if predict is None else predict_loss(measured, predict)
+    lines = [line for one in measured for line in capacity_lines(one)]
+    rows = [one.to_json() for one in measured]
     record = one_or_all(rows)
     if prediction is not None:
         lines.append(prediction_line(predict or "", prediction))
         record = {"models": rows, "prediction": asdict(prediction)}
-    answer(lines, record, json, quiet)
+    show_result(lines, record, json, quiet)

@@ -17,18 +17,28 @@ from bitstack.commands.shared import (
     Seed,
     Tasks,
     TasksFolder,
-    answer,
+    TextOrNone,
     one_or_all,
-    silence,
-    split,
+    show_result,
+    silence_libraries,
+    split_names,
 )
 
 app = typer.Typer(
-    help="Effective size over actual size, and its growth.", no_args_is_help=True, **STYLE
+    help="Capacity density: effective size over actual size.\n\n"
+    "The effective size of a model is the size at which a reference series of models, by a law "
+    "fitted on it, is as good (arXiv 2412.04315). For example: compress-model metric density score "
+    "--help",
+    no_args_is_help=True,
+    **STYLE,
 )
 Pairs = Annotated[
     Path | None,
-    typer.Option(metavar="FILE.jsonl", help="Lines with instruction and answer."),
+    typer.Option(
+        metavar="FILE.jsonl",
+        help='Answers to measure the loss of, one a line: {"instruction": "2 + 2 =", "answer": '
+        '" 4"}.',
+    ),
 ]
 
 
@@ -37,21 +47,44 @@ def fit(
     results: Annotated[
         Path,
         typer.Argument(
-            metavar="RESULTS.json", help="List of objects: parameters, tokens, loss, score."
+            metavar="RESULTS.json",
+            help="The reference models: a list of objects with parameters, tokens (trained on), "
+            "loss (nats) and score (0 to 1).",
         ),
     ],
-    output: Annotated[Path, typer.Option(metavar="LAW.json", help="Write the law here.")],
+    output: Annotated[
+        Path, typer.Option(metavar="LAW.json", help="File to write the fitted law to.")
+    ],
     reference_tokens: Annotated[
-        float, typer.Option(metavar="D", help="Training tokens at which sizes are compared.")
+        float,
+        typer.Option(
+            metavar="TOKENS",
+            help="Training tokens that every model is imagined to have, so that sizes compare, "
+            "for example 1e12.",
+        ),
     ] = 1e12,
-    floor: Annotated[float | None, typer.Option(help="Score of chance [default: fitted].")] = None,
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCORE",
+            help="Score of a model that guesses, for example 0.25 with four choices "
+            "[default: fitted].",
+        ),
+    ] = None,
     ceiling: Annotated[
-        float | None, typer.Option(help="Best score there can be [default: fitted].")
+        float | None,
+        typer.Option(
+            metavar="SCORE",
+            help="Best score that a model can have, for example 1 [default: fitted].",
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Fit the laws of loss and score on a reference series."""
-    silence(own=quiet)
+    """Fit the laws of loss and score to reference models.
+
+    Example: compress-model metric density fit results.json --output law.json
+    """
+    silence_libraries(also_bitstack=quiet)
     from bitstack.commands.metric_lines import law_lines
     from bitstack.metrics.density.fit import fit_law
     from bitstack.metrics.density.law_file import read_references, save_law
@@ -69,13 +102,24 @@ def score(
     models: Models,
     budget: Budgets = None,
     law: Annotated[
-        Path | None, typer.Option(metavar="LAW.json", help="Made by fit [default: the shipped].")
+        Path | None,
+        typer.Option(
+            metavar="LAW.json",
+            help="Law that `density fit` wrote [default: the shipped one, fitted on models of 0.5M "
+            "to 5.5M parameters and old books].",
+        ),
     ] = None,
-    score: Annotated[float | None, typer.Option(help="The model's score, 0 to 1.")] = None,
-    score_error: Annotated[float, typer.Option(help="Standard error of the score.")] = 0.0,
-    text: Annotated[
-        str | None, typer.Option(help="Text of the kind the law's series was measured on.")
+    score: Annotated[
+        float | None,
+        typer.Option(metavar="SCORE", help="Score of the model, from 0 to 1, if it is known."),
     ] = None,
+    score_error: Annotated[
+        float,
+        typer.Option(
+            metavar="SE", help="Standard error of that score; it widens the confidence intervals."
+        ),
+    ] = 0.0,
+    text: TextOrNone = None,
     pairs: Pairs = None,
     tasks: Tasks = None,
     tasks_folder: TasksFolder = None,
@@ -86,19 +130,25 @@ def score(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Effective parameters and densities, by a score or by a loss."""
-    silence(own=quiet)
+    """Compute the effective size and the density of models.
+
+    Give one of --score, --tasks, --text and --pairs; it must be what the reference models of the
+    law were measured by: the same kind of text, the same tasks or the same answers.
+
+    Example: compress-model metric density score out/small --score 0.5
+    """
+    silence_libraries(also_bitstack=quiet)
     from bitstack.commands.metric_lines import density_lines
     from bitstack.metrics.density.scoring import choose_measure, score_models
 
     measure = choose_measure(
         law, score=score, score_error=score_error, text=text, pairs=pairs,
-        tasks=split(tasks), tasks_folder=tasks_folder, limit=limit,
+        tasks=split_names(tasks), tasks_folder=tasks_folder, limit=limit,
         max_bytes=max_bytes, seed=seed, progress=not quiet,
     )  # fmt: skip
-    found = score_models(models, measure, budgets=budget or (), device=device)
-    lines = [line for one in found for line in density_lines(one)]
-    answer(lines, one_or_all([one.to_json() for one in found]), json, quiet)
+    scored = score_models(models, measure, budgets=budget or (), device=device)
+    lines = [line for one in scored for line in density_lines(one)]
+    show_result(lines, one_or_all([one.to_json() for one in scored]), json, quiet)
 
 
 @app.command("loss")
@@ -114,38 +164,59 @@ def loss(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Conditional loss of answers, which a law is fitted on."""
-    silence(own=quiet)
+    """Measure the loss of answers given their instructions.
+
+    Give --pairs or --tasks. A law can be fitted on such losses of several models.
+
+    Example: compress-model metric density loss out/small --pairs pairs.jsonl
+    """
+    silence_libraries(also_bitstack=quiet)
     from bitstack.commands.metric_lines import loss_lines
     from bitstack.metrics.density.scoring import answer_losses, answers
 
-    found = answer_losses(
-        models, answers(pairs, split(tasks), tasks_folder, limit), budgets=budget or (),
+    losses = answer_losses(
+        models, answers(pairs, split_names(tasks), tasks_folder, limit), budgets=budget or (),
         device=device, seed=seed, progress=not quiet,
     )  # fmt: skip
-    lines = [line for one in found for line in loss_lines(one)]
-    answer(lines, one_or_all([one.to_json() for one in found]), json, quiet)
+    lines = [line for one in losses for line in loss_lines(one)]
+    show_result(lines, one_or_all([one.to_json() for one in losses]), json, quiet)
 
 
 @app.command("trend")
 def trend(
     released: Annotated[
         Path,
-        typer.Argument(metavar="RELEASED.json", help="List of objects: name, date, density."),
+        typer.Argument(
+            metavar="RELEASED.json",
+            help="The models: a list of objects with name, date (YYYY-MM-DD) and density.",
+        ),
     ],
     share: Annotated[
         float | None,
-        typer.Option(help="By when is a model of this share of the size as good? 0.5: half."),
+        typer.Option(
+            metavar="SHARE",
+            help="Also predict the day on which a model of this share of the size is as good as "
+            "that of --since; 0.5 for half the size.",
+        ),
     ] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="YYYY-MM-DD", help="Of today's model [default: last].")
+        str | None,
+        typer.Option(
+            metavar="YYYY-MM-DD",
+            help="Day of the model that --share compares with [default: the last day of the file].",
+        ),
     ] = None,
     json: Json = None,
 ) -> None:
-    """Growth of the best density over time, and its doubling time."""
-    silence()
+    """Fit how fast the best density grows in time.
+
+    Prints the days in which it doubles, from the models that were the densest when they came out.
+
+    Example: compress-model metric density trend released.json --share 0.5
+    """
+    silence_libraries()
     from bitstack.commands.metric_lines import trend_lines
     from bitstack.metrics.density.trend import forecast
 
-    found = forecast(released, share=share, since=since)
-    answer(trend_lines(found), found.to_json(), json)
+    prediction = forecast(released, share=share, since=since)
+    show_result(trend_lines(prediction), prediction.to_json(), json)

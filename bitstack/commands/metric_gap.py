@@ -1,4 +1,4 @@
-"""`compress-model metric gap`: a student against its teacher, and which teacher suits a student."""
+"""`compress-model metric gap`: a student against its teacher, and the best size of a teacher."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,78 +14,123 @@ from bitstack.commands.shared import (
     Quiet,
     Seed,
     Text,
-    answer,
-    silence,
+    show_result,
+    silence_libraries,
+    window_option,
 )
 
 app = typer.Typer(
-    help="A student against its teacher; which teacher suits it.", no_args_is_help=True, **STYLE
+    help="Capacity gap: a student model and its teacher.\n\n"
+    "The student is the smaller model, taught by the teacher or, as a container, made from it. For "
+    "example: compress-model metric gap measure --help",
+    no_args_is_help=True,
+    **STYLE,
 )
 
 
 @app.command("measure")
 def measure(
-    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="Model or container.")],
-    student: Annotated[str, typer.Argument(metavar="STUDENT", help="Model or container.")],
+    teacher: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEACHER",
+            help="The model compared with, for example the original: folder, or name on the Hub.",
+        ),
+    ],
+    student: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDENT",
+            help="The model that is compared, for example a container: folder, or name on the Hub.",
+        ),
+    ],
     text: Text,
     budget: Budget = None,
-    window: Annotated[
-        int | None, typer.Option(help="Tokens of a window [default: the models', 1024 at most].")
-    ] = None,
+    window: Annotated[int | None, window_option(at_most=1024)] = None,
     max_bytes: MaxBytes = None,
     seed: Seed = 0,
     json: Json = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """KL, loss gap and top-1 agreement, by position and by frequency."""
-    silence(own=quiet)
+    """Measure how far a student's predictions are from a teacher's.
+
+    Prints KL divergence, difference in loss (both nats per token) and the share of tokens for which
+    both models agree, also by position in the window and by how often the token occurs. --budget is
+    the student's.
+
+    Example: compress-model metric gap measure MODEL out/small --text book.txt
+    """
+    silence_libraries(also_bitstack=quiet)
     from bitstack.commands.metric_lines import gap_lines
     from bitstack.metrics.gap.measured import measure_gap
 
-    found = measure_gap(
+    measured = measure_gap(
         teacher, student, text, budget=budget, window=window, max_bytes=max_bytes,
         device=device, seed=seed, progress=not quiet,
     )  # fmt: skip
-    answer(gap_lines(found), found.to_json(), json, quiet)
+    show_result(gap_lines(measured), measured.to_json(), json, quiet)
 
 
 @app.command("teacher")
 def teacher(
-    student: Annotated[float, typer.Option(metavar="N", help="Parameters, as 350e6.")],
+    student: Annotated[
+        float, typer.Option(metavar="N", help="Parameters of the student, for example 350e6.")
+    ],
     tokens: Annotated[
-        float | None, typer.Option(metavar="D", help="It is trained on, as 20e9; for scratch.")
+        float | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="Training tokens of the student, for example 20e9; needed by --law scratch.",
+        ),
     ] = None,
     law: Annotated[
-        str, typer.Option(metavar="[pruned|scratch]", help="How the student begins.")
+        str,
+        typer.Option(
+            metavar="[pruned|scratch]",
+            help="How the student begins: pruned, cut out of its teacher (arXiv 2311.07052); or "
+            "scratch, from random weights (arXiv 2502.08606).",
+        ),
     ] = "pruned",
     json: Json = None,
 ) -> None:
-    """The best teacher of a student, by a published law."""
-    silence()
+    """Compute the best size of a teacher for a student.
+
+    Example: compress-model metric gap teacher --student 350e6
+    """
+    silence_libraries()
     from dataclasses import asdict
 
     from bitstack.commands.metric_lines import teacher_lines
     from bitstack.metrics.gap.law import best_teacher
 
-    found = best_teacher(student, tokens=tokens, law=law)
-    answer(teacher_lines(found), asdict(found), json)
+    best = best_teacher(student, tokens=tokens, law=law)
+    show_result(teacher_lines(best), asdict(best), json)
 
 
 @app.command("fit")
 def fit(
     table: Annotated[
         Path,
-        typer.Argument(metavar="TABLE", help="CSV or JSON rows of student, teacher, loss."),
+        typer.Argument(
+            metavar="TABLE",
+            help="Your distillation runs, as a CSV file or a JSON list, with the fields student "
+            "and teacher (parameters) and loss (nats of the student).",
+        ),
     ],
     json: Json = None,
 ) -> None:
-    """The line from student size to best teacher, on your own runs."""
-    silence()
+    """Fit the best teacher's size to your own runs.
+
+    Needs runs of several students, each with several teachers.
+
+    Example: compress-model metric gap fit runs.csv
+    """
+    silence_libraries()
     from dataclasses import asdict
 
     from bitstack.commands.metric_lines import gap_fit_lines
     from bitstack.metrics.gap.fit import fit_gap, read_runs
 
-    found = fit_gap(read_runs(table))
-    answer(gap_fit_lines(found), asdict(found), json)
+    line = fit_gap(read_runs(table))
+    show_result(gap_fit_lines(line), asdict(line), json)

@@ -4,20 +4,38 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Budgets, Container, Json, Quiet, silence, write_result
+from bitstack.commands.shared import (
+    Budgets,
+    Container,
+    Json,
+    Quiet,
+    silence_libraries,
+    write_result,
+)
 
 
 def plan(
     folder: Container,
     budget: Budgets = None,
     context: Annotated[
-        int | None, typer.Option(help="Tokens of the KV cache [default: 4096 at most].")
+        int | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="Length of one sequence, in tokens, whose KV cache is added to the bytes "
+            "[default: what the model reads, 4096 at most].",
+        ),
     ] = None,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Show exact bytes and KV cache for each budget, and the kernel that would run."""
-    silence(own=quiet)
+    """Show the exact bytes in memory at each budget.
+
+    Reads no weights. One line for each --budget; without one, seven budgets from the smallest model
+    to everything. Below them stands the kernel that would run on this machine, and why.
+
+    Example: compress-model plan out/small --budget 1.5GiB --context 2048
+    """
+    silence_libraries(also_bitstack=quiet)
     from dataclasses import asdict
 
     from bitstack.commands.tables import console, kernel_line, plan_table

@@ -5,45 +5,80 @@ from typing import Annotated
 
 import typer
 
-from bitstack.commands.shared import Device, Json, Quiet, silence, write_result
+from bitstack.commands.shared import (
+    Budgets,
+    Device,
+    Json,
+    MaxTokens,
+    Original,
+    Quiet,
+    TextOrNone,
+    Window,
+    silence_libraries,
+    split_names,
+    write_result,
+)
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Container made by `run`.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Where to: owner/name.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of the container that `run` wrote.")
+    ],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="Repository on the Hub to upload to, as owner/name; created if it does not exist.",
+        ),
+    ],
     private: Annotated[
-        bool, typer.Option("--private", help="Only the owner and who is let in can see it.")
+        bool,
+        typer.Option(
+            "--private",
+            help="Make a new repository private: only its owner, and people given access, see it.",
+        ),
     ] = False,
-    budgets: Annotated[
-        str | None, typer.Option(metavar="B,B,…", help="Budgets of the card's table.")
-    ] = None,
-    text: Annotated[
-        str | None, typer.Option(help="Measure each of them on this text, as `eval` does.")
-    ] = None,
-    original: Annotated[
-        str | None,
-        typer.Option(metavar="DIR|NAME", help="Measure this model beside them, for the recovery."),
-    ] = None,
+    budget: Budgets = None,
+    budgets: Annotated[str | None, typer.Option(metavar="B,B,…", hidden=True)] = None,
+    text: TextOrNone = None,
+    original: Original = None,
     base_model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The original on the Hub [default: as `run` named it]."),
+        typer.Option(
+            metavar="NAME",
+            help="Name of the original model on the Hub, as owner/name, which the model card links "
+            "to [default: the name that `run` was given, if it is one on the Hub].",
+        ),
     ] = None,
     license: Annotated[
-        str | None, typer.Option(metavar="ID", help="[default: that of the base model].")
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="License that the model card states, by its identifier on the Hub, such as "
+            "apache-2.0 [default: the license of the base model].",
+        ),
     ] = None,
-    window: Annotated[
-        int | None, typer.Option(help="Tokens of a window [default: the model's, 2048 at most].")
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Use only the first tokens.")] = None,
+    window: Window = None,
+    max_tokens: MaxTokens = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write the card, list the files, upload nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Write the model card and list the files, but upload nothing."
+        ),
     ] = False,
     json: Json = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Upload a container to the Hub, with a model card."""
-    silence(own=quiet)
+    """Upload a container to the Hub, with a model card.
+
+    The card has a table of budgets: those of --budget, or some from the smallest model to
+    everything. With --text each is measured, with --original the original is too. An upload that
+    breaks goes on when the command is called again.
+
+    Example: compress-model push out/small owner/name --text book.txt --dry-run
+    """
+    silence_libraries(also_bitstack=quiet)
     from bitstack.commands.tables import push_lines
     from bitstack.errors import UserError
     from bitstack.hub.measured import Text
@@ -51,11 +86,11 @@ def push(
 
     if original and not text:
         raise UserError(f"--original {original}: is measured on a text; name one with --text")
-    asked = [part.strip() for part in (budgets or "").split(",") if part.strip()]
     measured = Text(text, original, max_tokens, window, device) if text else None
     pushed = push(
-        folder, name, private=private, budgets=asked, text=measured, base_model=base_model,
-        license=license, dry_run=dry_run, progress=not quiet,
+        folder, name, private=private, budgets=[*(budget or []), *(split_names(budgets) or [])],
+        text=measured, base_model=base_model, license=license, dry_run=dry_run,
+        progress=not quiet,
     )  # fmt: skip
     if json != "-" and not quiet:
         typer.echo("\n".join(push_lines(pushed)))

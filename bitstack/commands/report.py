@@ -10,57 +10,57 @@ from bitstack.commands.shared import (
     Container,
     Device,
     Limit,
+    MaxTokens,
+    Original,
     Quiet,
+    Stride,
     Tasks,
     TasksFolder,
-    silence,
-    split,
+    TextOrNone,
+    Window,
+    silence_libraries,
+    split_names,
 )
 
 
 def report(
     folder: Container,
     output: Annotated[
-        Path, typer.Option(metavar="FILE.html", help="The page; .md and .json go beside it.")
+        Path,
+        typer.Option(
+            metavar="FILE.html",
+            help="Web page to write; the same as .md and .json is written beside it.",
+        ),
     ] = Path("report.html"),
-    text: Annotated[
-        str | None,
-        typer.Option(
-            help="Held-out text to measure on, named as for eval [default: no measuring]."
-        ),
-    ] = None,
+    text: TextOrNone = None,
     budget: Budgets = None,
-    original: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="MODEL", help="Model it was made from [default: a folder of its name, if any]."
-        ),
-    ] = None,
-    max_tokens: Annotated[
-        int, typer.Option(help="Use only the first tokens of the text.")
-    ] = 20_000,
-    window: Annotated[
-        int | None, typer.Option(help="Tokens of a window [default: the model's, 2048 at most].")
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option(help="Tokens between windows [default: the window].")
-    ] = None,
+    original: Original = None,
+    max_tokens: MaxTokens = 20_000,
+    window: Window = None,
+    stride: Stride = None,
     tasks: Tasks = None,
     tasks_folder: TasksFolder = None,
     limit: Limit = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Write a page about a container: quality over memory, levels, how it was made."""
-    silence()
+    """Write a web page about a container.
+
+    Without --text and --tasks nothing is measured: the page shows the sizes and levels of the
+    budgets, and how the container was made. Use a text that the container was not calibrated on.
+    Without --original, a folder of the original's name and size is looked for beside the container.
+
+    Example: compress-model report out/small --text book.txt --output page.html
+    """
+    silence_libraries()
     from bitstack.metrics.report import collect, output_files, write_report
 
-    output_files(output)  # what is wrong with the name is said before hours of measuring
-    found = collect(
+    output_files(output)  # a wrong name is refused before hours of measuring
+    page = collect(
         folder, text=text, budgets=budget or (), original=original, max_tokens=max_tokens,
-        window=window, stride=stride, tasks=split(tasks), tasks_folder=tasks_folder, limit=limit,
-        device=device, progress=not quiet,
+        window=window, stride=stride, tasks=split_names(tasks), tasks_folder=tasks_folder,
+        limit=limit, device=device, progress=not quiet,
     )  # fmt: skip
-    for file in write_report(found, output):
+    for file in write_report(page, output):
         if not quiet:
             typer.echo(f"wrote {file}")

@@ -1,4 +1,8 @@
-"""`compress-model run`: its options are the fields of the recipe, made when it is called."""
+"""`compress-model run`: compresses a model.
+
+Its options are made from the fields of the recipe, and only when it is called: see
+`recipe_options`.
+"""
 
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -8,35 +12,75 @@ from typing import Annotated, Any
 
 import typer
 
-from bitstack.commands.shared import STYLE, Json, Quiet, silence, told_of, write_result
+from bitstack.commands.shared import (
+    STYLE,
+    Json,
+    Quiet,
+    log_lines,
+    silence_bitstack,
+    silence_libraries,
+    write_result,
+)
 from bitstack.machine.workers import is_first
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="Hugging Face model folder, or name on the Hub.")],
-    output: Annotated[Path, typer.Option(help="New folder for the container.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR|NAME",
+            help="Folder of the Hugging Face model to compress, or its name on the Hub "
+            "(owner/name).",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="New folder to write the container into; name the folder of an interrupted run to "
+            "continue it.",
+        ),
+    ],
     recipe: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Recipe by name, or YAML file.")
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="How to compress: default; fast, without search and tuning; best, longer; paper, "
+            "the published algorithm; or a YAML file with fields of a recipe.",
+        ),
     ] = "default",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Predict time, memory and disk, and stop there.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Only predict the time, memory and disk that the run would take."
+        ),
     ] = False,
     json: Json = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="A line for every matrix: error, blocks, seconds.")
+        bool,
+        typer.Option(
+            "--verbose",
+            help="Print one line for every matrix: its size, blocks, relative error and seconds.",
+        ),
     ] = False,
     quiet: Quiet = False,
     **options: Any,
 ) -> None:
     """Compress a model into a container.
 
-    The options after --quiet are the fields of the recipe; given here, they override it.
+    The options after --quiet are the fields of a recipe, most used first; an option goes before
+    the recipe's own value. Options that begin with "codes:" belong to --method codes, those with
+    "signs:" to --method signs.
+
+    Example: compress-model run MODEL --output out/small --calibration a.txt
     """
     from bitstack.commands.recipe_options import recipe_fields
     from bitstack.recipe import load_recipe
 
+    if quiet:
+        silence_bitstack()
     resolved = load_recipe(recipe, **recipe_fields(options))
-    silence(own=quiet)
+    silence_libraries(also_bitstack=quiet)
     if dry_run:
         _predict(model, output, resolved, json, quiet)
         return
@@ -44,7 +88,7 @@ def run(
     from bitstack.compression.pipeline import compress
     from bitstack.container.manifest import read_manifest
 
-    with told_of(verbose):
+    with log_lines(verbose):
         folder = compress(model, output, recipe=resolved, progress=not quiet)
     if not is_first():
         return
@@ -60,31 +104,33 @@ def _predict(model: str, output: Path, recipe: Any, json: str | None, quiet: boo
     from bitstack.commands.tables import console, forecast_table
     from bitstack.compression.forecast import forecast
 
-    found = forecast(model, output, recipe)
+    prediction = forecast(model, output, recipe)
     if not quiet and json != "-":
-        console().print(forecast_table(found))
-    write_result(json, asdict(found) | {"seconds": found.seconds})
+        console().print(forecast_table(prediction))
+    write_result(json, asdict(prediction) | {"seconds": prediction.seconds})
 
 
-def _signed(function: Callable[..., None], parameters: Iterable[Parameter]) -> Callable[..., None]:
-    """`function` with a signature of its own, which is what typer makes options from."""
+def _with_signature(
+    function: Callable[..., None], parameters: Iterable[Parameter]
+) -> Callable[..., None]:
+    """Returns `function` with these parameters; typer makes an option from each."""
 
     @wraps(function)
-    def signed(**given: Any) -> None:
-        function(**given)
+    def command(**values: Any) -> None:
+        function(**values)
 
-    signed.__signature__ = Signature(list(parameters))  # type: ignore[attr-defined]
-    return signed
+    command.__signature__ = Signature(list(parameters))  # type: ignore[attr-defined]
+    return command
 
 
-_RUN = [p for p in signature(run).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-command = _signed(run, _RUN)
+_OWN = [p for p in signature(run).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+command = _with_signature(run, _OWN)
 
 
 def full_command() -> Any:
-    """`run` with the options of the recipe, which take a while to make."""
+    """Returns `run` with an option for each field of the recipe; making them needs pydantic."""
     from bitstack.commands.recipe_options import recipe_options
 
     alone = typer.Typer(**STYLE)
-    alone.command()(_signed(run, [*_RUN, *recipe_options()]))
+    alone.command()(_with_signature(run, [*_OWN, *recipe_options()]))
     return typer.main.get_command(alone)

@@ -1,4 +1,4 @@
-"""What the commands share: arguments and options in the same words, and silence of libraries.
+"""What the commands share: arguments and options in the same words, and how results are written.
 
 torch, transformers and pydantic are never imported here, so that `--help` answers at once.
 """
@@ -13,41 +13,133 @@ from typing import Annotated, Any
 
 import typer
 
-_BUDGET = "800MB, 1.5GiB, 50% (of the original's bytes), 2.5bpw (bits per decomposed weight)"
+_BUDGET = (
+    "Most bytes of the whole model in memory: 800MB, 1.5GiB, 50% (of the original's bytes) or "
+    "2.5bpw (mean bits per compressed weight)"
+)
+_WHERE = "its folder, or its name on the Hub (owner/name)."
+_TEXT = typer.Option(
+    metavar="SOURCE",
+    help="Text to measure on: a text file, a folder of text files, FILE.jsonl, or a data set of "
+    "the Hub as hf:DATASET[:CONFIG][:COLUMN].",
+)
+
+
+def window_option(at_most: int) -> Any:
+    """The option `--window` of a command whose windows hold `at_most` tokens by default."""
+    return typer.Option(
+        metavar="TOKENS",
+        help="Length of the windows that the text is cut into, in tokens "
+        f"[default: as many as the model reads, {at_most} at most].",
+    )
+
 
 Model = Annotated[
-    str, typer.Argument(metavar="DIR|NAME", help="Container or model: folder, or name on the Hub.")
-]
-Container = Annotated[
-    str, typer.Argument(metavar="DIR|NAME", help="Container: folder, or owner/name on the Hub.")
-]
-Budget = Annotated[
-    str | None, typer.Option(metavar="B", help=f"Bytes for the whole model: {_BUDGET}.")
-]
-Budgets = Annotated[
-    list[str] | None, typer.Option("--budget", metavar="B", help=f"May be given often: {_BUDGET}.")
+    str, typer.Argument(metavar="DIR|NAME", help=f"Container or original model: {_WHERE}")
 ]
 Models = Annotated[
-    list[str], typer.Argument(metavar="DIR|MODEL...", help="Containers, or original models.")
+    list[str],
+    typer.Argument(
+        metavar="DIR|NAME",
+        help="One or more containers or original models: folders, or names on the Hub "
+        "(owner/name).",
+    ),
 ]
-Text = Annotated[
-    str, typer.Option(help="Text file, folder, FILE.jsonl or hf:DATASET[:CONFIG][:COLUMN].")
+Container = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR|NAME",
+        help=f"Container that `run` wrote: {_WHERE}",
+    ),
+]
+Original = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|NAME",
+        help=f"Original model to measure beside the container that was made from it: {_WHERE}",
+    ),
+]
+Budget = Annotated[
+    str | None, typer.Option(metavar="B", help=f"{_BUDGET} [default: everything is loaded].")
+]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget", metavar="B", help=f"{_BUDGET}. Repeat the option for several budgets."
+    ),
+]
+Level = Annotated[
+    int | None,
+    typer.Option(
+        metavar="J",
+        help="Load the first J blocks (1 bit per weight each) of every matrix, instead of a "
+        "--budget; for example 3.",
+    ),
+]
+Text = Annotated[str, _TEXT]
+TextOrNone = Annotated[str | None, _TEXT]
+Window = Annotated[int | None, window_option(at_most=2048)]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TOKENS",
+        help="Distance between the starts of two windows, in tokens; less than the window gives "
+        "every scored token more context and takes longer [default: the window].",
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TOKENS", help="Measure on the first TOKENS tokens of the text, for example 20000."
+    ),
+]
+MaxBytes = Annotated[
+    int | None,
+    typer.Option(
+        metavar="BYTES", help="Measure on about the first BYTES bytes of the text, such as 500000."
+    ),
 ]
 Tasks = Annotated[
-    str | None, typer.Option(metavar="A,B", help="Tasks of lm-eval, shipped or in the folder.")
+    str | None,
+    typer.Option(
+        metavar="A,B",
+        help="Benchmark tasks of lm-eval to score, separated by commas: blimp, lambada, hellaswag, "
+        "piqa, arc_easy, arc_challenge, or task files of your own in --tasks-folder.",
+    ),
 ]
 TasksFolder = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Data of the shipped tasks, or task files of your own."),
+    typer.Option(
+        metavar="DIR", help="Folder with the data of these tasks, or with task files of your own."
+    ),
 ]
-Limit = Annotated[int | None, typer.Option(help="Use only the first documents of each task.")]
-MaxBytes = Annotated[int | None, typer.Option(help="Use only about so many bytes of the text.")]
-Seed = Annotated[int, typer.Option(help="Of the intervals.")]
-Device = Annotated[str, typer.Option(metavar="[auto|cpu|cuda]", help="Where to run.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Score the first N documents of each task only, for example 100."
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(metavar="N", help="Seed of the random draws behind the confidence intervals.")
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="[auto|cpu|cuda]",
+        help="Where the model runs; auto takes a GPU if there is one.",
+    ),
+]
 Json = Annotated[
-    str | None, typer.Option("--json", metavar="FILE", help="Write the result here; - is stdout.")
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Also write the result to FILE as JSON; - writes it to stdout and prints no table.",
+    ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no summary, no warnings.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Print no progress bar, no result and no warning.")
+]
 
 STYLE: dict[str, Any] = {
     "add_completion": False,
@@ -56,15 +148,15 @@ STYLE: dict[str, Any] = {
 }
 
 
-def split(names: str | None) -> list[str] | None:
-    """`a,b` as a list; None stays None."""
+def split_names(names: str | None) -> list[str] | None:
+    """Returns `a,b` as a list; None stays None."""
     return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
 
 
 @contextmanager
-def told_of(wanted: bool) -> Iterator[None]:
-    """Within it bitstack's log lines are shown above the progress bar, where `wanted`."""
-    if not wanted:
+def log_lines(shown: bool) -> Iterator[None]:
+    """Within it, where `shown`, the log lines of bitstack appear above the progress bar."""
+    if not shown:
         yield
         return
     from tqdm.contrib.logging import logging_redirect_tqdm
@@ -81,15 +173,20 @@ def told_of(wanted: bool) -> Iterator[None]:
         log.setLevel(level)
 
 
-def answer(lines: Iterable[str], record: Any, json: str | None, quiet: bool = False) -> None:
-    """Print `lines`, unless the record itself goes to stdout, and write the record if asked."""
+def show_result(lines: Iterable[str], record: Any, json: str | None, quiet: bool = False) -> None:
+    """Prints `lines` unless `quiet` or stdout is for the record, and writes the record.
+
+    Args:
+        record: The result as JSON values.
+        json: Value of `--json`: a file, `-` for stdout, or None.
+    """
     if json != "-" and not quiet:
         typer.echo("\n".join(lines))
     write_result(json, record)
 
 
 def write_result(target: str | None, record: Any) -> None:
-    """Write the record of a command to the file `target`, or to stdout for `-`; None: nowhere."""
+    """Writes a record as JSON to the file `target`, or to stdout for `-`; None writes nothing."""
     from bitstack.machine.files import json_text, write_json
 
     if target == "-":
@@ -99,22 +196,28 @@ def write_result(target: str | None, record: Any) -> None:
 
 
 def one_or_all(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The record of several models, or of the only one."""
+    """Returns the record of the only model, or of several under the key `models`."""
     return rows[0] if len(rows) == 1 else {"models": rows}
 
 
-def silence(*, own: bool = False) -> None:
-    """Bars and warnings of the libraries below would stand between a command's own lines.
+def silence_bitstack() -> None:
+    """Hides the warnings of bitstack."""
+    logging.getLogger("bitstack").setLevel(logging.ERROR)
 
-    With `own`, bitstack's warnings and the bars of downloads are not shown either.
+
+def silence_libraries(*, also_bitstack: bool = False) -> None:
+    """Hides progress bars and warnings of transformers and huggingface_hub.
+
+    They would stand between the lines of a command. With `also_bitstack`, the warnings of bitstack
+    and the bars of downloads are hidden too.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    if own:
+    if also_bitstack:
         from huggingface_hub.utils import disable_progress_bars
 
         disable_progress_bars()
-        logging.getLogger("bitstack").setLevel(logging.ERROR)
+        silence_bitstack()
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 

@@ -1,4 +1,7 @@
-"""Results as a person reads them: rich tables and a few lines of text. Nothing is computed here."""
+"""Writes results for a person: rich tables, and lines of text.
+
+Computes nothing. The results of `compress-model metric` are in `commands.metric_lines`.
+"""
 
 import sys
 from collections.abc import Iterable
@@ -22,34 +25,37 @@ if TYPE_CHECKING:
     from bitstack.metrics.tasks.evaluation import TaskEvaluation
     from bitstack.metrics.tasks.scores import TaskScore
 
-_PIPED = 120  # columns where no terminal says how many it has
-_SHOWN = 5  # largest dense tensors of a container
+_PIPED_WIDTH = 120  # columns where no terminal says how many it has
+_DENSE_LISTED = 5  # tensors that stay dense and are listed by name, the largest first
 
 
 def console() -> Console:
-    """Prints to stdout, plain where that is no terminal."""
+    """Returns a console that prints to stdout, without colours where that is no terminal."""
     return Console(
-        width=None if sys.stdout.isatty() else _PIPED, highlight=False, markup=False, emoji=False
+        width=None if sys.stdout.isatty() else _PIPED_WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
     )
 
 
 def table(columns: Iterable[str], *, left: Iterable[str] = ()) -> Table:
-    """An empty table; columns are right-aligned but those in `left`."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
+    """Returns an empty table; its columns are aligned to the right, but for those in `left`."""
+    empty = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
     for column in columns:
-        made.add_column(column, justify="left" if column in left else "right", no_wrap=True)
-    return made
+        empty.add_column(column, justify="left" if column in left else "right", no_wrap=True)
+    return empty
 
 
 def plan_table(rows: "list[PlanRow]") -> Table:
-    """One line a budget."""
+    """Returns a table with one line for each budget."""
     context = rows[0].context
     sizes = ["resident\nbytes", "", "bits per\nweight", "levels", "of\noriginal"]
     cache = [f"KV cache,\n{context} tokens", "sum"] if context else []
-    made = table(["budget", *sizes, *cache], left=["budget"])
+    output = table(["budget", *sizes, *cache], left=["budget"])
     for row in rows:
         sums = [format_bytes(row.kv_cache_bytes or 0), format_bytes(row.total_bytes)]
-        made.add_row(
+        output.add_row(
             row.budget,
             str(row.resident_bytes),
             format_bytes(row.resident_bytes),
@@ -58,58 +64,65 @@ def plan_table(rows: "list[PlanRow]") -> Table:
             f"{row.original_share:.1%}",
             *(sums if context else []),
         )
-    return made
+    return output
 
 
 def kernel_line(row: "PlanRow") -> str:
-    """Which kernel would run on this machine, and why."""
+    """Returns which kernel would run on this machine, and why."""
     return f"kernel {row.kernel}: {row.kernel_reason}"
 
 
-def evaluation_lines(found: "Evaluation") -> list[str]:
-    """One fact a line, with how it was measured."""
-    share = found.resident_bytes / found.original_bytes
-    size = format_bytes(found.resident_bytes)
-    large = "too large for a number" if found.perplexity is None else f"{found.perplexity:.4f}"
+def evaluation_lines(evaluation: "Evaluation") -> list[str]:
+    """Returns the quality and size of a model, one fact a line, and how they were measured."""
+    share = evaluation.resident_bytes / evaluation.original_bytes
+    size = format_bytes(evaluation.resident_bytes)
+    perplexity = evaluation.perplexity
+    shown = "too large for a number" if perplexity is None else f"{perplexity:.4f}"
     return [
-        f"model            {found.model}",
-        f"resident         {found.resident_bytes} bytes ({size}, {share:.1%} of the original)",
-        f"bits per weight  {found.bits_per_weight:.3f}",
-        f"perplexity       {large}",
-        f"bits per byte    {found.bits_per_byte:.4f}",
-        f"nats per token   {found.nll_per_token:.4f}",
-        f"measured on      {found.tokens} tokens of {found.text}, window {found.window}, "
-        f"stride {found.stride}, {found.dtype} on {found.device}",
+        f"model            {evaluation.model}",
+        f"resident         {evaluation.resident_bytes} bytes ({size}, {share:.1%} of the original)",
+        f"bits per weight  {evaluation.bits_per_weight:.3f}",
+        f"perplexity       {shown}",
+        f"bits per byte    {evaluation.bits_per_byte:.4f}",
+        f"nats per token   {evaluation.nll_per_token:.4f}",
+        f"measured on      {evaluation.tokens} tokens of {evaluation.text}, "
+        f"window {evaluation.window}, stride {evaluation.stride}, "
+        f"{evaluation.dtype} on {evaluation.device}",
     ]
 
 
-def task_table(found: "TaskEvaluation") -> Table:
-    """One line a score, beside the original's where that is known."""
-    beside = ["original", "recovery"] if found.original else []
-    made = table(["task", "metric", "score", "± SE", "documents", *beside], left=["task", "metric"])
-    for one in found.tasks:
+def task_table(evaluation: "TaskEvaluation") -> Table:
+    """Returns a table with one line for each score, beside the original's if it was measured."""
+    beside = ["original", "recovery"] if evaluation.original else []
+    output = table(
+        ["task", "metric", "score", "± SE", "documents", *beside], left=["task", "metric"]
+    )
+    for one in evaluation.tasks:
         error = "-" if one.standard_error is None else f"{one.standard_error:.4f}"
         row = [one.task, one.metric, f"{one.value:.4f}", error, str(one.documents)]
-        if found.original:
+        if evaluation.original:
             row += ["-" if one.original is None else f"{one.original:.4f}", _recovery(one)]
-        made.add_row(*row)
-    return made
+        output.add_row(*row)
+    return output
 
 
 def _recovery(one: "TaskScore") -> str:
     if one.recovery is None:
         return "-"
     interval = one.recovery_interval
-    around = "" if interval is None else f" ({interval.low:.1%} to {interval.high:.1%})"
-    return f"{one.recovery:.1%}{around}"
+    bounds = "" if interval is None else f" ({interval.low:.1%} to {interval.high:.1%})"
+    return f"{one.recovery:.1%}{bounds}"
 
 
 def container_lines(folder: Path, manifest: "Manifest") -> list[str]:
-    """What a run made, and what to do with it."""
+    """Returns the sizes of the container that a run wrote, and the command to call next."""
     budgets = manifest.budgets
     dense = sorted(manifest.dense, key=lambda entry: -entry.bytes)
-    largest = ", ".join(f"{entry.name} {format_bytes(entry.bytes)}" for entry in dense[:_SHOWN])
-    more = f" and {len(dense) - _SHOWN} more" if len(dense) > _SHOWN else ""
+    largest = ", ".join(
+        f"{entry.name} {format_bytes(entry.bytes)}" for entry in dense[:_DENSE_LISTED]
+    )
+    unlisted = len(dense) - _DENSE_LISTED
+    more = f" and {unlisted} more" if unlisted > 0 else ""
     floor, total = budgets.floor_bytes, budgets.total_bytes
     return [
         f"wrote       {folder}",
@@ -124,7 +137,7 @@ def container_lines(folder: Path, manifest: "Manifest") -> list[str]:
 
 
 def container_record(folder: Path, manifest: "Manifest") -> dict[str, Any]:
-    """The same for other tools: sizes in bytes."""
+    """Returns the same for `--json`: sizes in bytes, recipe fields under new and old names."""
     budgets = manifest.budgets
     return {
         "folder": str(folder),
@@ -140,26 +153,26 @@ def container_record(folder: Path, manifest: "Manifest") -> dict[str, Any]:
     }
 
 
-def forecast_table(found: "Forecast") -> Table:
-    """What a run will take, and what there is."""
-    made = table(["", "needed", "free"], left=[""])
-    free = found.free_memory_bytes
+def forecast_table(forecast: "Forecast") -> Table:
+    """Returns a table of the time, memory and disk that a run needs, beside what is free."""
+    output = table(["", "needed", "free"], left=[""])
+    free = forecast.free_memory_bytes
     for name, seconds in (
-        ("calibration", found.calibrate_seconds),
-        ("decomposition", found.decompose_seconds),
-        ("order and tuning, by one worker", found.finish_seconds),
-        ("time, one worker", found.seconds),
+        ("calibration", forecast.calibrate_seconds),
+        ("decomposition", forecast.decompose_seconds),
+        ("order and tuning, by one worker", forecast.finish_seconds),
+        ("time, one worker", forecast.seconds),
     ):
-        made.add_row(name, _duration(seconds), "")
-    memory, disk = format_bytes(found.memory_bytes), format_bytes(found.disk_bytes)
-    made.add_row(
+        output.add_row(name, _duration(seconds), "")
+    memory, disk = format_bytes(forecast.memory_bytes), format_bytes(forecast.disk_bytes)
+    output.add_row(
         "memory at its peak, a worker", memory, "?" if free is None else format_bytes(free)
     )
-    made.add_row("disk at its peak", disk, format_bytes(found.free_disk_bytes))
-    made.add_row("container", format_bytes(found.container_bytes), "")
-    made.add_row("original in memory", format_bytes(found.original_bytes), "")
-    made.add_row("matrices", str(found.matrices), "")
-    return made
+    output.add_row("disk at its peak", disk, format_bytes(forecast.free_disk_bytes))
+    output.add_row("container", format_bytes(forecast.container_bytes), "")
+    output.add_row("original in memory", format_bytes(forecast.original_bytes), "")
+    output.add_row("matrices", str(forecast.matrices), "")
+    return output
 
 
 def _duration(seconds: float) -> str:
@@ -179,22 +192,22 @@ def _size(count: int) -> str:
 
 
 def push_lines(pushed: "Pushed") -> list[str]:
-    """The files with their bytes, and where they went."""
-    wide = max(len(str(size)) for size in pushed.files.values())
-    files = [f"{size:>{wide}}  {file}" for file, size in pushed.files.items()]
+    """Returns the uploaded files with their bytes, and where they are now."""
+    width = max(len(str(size)) for size in pushed.files.values())
+    files = [f"{size:>{width}}  {file}" for file, size in pushed.files.items()]
     total = sum(pushed.files.values())
     where = pushed.url or f"dry run: nothing was sent; see {pushed.card}"
     removed = [f"removed {file}, of an earlier container" for file in pushed.removed]
-    return [*files, f"{total:>{wide}}  bytes ({format_bytes(total)})", *removed, where]
+    return [*files, f"{total:>{width}}  bytes ({format_bytes(total)})", *removed, where]
 
 
 def print_demo(to: Console, demo: "Demo") -> None:
-    """The table of a demonstration, how it was measured, and where its files are."""
+    """Prints the table of a demonstration, how it was measured, and where its files are."""
     to.print(_demo_table(demo))
     to.print(f"“{demo.prompt} …”", style="bold")
-    wide = max(len(row.name) for row in demo.rows)
+    width = max(len(row.name) for row in demo.rows)
     for row in demo.rows:
-        to.print(f"  {row.name:<{wide}}  {' '.join(row.continuation.split())}", soft_wrap=True)
+        to.print(f"  {row.name:<{width}}  {' '.join(row.continuation.split())}", soft_wrap=True)
     scored = demo.rows[0].scored
     to.print(
         f"\nMeasured on {scored.tokens} tokens of {scored.text}, window {scored.window}, stride "
@@ -210,10 +223,10 @@ def print_demo(to: Console, demo: "Demo") -> None:
 def _demo_table(demo: "Demo") -> Table:
     sizes = ["resident\nbytes", "", "of\noriginal", "bits per\nweight"]
     quality = ["perplexity", "bits per\nbyte", "tokens/s"]
-    made = table(["budget", *sizes, *quality], left=["budget"])
+    output = table(["budget", *sizes, *quality], left=["budget"])
     for row in demo.rows:
         scored = row.scored
-        made.add_row(
+        output.add_row(
             row.name,
             str(scored.resident_bytes),
             format_bytes(scored.resident_bytes),
@@ -223,4 +236,4 @@ def _demo_table(demo: "Demo") -> Table:
             f"{scored.bits_per_byte:.4f}",
             f"{row.tokens_per_second:.1f}",
         )
-    return made
+    return output

@@ -1,9 +1,10 @@
-"""Column scaling of the published BitStack: folded into the operation before, as published.
+"""Scales columns as the published BitStack does, folded into the operation before (2410.23918).
 
 The columns of every matrix are multiplied by the norm of its inputs and the operation before
 (a norm, or the projection whose channels reach the input one by one) is divided, so the function
 stays the same. Which operation that is, is found by trying: a fold that changes what the layer
-computes is taken back (grouped-query `o_proj`, an activation in between).
+computes is taken back (grouped-query `o_proj`, an activation in between). Does not measure the
+norms; see `calibration.observers`.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,15 +15,20 @@ from bitstack.calibration.observers import Moments
 from bitstack.original.matrices import Matrix
 
 _OFFSET = 1e-3  # added to the norms, arXiv 2410.23918
-_SAME = 1e-3  # relative; a wrong fold is off by its whole scale
+_TOLERANCE = 1e-3  # relative; a wrong fold is off by its whole scale
 
 
 def fold_scales(
     model: nn.Module, matrices: list[Matrix], moments: dict[str, Moments], run: Callable[[], Tensor]
 ) -> dict[str, Tensor]:
-    """Scale the columns of `matrices`, one loaded layer's, in place wherever that can be folded.
+    """Scales the columns of `matrices` in place wherever that can be folded.
 
-    `run` gives the layer's output on some input. Returns the scale [n] of each scaled matrix.
+    Args:
+        matrices: those of one loaded layer.
+        run: gives the layer's output on some input, always the same.
+
+    Returns:
+        The scale [n] of each scaled matrix, by name.
     """
     before = run()
     scales: dict[str, Tensor] = {}
@@ -32,7 +38,7 @@ def fold_scales(
         for undo in _folds(model, matrices, members, scale):
             for matrix, parameter in consumers:
                 matrix.of(parameter).mul_(scale)
-            if _same(run(), before):
+            if _equal(run(), before):
                 scales |= {m.name: scale for m in members}
                 break
             for matrix, parameter in consumers:
@@ -53,7 +59,7 @@ def _shared_inputs(matrices: list[Matrix], moments: dict[str, Moments]) -> list[
 def _folds(
     model: nn.Module, matrices: list[Matrix], members: list[Matrix], scale: Tensor
 ) -> Iterator[Callable[[], None]]:
-    """Divide one candidate after another by `scale`; each yields how to take it back."""
+    """Divides one candidate after another by `scale`; each yields a function that takes it back."""
     consumed = {m.name for m in members}
     prefix = _common_prefix([m.module for m in matrices])
     for name, module in model.named_modules():
@@ -82,16 +88,16 @@ def _divided(weight: Tensor, scale: Tensor, transposed: bool) -> Tensor:
 
 
 def _divided_from_one(weight: Tensor, scale: Tensor, _: bool) -> Tensor:
-    """Norms that multiply by 1 + weight (Gemma)."""
+    """For norms that multiply by 1 + weight (Gemma)."""
     return (1 + weight) / scale - 1
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return bool((a - b).abs().max() <= _SAME * b.abs().max())
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() <= _TOLERANCE * b.abs().max())
 
 
 def _common_prefix(names: list[str]) -> str:
-    """The module path of the layer: `model.layers.3.`"""
+    """The module path of the layer, for example `model.layers.3.`."""
     parts = [name.split(".") for name in names]
     shared = []
     for column in zip(*parts, strict=False):
@@ -102,5 +108,5 @@ def _common_prefix(names: list[str]) -> str:
 
 
 def scaled_moment(moment: Tensor | None, scale: Tensor | None) -> Tensor | None:
-    """E[x xᵀ] of the inputs after they were divided by `scale`."""
+    """Returns E[x xᵀ] of the inputs after they were divided by `scale` [n]."""
     return moment if moment is None or scale is None else moment / scale / scale.unsqueeze(1)

@@ -1,243 +1,226 @@
-"""Every matrix of a model into its stack, layer by layer, into the journal.
+"""Decomposes every matrix of a model into its stack, layer by layer, and writes it to the journal.
 
-Holds one decoder layer and what calibration knows of it; a matrix is written when it is done.
-Several workers take a share each. How one matrix is decomposed is `decompose`'s business, what the
-stacks cost and earn is settled later.
+Holds one decoder layer and its statistics at a time; a matrix is written when it is done. Several
+workers take a share each. Does not know how one matrix is decomposed; see `decompose`. Does not
+choose which blocks are worth their bytes; see `compression.order_stage`.
 """
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bitstack.calibration.fisher import Sensitivity, sensitivity, state
-from bitstack.calibration.layers import LayerRunner
+from bitstack.calibration.fisher import FisherInformation, measure_fisher, state_key
 from bitstack.calibration.observers import InputObserver, Moments, observed
 from bitstack.calibration.spill import Spill
 from bitstack.compression.column_scaling import fold_scales, scaled_moment
-from bitstack.container.journal import Journal
+from bitstack.compression.costs import decompose_operations
+from bitstack.compression.job import Job
+from bitstack.compression.matrix_statistics import row_weights, second_moment
 from bitstack.decompose import decompose
-from bitstack.machine.workers import Workers, shares
-from bitstack.original.matrices import Dense, Matrix
-from bitstack.recipe import Recipe
+from bitstack.machine.workers import shares
+from bitstack.original.matrices import Matrix
 
 _log = logging.getLogger(__name__)
-_FELT = "~sensitivity"  # the journal's entry; no matrix is called so
+_FISHER = "~fisher"  # key of the journal; no matrix has this name
 _BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
 
 
-@dataclass
-class Stacker:
-    """Decomposes `matrices` of the runner's model; without windows it works free of data.
+def decompose_matrices(job: Job) -> None:
+    """Fills the journal of `job`: one entry a matrix, one for the dense tensors of each layer.
 
-    `cost` of a matrix is what it takes, in any unit: shares and the time left are made by it.
+    What is in the journal already is not done again.
     """
+    DecomposeStage(job).run()
 
-    runner: LayerRunner
-    matrices: list[Matrix]
-    dense: list[Dense]
-    recipe: Recipe
-    journal: Journal
-    progress: bool = False
-    workers: Workers = field(default_factory=Workers)
-    cost: Callable[[Matrix], float] = lambda matrix: matrix.weights * matrix.columns
-    sensitivity: Sensitivity | None = None
-    _mine: set[str] = field(init=False)  # keys of the journal that this worker writes
-    _bar: tqdm = field(init=False)
+
+class DecomposeStage:
+    """The share of one worker in decomposing the matrices of a job."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.recipe, self.journal = job, job.recipe, job.journal
+        self.runner = job.runner()  # without windows the stage works free of data
+        self.fisher: FisherInformation | None = None
+        self._own_keys = self._share()
+        self._bar: tqdm
 
     def run(self) -> None:
-        """Fill the journal: one entry a matrix, one for the dense tensors of each layer."""
-        self._mine = self._share()
+        """Decomposes this worker's share and waits for the others."""
         self._calibrate()
-        todo = [m for m in self.matrices if self._is_mine(m)]
+        todo = [m for m in self.job.matrices if self._is_own(m)]
         self._bar = tqdm(
-            total=sum(map(self.cost, todo)), desc="decompose", bar_format=_BAR,
-            disable=not self.progress or None,
+            total=sum(map(self._cost, todo)), desc="decompose", bar_format=_BAR,
+            disable=not self.job.progress or None,
         )  # fmt: skip
         with self._bar, torch.no_grad():
             for index in range(len(self.runner)):
-                self._layer(index)
-            self._outer()
-        self.workers.wait("stacks")
+                self._decompose_layer(index)
+            self._decompose_outer()
+        self.job.workers.wait("stacks")
         self.journal.refresh()
+
+    def _cost(self, matrix: Matrix) -> float:
+        """Operations, by which work is shared and the time left is estimated."""
+        return decompose_operations(matrix, self.recipe, text=self.job.text is not None)
 
     @cached_property
     def _rolls(self) -> bool:
-        """Must every layer be run, because no pass before has left the states in files?"""
+        """Whether hidden states are run on through every layer as the stage goes.
+
+        The published method needs no gradients, so no pass has left the states in files before.
+        """
         return bool(self.runner.windows) and self.recipe.method == "signs"
 
     @cached_property
     def _spill(self) -> Spill:
-        own = f"-{self.workers.rank}" if self._rolls else ""
+        own = f"-{self.job.workers.rank}" if self._rolls else ""
         return Spill(self.journal.path / f"spill{own}")
 
     def _share(self) -> set[str]:
-        """What is still to be done by this worker: neighbours, so that it reads few layers."""
-        items: dict[str, float] = {}
+        """Keys of the journal that this worker writes: neighbours, so that it reads few layers."""
+        costs: dict[str, float] = {}
         for index in (*range(len(self.runner)), None):
-            inside = {m.name: self.cost(m) for m in self.matrices if m.layer == index}
-            items |= inside | {_dense_key(index): 0.0}
-        left = {key: cost for key, cost in items.items() if key not in self.journal}
-        owners = shares(list(left.values()), self.workers.count)
-        return {k for k, owner in zip(left, owners, strict=True) if owner == self.workers.rank}
+            inside = {m.name: self._cost(m) for m in self.job.matrices if m.layer == index}
+            costs |= inside | {_dense_key(index): 0.0}
+        left = {key: cost for key, cost in costs.items() if key not in self.journal}
+        workers = self.job.workers
+        owners = shares(list(left.values()), workers.count)
+        return {key for key, owner in zip(left, owners, strict=True) if owner == workers.rank}
+
+    def _is_own(self, matrix: Matrix) -> bool:
+        return matrix.name in self._own_keys
 
     def _calibrate(self) -> None:
         if not self.runner.windows:
             return
-        with torch.no_grad(), self.runner.outer():
-            self.runner.learn()
+        with torch.no_grad(), self.runner.outer_loaded():
+            self.runner.record_calls()
             for batch in range(len(self.runner.windows) if self._rolls else 0):
-                self._spill.put(state(0, batch), [self.runner.enter(batch)])
+                self._spill.put(state_key(0, batch), [self.runner.embed_batch(batch)])
         if not self._rolls:
-            self.sensitivity = self._sensitivity()
+            self.fisher = self._measure_or_read_fisher()
 
-    def _sensitivity(self) -> Sensitivity:
-        """Measured, or found in the journal, with the states of all layers beside it."""
-        if _FELT not in self.journal:
-            found = sensitivity(
-                self.runner, self.matrices, self._spill, seed=self.recipe.seed, workers=self.workers
+    def _measure_or_read_fisher(self) -> FisherInformation:
+        """The Fisher information, from the journal if it is there; states are in files then too."""
+        workers = self.job.workers
+        if _FISHER not in self.journal:
+            fisher = measure_fisher(
+                self.runner, self.job.matrices, self._spill, seed=self.recipe.seed, workers=workers
             )
-            if self.workers.rank == 0:
-                tensors = {f"~{name}": rows for name, rows in found.rows.items()}
-                self.journal.put(_FELT, tensors | {"~": found.embedding}, {"rows": [*found.rows]})
-            self.workers.wait("sensitivity kept")
+            if workers.rank == 0:
+                tensors = {f"~{name}": rows for name, rows in fisher.rows.items()}
+                tensors["~"] = fisher.embedding
+                self.journal.put(_FISHER, tensors, {"rows": [*fisher.rows]})
+            workers.wait("fisher kept")
             self.journal.refresh()
-        names = self.journal.notes[_FELT]["rows"]
+        names = self.journal.notes[_FISHER]["rows"]
         rows = {name: self.journal.get(f"~{name}").to(self.runner.device) for name in names}
-        return Sensitivity(rows, self.journal.get("~").to(self.runner.device))
+        return FisherInformation(rows, self.journal.get("~").to(self.runner.device))
 
-    def _layer(self, index: int) -> None:
-        matrices = [m for m in self.matrices if m.layer == index]
-        mine = [m for m in matrices if self._is_mine(m)]
-        keeps = _dense_key(index) in self._mine
-        if not (mine or keeps or self._rolls):
+    def _decompose_layer(self, index: int) -> None:
+        matrices = [m for m in self.job.matrices if m.layer == index]
+        own = [m for m in matrices if self._is_own(m)]
+        keeps_dense = _dense_key(index) in self._own_keys
+        if not (own or keeps_dense or self._rolls):
             return
-        with self.runner.layer(index):
-            moments, scales = self._observe(index, matrices, mine)
-            for matrix in mine:
-                moment = scaled_moment(_moment(matrix, moments), scales.get(matrix.name))
-                self._matrix(matrix, moment, self._rows(matrix, moments))
-            if keeps:
-                self._keep_dense(index, self.runner.inside[index])
+        with self.runner.layer_loaded(index):
+            moments, scales = self._observe(index, matrices, own)
+            for matrix in own:
+                moment = scaled_moment(second_moment(matrix, moments), scales.get(matrix.name))
+                self._decompose(matrix, moment, row_weights(matrix, self.fisher, moments))
+            if keeps_dense:
+                self._keep_dense(index, self.runner.layer_parameters[index])
 
     def _observe(
-        self, index: int, matrices: list[Matrix], mine: list[Matrix]
+        self, index: int, matrices: list[Matrix], own: list[Matrix]
     ) -> tuple[dict[str, Moments], dict[str, Tensor]]:
-        """Moments of the inputs of `mine`; where columns are scaled, their scales, folded in."""
+        """Moments of the inputs of `own`; where columns are scaled, their scales, folded in."""
         folds = (
-            self._rolls and self.recipe.column_scaling and (mine or _dense_key(index) in self._mine)
+            self._rolls
+            and self.recipe.column_scaling
+            and (own or _dense_key(index) in self._own_keys)
         )
-        # An expert that no token reaches asks all its siblings.
-        asked = {m.parameter for m in (matrices if folds else mine)}
+        # An expert that no token reaches takes the moments of its siblings: all are observed.
+        parameters = {m.parameter for m in (matrices if folds else own)}
         observer = InputObserver()
-        if self._rolls or mine:
-            watched = [m for m in matrices if m.parameter in asked]
+        if self._rolls or own:
+            watched = [m for m in matrices if m.parameter in parameters]
             with observed(self.runner.source.model, watched, observer):
                 for batch in range(len(self.runner.windows)):
-                    self._step(index, batch)
+                    self._run_batch(index, batch)
                     observer.end_batch()
         if not folds:
             return observer.moments, {}
         first = self._state(index, 0)
         model, moments = self.runner.source.model, observer.moments
-        scales = fold_scales(model, matrices, moments, lambda: self.runner.step(index, first))
+        scales = fold_scales(model, matrices, moments, lambda: self.runner.run_layer(index, first))
         return moments, scales
 
     def _state(self, index: int, batch: int) -> Tensor:
-        return self._spill.peek(state(index, batch))[0].to(self.runner.device)
+        return self._spill.get(state_key(index, batch))[0].to(self.runner.device)
 
-    def _step(self, index: int, batch: int) -> None:
-        after = self.runner.step(index, self._state(index, batch))
+    def _run_batch(self, index: int, batch: int) -> None:
+        after = self.runner.run_layer(index, self._state(index, batch))
         if self._rolls:
-            self._spill.put(state(index + 1, batch), [after])
-            (self._spill.folder / state(index - 1, batch)).unlink(missing_ok=True)
+            self._spill.put(state_key(index + 1, batch), [after])
+            self._spill.remove(state_key(index - 1, batch))
 
-    def _outer(self) -> None:
-        """Embedding, head, and whatever else stands outside the layers."""
-        mine = [m for m in self.matrices if m.layer is None and self._is_mine(m)]
-        if not (mine or _dense_key(None) in self._mine):
+    def _decompose_outer(self) -> None:
+        """Decomposes embedding and head, and keeps whatever else stands outside the layers."""
+        own = [m for m in self.job.matrices if m.layer is None and self._is_own(m)]
+        if not (own or _dense_key(None) in self._own_keys):
             return
         observer = InputObserver()
-        with self.runner.outer():
-            with observed(self.runner.source.model, mine, observer):
-                for batch in range(len(self.runner.windows) if mine else 0):
+        with self.runner.outer_loaded():
+            with observed(self.runner.source.model, own, observer):
+                for batch in range(len(self.runner.windows) if own else 0):
                     last = self._state(len(self.runner), batch)
                     for _ in self.runner.logits_by_part(batch, last):
                         observer.end_batch()
-            for matrix in mine:
-                moment = _moment(matrix, observer.moments)
-                rows = self._rows(matrix, observer.moments)
-                if matrix.kind == "embedding" and self.sensitivity:
+            for matrix in own:
+                moment = second_moment(matrix, observer.moments)
+                weights = row_weights(matrix, self.fisher, observer.moments)
+                if matrix.kind == "embedding" and self.fisher:
                     ids = torch.cat([batch.flatten() for batch in self.runner.windows])
                     uses = torch.bincount(ids, minlength=matrix.rows)
-                    moment, rows = self.sensitivity.of_embedding(uses, moment, rows)
-                self._matrix(matrix, moment, rows)
-            if _dense_key(None) in self._mine:
-                self._keep_dense(None, self.runner.outside)
+                    moment, weights = self.fisher.of_embedding(uses, moment, weights)
+                self._decompose(matrix, moment, weights)
+            if _dense_key(None) in self._own_keys:
+                self._keep_dense(None, self.runner.outer_parameters)
 
-    def _matrix(self, matrix: Matrix, moment: Tensor | None, rows: Tensor | None) -> None:
+    def _decompose(self, matrix: Matrix, moment: Tensor | None, weights: Tensor | None) -> None:
+        """Decomposes one matrix under E[x xᵀ] and row weights, and writes it to the journal."""
         start = time.perf_counter()
         weight = matrix.of(self.runner.source.model.get_parameter(matrix.parameter))
-        done = decompose(weight, self.recipe.of(matrix.name), moment=moment, rows=rows)
-        felt = torch.ones(matrix.rows) if rows is None else rows.cpu().float()
+        recipe = self.recipe.of(matrix.name)
+        done = decompose(weight, recipe, moment=moment, row_weights=weights)
+        curvature = torch.ones(matrix.rows) if weights is None else weights.cpu().float()
         note = {
             "levels": done.spec.levels,
             "rank": done.spec.rank,
             "errors": done.relative_errors,
             # Second order: half the curvature times the squared error, nats per token.
-            "losses": (done.row_errors.cpu() @ felt / 2).tolist(),
+            "losses": (done.row_errors.cpu() @ curvature / 2).tolist(),
         }
         tensors = {f"{matrix.name}.{name}": t.cpu() for name, t in done.tensors.items()}
         self.journal.put(matrix.name, tensors, note)
-        self._bar.update(self.cost(matrix))
+        self._bar.update(self._cost(matrix))
         _log.info(
             "%s: %d x %d, %d blocks, relative error %.3g, %.1f s", matrix.name, matrix.rows,
             matrix.columns, done.spec.levels, done.relative_errors[-1], time.perf_counter() - start,
         )  # fmt: skip
 
-    def _is_mine(self, matrix: Matrix) -> bool:
-        return matrix.name in self._mine
-
     def _keep_dense(self, index: int | None, names: list[str]) -> None:
-        kept = {d.name: d.dtype for d in self.dense if d.persistent}
+        """Writes the dense parameters of one layer, in their dtypes, to the journal."""
+        dtypes = {d.name: d.dtype for d in self.job.dense if d.persistent}
         model = self.runner.source.model
-        tensors = {n: model.get_parameter(n).to(kept[n]).cpu() for n in names if n in kept}
+        tensors = {n: model.get_parameter(n).to(dtypes[n]).cpu() for n in names if n in dtypes}
         self.journal.put(_dense_key(index), tensors, {})
-
-    def _rows(self, matrix: Matrix, moments: dict[str, Moments]) -> Tensor | None:
-        """E[g²] of a matrix's outputs; an expert that no token reached counts as if one had, with
-        the gradients of a token that reached a sibling."""
-        if not self.sensitivity:
-            return None
-        found = self.sensitivity.rows
-        prefix = f"{matrix.parameter}."
-        siblings = [rows for name, rows in found.items() if name.startswith(prefix)]
-        if matrix.kind == "expert" and matrix.name not in found and siblings:
-            uses = sum(m.tokens for name, m in moments.items() if name.startswith(prefix))
-            return torch.stack(siblings).sum(0) / max(uses, 1)
-        return found.get(matrix.name)
 
 
 def _dense_key(index: int | None) -> str:
+    """Key of the dense tensors of a layer, or of the parts outside all layers (None)."""
     return "dense-outer" if index is None else f"dense-{index:06d}"
-
-
-def _moment(matrix: Matrix, moments: dict[str, Moments]) -> Tensor | None:
-    """E[x xᵀ] of a matrix, given up by `moments`; an expert that no token reached gets that of its
-    siblings."""
-    if matrix.kind != "expert":
-        own = moments.pop(matrix.name, None)
-        return None if own is None else own.mean()
-    if matrix.name in moments:
-        return moments[matrix.name].mean()
-    prefix = f"{matrix.parameter}."
-    siblings = [m for name, m in moments.items() if name.startswith(prefix)]
-    if not siblings:
-        return None
-    tokens = sum(m.tokens for m in siblings)
-    return torch.stack([m.second for m in siblings]).sum(0) / tokens

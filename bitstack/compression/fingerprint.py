@@ -1,4 +1,4 @@
-"""What a run was made from, as one hash: model files, recipe, text, and this program's version."""
+"""Identifies a run by one hash of what it is made from: model files, recipe, text and version."""
 
 import hashlib
 from importlib.metadata import version
@@ -8,9 +8,10 @@ from bitstack.recipe import Recipe
 
 
 def fingerprint(model: Path, recipe: Recipe, text_sha256: str | None) -> str:
-    """SHA-256 over the model's config and weight files, the recipe and the text's own hash.
+    """Returns the SHA-256 of a model folder's config and weights, a recipe and a text's own hash.
 
-    Where the text lies does not matter.
+    Two runs with the same fingerprint write the same container, so one can go on where the other
+    stopped. Where the text lies does not matter.
     """
     digest = hashlib.sha256()
     for file in (model / "config.json", *sorted(model.glob("model*.safetensors"))):

@@ -1,11 +1,12 @@
-"""What a run will take, as `run --dry-run` shows it: `predict` beside what is free."""
+"""Forecasts what a run will take, beside what is free, as `run --dry-run` shows it. Does not count
+operations and bytes; see `compression.costs`."""
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitstack.compression.costs import predict
-from bitstack.compression.inputs import check
+from bitstack.compression.costs import predict_seconds
+from bitstack.compression.inputs import existing_folder, open_inputs
 from bitstack.machine.free_memory import memory_room
 from bitstack.recipe import Recipe
 
@@ -33,28 +34,26 @@ class Forecast:
 
 
 def forecast(model: str | Path, output: str | Path, recipe: Recipe) -> Forecast:
-    """Predict a run without writing anything. UserError for all that would stop it at its start."""
-    checked = check(model, output, recipe)
-    calibrate, decompose, finish = predict(
-        checked.source, checked.matrices, recipe, checked.tokens, checked.batch_tokens,
-        checked.device,
-    )  # fmt: skip
+    """Predicts a run without writing anything.
+
+    Raises:
+        UserError: for everything that would stop the run at its start.
+    """
+    inputs = open_inputs(model, output, recipe)
+    calibrate, decompose, finish = predict_seconds(
+        inputs.source, inputs.matrices, recipe, inputs.tokens, inputs.batch_tokens, inputs.device
+    )
     return Forecast(
         model=str(model),
-        matrices=len(checked.matrices),
-        weights=sum(m.weights for m in checked.matrices),
-        original_bytes=checked.source.bytes,
-        container_bytes=checked.stored_bytes,
+        matrices=len(inputs.matrices),
+        weights=sum(m.weights for m in inputs.matrices),
+        original_bytes=inputs.source.bytes,
+        container_bytes=inputs.stored_bytes,
         calibrate_seconds=calibrate,
         decompose_seconds=decompose,
         finish_seconds=finish,
-        memory_bytes=checked.memory_bytes,
+        memory_bytes=inputs.memory_bytes,
         free_memory_bytes=memory_room(),
-        disk_bytes=checked.disk_bytes,
-        free_disk_bytes=shutil.disk_usage(_existing(Path(output))).free,
+        disk_bytes=inputs.disk_bytes,
+        free_disk_bytes=shutil.disk_usage(existing_folder(inputs.folder)).free,
     )
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
-    return next(p for p in (folder, *folder.absolute().parents) if p.is_dir())

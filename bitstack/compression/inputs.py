@@ -1,6 +1,7 @@
-"""What a compression is made of, opened and checked before anything is written.
+"""Opens and checks what a compression is made of, before anything is written.
 
-All that can go wrong with the user's input goes wrong here, where that can be known.
+Whatever can go wrong with the user's input goes wrong here, where that can be known. Does not start
+a run; see `compression.job`.
 """
 
 import difflib
@@ -19,97 +20,129 @@ from bitstack.errors import UserError
 from bitstack.machine.device import pick_device
 from bitstack.machine.free_memory import memory_room
 from bitstack.machine.sizes import format_bytes
-from bitstack.ordering.reference import LIKELY
+from bitstack.ordering.reference import BYTES_PER_TOKEN, KEPT_TOKENS
 from bitstack.original.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
 from bitstack.original.source import Source, open_source
 from bitstack.recipe import Recipe
 
-BATCH_TOKENS = 2048  # of one forward pass through a layer: a window of usual length
+BATCH_TOKENS = 2048  # tokens of one forward pass through a layer: a window of usual length
 
 
 @dataclass
-class Checked:
-    """The inputs of a run, opened and found usable; nothing is written yet."""
+class Inputs:
+    """The inputs of a run, opened and found usable, and the bytes a run with them takes."""
 
     source: Source
     recipe: Recipe
-    folder: Path
-    text: CalibrationText | None
-    matrices: list[Matrix]
-    dense: list[Dense]
+    folder: Path  # the output
+    text: CalibrationText | None  # None for a run without data
+    matrices: list[Matrix]  # what is decomposed
+    dense: list[Dense]  # what stays as it is
 
     @cached_property
     def device(self) -> str:
         return pick_device(self.recipe.device)
 
     @property
-    def stored_bytes(self) -> int:
-        """Bytes of all tensors a container holds."""
-        return self._stack_bytes + sum(d.bytes for d in self.dense)
-
-    @property
-    def _stack_bytes(self) -> int:
-        specs = [stack_spec(m, self.recipe.of(m.name)) for m in self.matrices]
-        return sum(t.bytes for spec in specs for t in spec.all())
-
-    @property
-    def disk_bytes(self) -> int:
-        """At the peak: the journal, the shards made from it, what was tuned again, and the states
-        in files."""
-        again = self._stack_bytes if self.tunes else 0
-        spilled = _spilled_bytes(self.source, self.recipe, self.text)
-        return 2 * self.stored_bytes + again + spilled
-
-    @property
     def tunes(self) -> bool:
-        """Are scales and codes tuned against the original?"""
+        """Whether scales and codes are tuned against the original."""
         return self.text is not None and self.recipe.tunes
 
     @property
-    def memory_bytes(self) -> int:
-        """Resident at the peak, of each worker."""
-        return peak_memory(self.source, self.matrices, self.recipe, self.batch_tokens)
-
-    @property
     def tokens(self) -> int:
-        """Of the calibration; 0 without text."""
+        """Tokens of the calibration; 0 without text."""
         return self.text.windows.numel() if self.text else 0
 
     @property
     def batch_tokens(self) -> int:
-        """Of one pass through a layer; 0 without text."""
+        """Tokens of one pass through a layer; 0 without text."""
         return max(BATCH_TOKENS, self.text.length) if self.text else 0
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all tensors of the container."""
+        return self._stack_bytes + sum(d.bytes for d in self.dense)
 
-def check(model: str | Path, output: str | Path, recipe: Recipe) -> Checked:
-    """Open the inputs and look whether there is room. UserError for what would stop the run."""
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes resident at the peak, of each worker."""
+        return peak_memory(self.source, self.matrices, self.recipe, self.batch_tokens)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes on disk at the peak: the journal, the shards made from it, the stacks once more
+        after tuning, and spilled states."""
+        tuned = self._stack_bytes if self.tunes else 0
+        return 2 * self.stored_bytes + tuned + self._spilled_bytes
+
+    @property
+    def _stack_bytes(self) -> int:
+        """Bytes of all blocks and scale sets."""
+        specs = [stack_spec(m, self.recipe.of(m.name)) for m in self.matrices]
+        return sum(t.bytes for spec in specs for t in spec.all())
+
+    @property
+    def _spilled_bytes(self) -> int:
+        """Bytes of hidden states, gradients and predictions that wait in files."""
+        if self.text is None or self.recipe.method != "codes":
+            return 0
+        width = self.source.config.get_text_config().hidden_size
+        layers = len(find_layers(self.source.model)[1])
+        # Of a calibration window: what enters every layer, what leaves the last, and one gradient.
+        states = len(self.text.windows) * (layers + 2)
+        # Of a tuning window: the original's state behind the last layer.
+        states += len(self.text.tuning_windows) if self.recipe.tunes else 0
+        # Of a window the order is measured on: the original's likeliest tokens.
+        predictions = BYTES_PER_TOKEN * KEPT_TOKENS * len(self.text.order_windows)
+        return self.text.length * (4 * width * states + predictions)
+
+
+def open_inputs(model: str | Path, output: str | Path, recipe: Recipe) -> Inputs:
+    """Opens model and text, finds the matrices, and checks the output folder and the room.
+
+    Raises:
+        UserError: for input that cannot be used, an output folder that is taken, or too little
+            disk or memory.
+    """
     source = open_source(model)
     text = read_text(source, recipe)
-    matrices = _matrices(source, recipe)
+    matrices = _find_recipe_matrices(source, recipe)
     dense = find_dense(source.model, matrices)
     if any(m.kind == "expert" for m in matrices):
         source.model.set_experts_implementation("eager")  # one expert's product at a time
-    checked = Checked(source, recipe, Path(output), text, matrices, dense)
-    _check_output(checked.folder)
-    _check_room(checked)
-    return checked
+    inputs = Inputs(source, recipe, Path(output), text, matrices, dense)
+    _check_output(inputs.folder)
+    _check_room(inputs)
+    return inputs
 
 
-def _matrices(source: Source, recipe: Recipe) -> list[Matrix]:
-    """What is decomposed. UserError for overrides that match nothing, or parts of a tensor."""
-    found = find_matrices(source.model, embeddings=recipe.embeddings == "decompose")
-    names = [m.name for m in found]
+def stack_spec(matrix: Matrix, recipe: Recipe) -> StackSpec:
+    """Returns the shape of the stack of a matrix under `recipe`, the recipe of this matrix."""
+    rank = min(recipe.rank, matrix.rows, matrix.columns) if recipe.method == "signs" else 0
+    return StackSpec(recipe.method, matrix.rows, matrix.columns, recipe.blocks, rank, recipe.ends)
+
+
+def existing_folder(folder: Path) -> Path:
+    """Returns the folder, or the nearest above it that exists."""
+    return next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+
+
+def _find_recipe_matrices(source: Source, recipe: Recipe) -> list[Matrix]:
+    """The matrices that the recipe decomposes. Raises UserError for overrides that match nothing,
+    or only parts of a tensor."""
+    matrices = find_matrices(source.model, embeddings=recipe.embeddings == "decompose")
+    names = [m.name for m in matrices]
     for pattern in recipe.overrides:
         if not fnmatch.filter(names, pattern):
-            roles = {m.role for m in found}
+            roles = {m.role for m in matrices}
             near = difflib.get_close_matches(pattern.removeprefix("*."), roles, n=3, cutoff=0.3)
             raise UserError(
                 f"recipe {recipe.name}: overrides: {pattern!r} matches no matrix of the model; "
                 f"near it: {', '.join(near) or ', '.join(sorted(roles)[:3])}"
             )
-    kept = [m for m in found if not recipe.leaves_dense(m.name)]
-    dense = {m.parameter for m in found} - {m.parameter for m in kept}
-    for matrix in found:
+    kept = [m for m in matrices if not recipe.leaves_dense(m.name)]
+    dense = {m.parameter for m in matrices} - {m.parameter for m in kept}
+    for matrix in matrices:
         if recipe.leaves_dense(matrix.name) and matrix.parameter not in dense:
             raise UserError(
                 f"recipe {recipe.name}: overrides: {matrix.name} is part of {matrix.parameter}, "
@@ -118,24 +151,6 @@ def _matrices(source: Source, recipe: Recipe) -> list[Matrix]:
     if not kept:
         raise UserError(f"recipe {recipe.name}: nothing is left to decompose")
     return kept
-
-
-def stack_spec(matrix: Matrix, recipe: Recipe) -> StackSpec:
-    """What the recipe of a matrix makes of it."""
-    rank = min(recipe.rank, matrix.rows, matrix.columns) if recipe.method == "signs" else 0
-    return StackSpec(recipe.method, matrix.rows, matrix.columns, recipe.blocks, rank, recipe.ends)
-
-
-def _spilled_bytes(source: Source, recipe: Recipe, text: CalibrationText | None) -> int:
-    """Inputs of all layers, outputs of the last and one gradient, fp32, the original's last states
-    of what is tuned on, and of the windows the order is measured on what it predicts: they lie in
-    files."""
-    if text is None or recipe.method != "codes":
-        return 0
-    width = source.config.get_text_config().hidden_size
-    states = len(text.windows) * (len(find_layers(source.model)[1]) + 2)
-    states += len(text.tuning) if recipe.tunes else 0
-    return text.length * (4 * width * states + 8 * LIKELY * len(text.order))
 
 
 def _check_output(folder: Path) -> None:
@@ -147,21 +162,22 @@ def _check_output(folder: Path) -> None:
         raise UserError(f"--output {folder}: is not empty; name a new folder")
 
 
-def _check_room(checked: Checked) -> None:
-    folder, work = checked.folder, checked.folder / FOLDER
-    parent = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
-    kept = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
-    free, needed = shutil.disk_usage(parent).free, checked.disk_bytes - kept
+def _check_room(inputs: Inputs) -> None:
+    """Raises UserError where disk or memory will not do; the journal's files count as done."""
+    folder, journal = inputs.folder, inputs.folder / FOLDER
+    written = sum(file.stat().st_size for file in journal.rglob("*") if file.is_file())
+    needed = inputs.disk_bytes - written
+    free = shutil.disk_usage(existing_folder(folder)).free
     if free < needed:
         raise UserError(
             f"--output {folder}: {format_bytes(needed)} of disk are needed while it runs, but "
             f"{format_bytes(free)} are free; free some, name a folder on another disk, or take "
-            "fewer --samples"
+            "fewer --num-samples"
         )
     room = memory_room()
-    if room is not None and room < checked.memory_bytes:
+    if room is not None and room < inputs.memory_bytes:
         raise UserError(
-            f"{checked.source.path}: about {format_bytes(checked.memory_bytes)} of memory are "
+            f"{inputs.source.path}: about {format_bytes(inputs.memory_bytes)} of memory are "
             f"needed at the peak, but {format_bytes(room)} can be had; close other programs, start "
             "fewer workers, or take --recipe fast"
         )

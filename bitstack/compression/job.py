@@ -1,4 +1,8 @@
-"""One compression: its checked inputs, its journal, and what the stages make of them."""
+"""Opens one compression: its checked inputs, its journal, and what the stages make of them.
+
+Does not check the inputs; see `compression.inputs`. Does not run the stages; see
+`compression.pipeline`.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -11,7 +15,7 @@ from torch import Tensor
 
 from bitstack.calibration.layers import LayerRunner
 from bitstack.compression.fingerprint import fingerprint
-from bitstack.compression.inputs import BATCH_TOKENS, Checked, check, stack_spec
+from bitstack.compression.inputs import BATCH_TOKENS, Inputs, open_inputs, stack_spec
 from bitstack.container.budget import Budgets
 from bitstack.container.journal import Journal
 from bitstack.container.manifest import StackEntry
@@ -22,25 +26,31 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Job(Checked):
-    """One compression: its inputs and its journal, and what the stages make of them."""
+class Job(Inputs):
+    """A run that has begun: its inputs, its journal, and the workers that share it."""
 
     journal: Journal
-    progress: bool
+    progress: bool  # whether progress bars are shown
     workers: Workers = field(default_factory=Workers)
 
     def runner(
         self,
-        rows: Tensor | None = None,
+        windows: Tensor | None = None,
         *,
         samples: int | None = None,
-        tokens: int = BATCH_TOKENS,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> LayerRunner:
-        """The source layer by layer over (the first `samples`) windows, those of the calibration
-        if `rows` [count, length] are not given; `tokens` a batch."""
-        if rows is None and self.text:
-            rows = self.text.windows
-        batches = [] if rows is None else rows[:samples].split(max(1, tokens // rows.shape[1]))
+        """Returns a runner of the original model over (the first `samples`) windows.
+
+        Args:
+            windows: int64 ids [count, length]; None for those of the calibration.
+            batch_tokens: tokens of one batch, at least one window.
+        """
+        if windows is None and self.text:
+            windows = self.text.windows
+        if windows is None:
+            return LayerRunner(self.source, [], self.device)
+        batches = windows[:samples].split(max(1, batch_tokens // windows.shape[1]))
         return LayerRunner(self.source, list(batches), self.device)
 
     @cached_property
@@ -53,8 +63,12 @@ class Job(Checked):
             for m in self.matrices
         ]
 
+    def losses(self) -> list[list[float]]:
+        """Returns the predicted loss of every finished stack at every level, nats per token."""
+        return [self.journal.notes[entry.name]["losses"] for entry in self.stacks]
+
     def budgets(self, order: Sequence[int]) -> Budgets:
-        """What the levels of the finished stacks cost along an order of them."""
+        """Returns what the levels of the finished stacks cost along an order of them."""
         return Budgets(
             stack_bytes=[entry.spec.bytes() for entry in self.stacks],
             fixed_bytes=0,
@@ -64,7 +78,7 @@ class Job(Checked):
 
     @property
     def stored_dense(self) -> list[str]:
-        """Dense tensors a container holds."""
+        """Names of the dense tensors that the container holds."""
         return [d.name for d in self.dense if d.persistent]
 
     @property
@@ -74,15 +88,14 @@ class Job(Checked):
         return path.name if path.exists() else self.recipe.calibration
 
     @property
-    def calibration(self) -> str:
-        """The text as the recipe in the container names it: as it was given, where that says
-        nothing of this machine."""
+    def recipe_calibration(self) -> str:
+        """The text as the container's recipe names it: as given, but no absolute path."""
         given = Path(self.recipe.calibration)
         return self.text_name if given.is_absolute() else self.recipe.calibration
 
-    def text_note(self) -> dict[str, Any] | None:
-        """What the container says of the text: all that was read (`sha256`), and how many windows
-        of it calibrated and tuned."""
+    def text_record(self) -> dict[str, Any] | None:
+        """Returns what the manifest says of the text: the hash of all that was read (`sha256`),
+        and how many windows of it calibrated and tuned."""
         if self.text is None:
             return None
         samples, length = self.text.windows.shape
@@ -91,7 +104,7 @@ class Job(Checked):
             "sha256": self.text.tokens.sha256,
             "samples": samples,
             "length": length,
-            "tuned": len(self.text.tuning) if self.tunes else 0,
+            "tuned": len(self.text.tuning_windows) if self.tunes else 0,
         }
 
 
@@ -102,26 +115,29 @@ def open_job(
     progress: bool,
     workers: Workers | None = None,
 ) -> Job:
-    """Open and check everything. UserError for input that cannot be used.
+    """Opens and checks everything, and starts or takes up the journal in `output`.
 
-    The first of several `workers` does it before the others, who take its word for what the run is
-    made from.
+    The first of several `workers` does it before the others, and tells them the fingerprint of the
+    run, so that not every one of them hashes the model.
+
+    Raises:
+        UserError: for input that cannot be used, or a journal of another run.
     """
     workers = workers or Workers()
-    made_from = workers.hear("fingerprint") if workers.rank else None
-    checked = check(model, output, recipe)
-    text = checked.text
+    run_hash = workers.receive("fingerprint") if workers.rank else None
+    inputs = open_inputs(model, output, recipe)
+    text = inputs.text
     if text is None and not workers.rank:
         _log.warning(
             "warning: no calibration text, so all inputs count alike and more is lost; "
             "give a calibration source"
         )
     sha256 = text.tokens.sha256 if text else None
-    made_from = made_from or fingerprint(checked.source.path, recipe, sha256)
-    journal = Journal(checked.folder, made_from)
-    workers.say("fingerprint", made_from)
+    run_hash = run_hash or fingerprint(inputs.source.path, recipe, sha256)
+    journal = Journal(inputs.folder, run_hash)
+    workers.publish("fingerprint", run_hash)
     workers.wait("opened")  # before anybody adds to the journal, by which the work is shared
     return Job(
-        checked.source, recipe, checked.folder, text, checked.matrices, checked.dense,
+        inputs.source, recipe, inputs.folder, text, inputs.matrices, inputs.dense,
         journal, progress, workers,
     )  # fmt: skip

@@ -1,57 +1,59 @@
-"""The order of a job's stacks: as it is predicted, as measurements correct it, or between the two.
+"""Chooses the order of a job's stacks: as predicted, as measurements correct it, or between.
 
-Puts together what `order` works on. How a loss is measured is the business of `measure`.
+Puts together the parts of `ordering`. Does not sort; see `ordering.greedy`. Does not measure
+losses; see `ordering.layer_loss`.
 """
 
 from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.spill import Spill
-from bitstack.compression.costs import few_samples
+from bitstack.compression.costs import trial_windows
 from bitstack.compression.job import Job
-from bitstack.ordering import greedy as order
-from bitstack.ordering.layer_loss import LayerMeasure
+from bitstack.ordering import greedy
+from bitstack.ordering.layer_loss import LayerwiseLoss
 from bitstack.ordering.reference import Reference
 
 
-def rank(job: Job) -> list[int]:
-    """Stack indices as the recipe orders the finished planes.
+def choose_order(job: Job) -> list[int]:
+    """Returns stack indices in the order in which the finished planes are loaded.
 
-    With text several orders are made from the predicted losses and from what is measured of every
-    role, and the one along which the whole model is nearest to the original is taken. Measured by
-    themselves, against finished stacks, levels that were tuned look dearer than they are among
-    those they were tuned with; how much of it is to be believed depends on how long that was.
+    With text, several orders are made from the predicted losses and from what is measured of every
+    role, and the one along which the whole model is nearest to the original is taken. Neither is
+    right alone: measured one role at a time, against finished stacks, levels that were tuned look
+    worse than they are among those they were tuned with; how much depends on the steps of tuning.
     """
     stacks = job.stacks
     if job.recipe.order == "perplexity":
         # The published sort takes the first windows of the calibration.
-        measure = _measure(job, job.runner(samples=job.recipe.order_samples))
-        return order.perplexity_order([e.levels for e in stacks], measure, show=job.progress)
-    losses = [job.journal.notes[e.name]["losses"] for e in stacks]
+        measure = _loss(job, job.runner(samples=job.recipe.order_samples))
+        return greedy.perplexity_order([e.levels for e in stacks], measure, show=job.progress)
+    losses = job.losses()
     sizes = [e.spec.bytes() for e in stacks]
     if job.text is None:
-        return order.predicted_order(sizes, losses)
-    likely = Spill(job.journal.path / "likely")
-    measure = _measure(job, job.runner(job.text.order), likely)
+        return greedy.predicted_order(sizes, losses)
+    spill = Spill(job.journal.path / "reference")
+    measure = _loss(job, job.runner(job.text.order_windows), spill)
     roles = [entry.matrix.role for entry in stacks]
-    measured = order.by_role(losses, roles, measure, show=job.progress)
-    found = order.between(sizes, losses, measured)
-    paths = [_path(job, each) for each in found]
-    few = few_samples(job.recipe, job.text.length)
-    measure = _measure(job, job.runner(job.text.order, samples=few), likely)
-    return found[order.nearest(paths, measure, show=job.progress)]
+    measured = greedy.corrected_by_role(losses, roles, measure, show=job.progress)
+    orders = greedy.interpolated_orders(sizes, losses, measured)
+    paths = [_path(job, order) for order in orders]
+    few = trial_windows(job.recipe, job.text.length)
+    measure = _loss(job, job.runner(job.text.order_windows, samples=few), spill)
+    return orders[greedy.best_path(paths, measure, show=job.progress)]
 
 
-def _path(job: Job, found: list[int]) -> list[list[int]]:
-    """Levels along an order: at the recipe's targets, or at sizes each as many times the last."""
-    budgets = job.budgets(found)
+def _path(job: Job, order: list[int]) -> list[list[int]]:
+    """Levels of all stacks along an order: at the recipe's target bits, or else at sizes that grow
+    by the same factor from the smallest model to the largest."""
+    budgets = job.budgets(order)
     low, high = budgets.floor_bytes, budgets.total_bytes
-    asked = [bits * sum(budgets.weights) / 8 for bits in job.recipe.target_bits]
-    asked = [size for size in asked if low <= size <= high]
-    step = (high / low) ** (1 / (order.TRIED + 1))
-    asked = asked or [low * step**i for i in range(1, order.TRIED + 1)]
-    return [budgets.levels(int(size))[0] for size in asked]
+    sizes = [bits * sum(budgets.weights) / 8 for bits in job.recipe.target_bits]
+    sizes = [size for size in sizes if low <= size <= high]
+    step = (high / low) ** (1 / (greedy.TRIED_SIZES + 1))
+    sizes = sizes or [low * step**i for i in range(1, greedy.TRIED_SIZES + 1)]
+    return [budgets.levels(int(size))[0] for size in sizes]
 
 
-def _measure(job: Job, runner: LayerRunner, likely: Spill | None = None) -> LayerMeasure:
-    """The loss of text, or with `likely` how far from the original."""
-    reference = Reference(runner, likely) if likely else None
-    return LayerMeasure(runner, job.journal, job.stacks, job.stored_dense, reference)
+def _loss(job: Job, runner: LayerRunner, spill: Spill | None = None) -> LayerwiseLoss:
+    """The loss of the text, or with `spill` the divergence from the original, kept there."""
+    reference = Reference(runner, spill) if spill else None
+    return LayerwiseLoss(runner, job.journal, job.stacks, job.stored_dense, reference)

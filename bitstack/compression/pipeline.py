@@ -1,7 +1,7 @@
-"""The pipeline: model folder in, stacked model out, one decoder layer in memory at a time.
+"""Runs the pipeline: model folder in, container out, one decoder layer in memory at a time.
 
-Calls the rooms in their order and holds no algorithm: matrices, calibration and decompose (in
-`stacker`), order, tune, container.
+Calls the stages in their order: inputs, decompose (which calibrates), tune, order, container. Holds
+no algorithm; see `compression.decompose_stage`, `tune_stage` and `order_stage`.
 """
 
 import json
@@ -9,10 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bitstack.compression.costs import matrix_work
-from bitstack.compression.decompose_stage import Stacker
+from bitstack.compression.decompose_stage import decompose_matrices
 from bitstack.compression.job import Job, open_job
-from bitstack.compression.order_stage import rank
+from bitstack.compression.order_stage import choose_order
 from bitstack.compression.tune_stage import tune
 from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
 from bitstack.container.shards import tensor_order, write_shards
@@ -33,63 +32,71 @@ def compress(
     progress: bool = False,
     **fields: Any,
 ) -> Path:
-    """Compress the model folder `model` into the container `output` and return its path.
+    """Compresses a model into a container, once for all memory budgets.
 
-    `recipe` is a name, a YAML file or a Recipe; `fields` override its fields. UserError before
-    anything is written for whatever can be known before; an interrupted run leaves a journal in
-    `output`, from which the same call goes on, and nothing that loads.
+    The container holds every matrix as blocks of one bit per weight, sorted by what each is worth.
+    One decoder layer of the original is in memory at a time. An interrupted run goes on where it
+    stopped when it is called again in the same way. The processes of `torchrun` share a run; the
+    container is the same as from one process with as many threads as each of them has.
 
-    Started by `torchrun`, the processes share the matrices; the bytes are those of one process
-    with as many threads as each of them has.
+    Args:
+        model: Folder of a Hugging Face causal language model, or its name on the Hub.
+        output: Folder to write the container to; a new or empty one, or that of the interrupted
+            run.
+        recipe: Name of a recipe ("default", "fast", "best" or "paper"), a YAML file or a `Recipe`;
+            None for "default".
+        progress: Show progress bars.
+        fields: Fields of the recipe to change. Most useful is `calibration`: a text file, a folder
+            of text files, FILE.jsonl or hf:DATASET. Without a text much more quality is lost.
+
+    Returns:
+        Path of the container, which is `output`.
+
+    Raises:
+        UserError: The model, the recipe, the text or the output folder cannot be used. All that
+            can be checked before the run is checked before anything is written.
+
+    Example:
+        >>> import bitstack
+        >>> container = bitstack.compress(
+        ...     "my-model", "new-container", recipe="fast", calibration="text.txt"
+        ... )
+        >>> model = bitstack.load(container, budget="50%")
     """
-    resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, **fields)
+    resolved = load_recipe(recipe, **fields)
     workers = open_workers()
     with workers.working():
         job = open_job(model, output, resolved, progress and not workers.rank, workers)
-        _stack(job)
+        decompose_matrices(job)
         if workers.rank == 0:
             _finish(job)
-            workers.say("finished", "")
+            workers.publish("finished", "")
         else:
-            workers.hear("finished")
+            workers.receive("finished")
         workers.leave()
     return job.folder
 
 
-def _stack(job: Job) -> None:
-    """All stacks into the journal."""
-    Stacker(
-        job.runner(),
-        job.matrices,
-        job.dense,
-        job.recipe,
-        job.journal,
-        job.progress,
-        job.workers,
-        lambda matrix: matrix_work(matrix, job.recipe, text=job.text is not None),
-    ).run()
-
-
 def _finish(job: Job) -> None:
-    """What one worker does alone: tuning, order and shards."""
+    """Tunes, orders and writes the shards: one worker does it alone."""
     _keep_buffers(job)
     if job.tunes:
         tune(job)
-    _write(job, rank(job))
-    job.recipe.write(job.folder / RECIPE, job.calibration)
+    _write_container(job, choose_order(job))
     job.journal.remove()
 
 
 def _keep_buffers(job: Job) -> None:
-    """Stored buffers (a router's bias) are no parameters of a layer: all of them at once."""
+    """Writes stored buffers (a router's bias) to the journal, all at once: they are no parameters
+    of a layer."""
     buffers = dict(job.source.model.named_buffers())
     kept = {name: buffers[name] for name in job.stored_dense if name in buffers}
     if kept:
         job.journal.put("dense-buffers", kept, {})
 
 
-def _write(job: Job, order: list[int]) -> None:
-    """The shards, then the manifest, which makes the container whole."""
+def _write_container(job: Job, order: list[int]) -> None:
+    """Writes the shards, then the manifest, which makes the container whole."""
     specs = {e.name: e.spec for e in job.stacks}
     names = list(tensor_order(job.stored_dense, specs, order))
     floor = len(job.stored_dense) + sum(len(spec.stored(1)) for spec in specs.values())
@@ -99,7 +106,7 @@ def _write(job: Job, order: list[int]) -> None:
             floor=floor, size=job.recipe.shard_size, guard=job.stacks[0].parameter,
         )  # fmt: skip
         _copy_config(job.source, job.folder)
-        job.recipe.write(job.folder / RECIPE, job.calibration)
+        job.recipe.write(job.folder / RECIPE, job.recipe_calibration)
         Manifest(
             base_model=job.source.name,
             original_bytes=job.source.bytes,
@@ -109,13 +116,13 @@ def _write(job: Job, order: list[int]) -> None:
             order=order,
             shards=shards,
             recipe=job.recipe.model_dump() | {"calibration": job.text_name},
-            text=job.text_note(),
+            text=job.text_record(),
             versions={name: version(name) for name in ("bitstack", "torch", "transformers")},
         ).write(job.folder)
 
 
 def _copy_config(source: Source, folder: Path) -> None:
-    """config.json with a quantization_config, and the tokenizer's files as they are."""
+    """Writes config.json with a quantization_config, and the tokenizer's files as they are."""
     config = source.config.to_dict()
     config["quantization_config"] = {"quant_method": "bitstack"}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,10 +1,11 @@
-"""What the tensors of a stack are: names, shapes, dtypes and bytes of every block and scale set.
+"""Describes the tensors of a stack: names, shapes, dtypes and bytes of blocks and scale sets.
 
-A stack in one of two formats. `codes`: level j is j planes and scale set j, which is swapped when
-the level changes. Levels form chains: those of one chain share nested planes, and those of the next
-have finer planes of their own, which take the place of the lower ones. `signs`, the published
-BitStack format: level j is the sum of the blocks 1 to j, each a plane of signs and two factors of
-`rank`. The rest of the code asks here which tensors a level needs and never looks inside a block.
+A stack has one of two formats. In `codes`, level j is j planes and the scale set of level j, which
+is swapped when the level changes. Levels form chains: those of one chain share nested planes, and
+those of the next have finer planes of their own, which take the place of the lower ones. In
+`signs`, the published BitStack format (arXiv 2410.23918), level j is the sum of the blocks 1 to j,
+each a plane of signs and two factors of `rank`. The other rooms ask here which tensors a level
+needs. Does not interpret their values; see `kernels`.
 """
 
 from collections.abc import Iterator
@@ -33,9 +34,10 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class StackSpec:
-    """The shape of a stack: `levels` levels of a rows x columns matrix; `rank` for signs only.
+    """The shape of a stack: `levels` levels of a rows x columns matrix.
 
-    `ends`, for codes: the last level of every chain but the highest, rising and below `levels`.
+    `rank` is for signs only. `ends` is for codes only: the last level of every chain but the
+    highest, rising and below `levels`; for example (4,) for levels 1 to 4 and 5 to 8.
     """
 
     format: Literal["codes", "signs"]
@@ -47,23 +49,24 @@ class StackSpec:
 
     @property
     def chains(self) -> list[range]:
-        """The levels whose planes nest in one another, from the lowest on."""
+        """The chains from the lowest on, each the levels whose planes nest in one another."""
         bounds = [0, *self.ends, self.levels]
         return [range(below + 1, end + 1) for below, end in pairwise(bounds)]
 
     def chain(self, level: int) -> range:
-        """The levels that share planes with `level`."""
+        """Returns the levels that share planes with `level`."""
         return next(chain for chain in self.chains if level in chain)
 
     def planes(self, level: int) -> list[str]:
-        """Names of the planes of codes at `level`, that of the lowest bit first."""
-        kind = _kind(self.chains.index(self.chain(level)))
-        return [f"{kind}_{j}" for j in range(1, level + 1)]
+        """Returns the names of the planes of codes at `level`, that of the lowest bit first."""
+        prefix = _plane_prefix(self.chains.index(self.chain(level)))
+        return [f"{prefix}_{j}" for j in range(1, level + 1)]
 
-    def block(self, level: int) -> list[TensorSpec]:
-        """What level `level` adds to those below it in its chain and every higher one keeps."""
+    def added_blocks(self, level: int) -> list[TensorSpec]:
+        """Returns the blocks that `level` adds to the level below; scale sets are not blocks."""
         shape = (self.rows, row_bytes(self.columns))
         if self.format == "codes":
+            # The first level of a chain shares no plane with the chain below: all are new.
             new = self.planes(level)[0 if level == self.chain(level).start else -1 :]
             return [TensorSpec(name, torch.uint8, shape) for name in new]
         plane = TensorSpec(f"plane_{level}", torch.uint8, shape)
@@ -72,32 +75,32 @@ class StackSpec:
         return [plane, left, right]
 
     def scales(self, level: int) -> list[TensorSpec]:
-        """What is resident at exactly this level."""
+        """Returns the scale set of exactly this level; none for signs, whose factors are blocks."""
         if self.format == "signs":
             return []
         length = scale_length(self.rows, self.columns, level)
         return [TensorSpec(f"scale_{level}", torch.float16, (length,))]
 
     def stored(self, level: int) -> list[TensorSpec]:
-        """What a container holds for the step to `level`."""
-        return [*self.block(level), *self.scales(level)]
+        """Returns the tensors that a container holds for the step to `level`."""
+        return [*self.added_blocks(level), *self.scales(level)]
 
     def resident(self, level: int) -> list[TensorSpec]:
-        """Everything in memory at `level`."""
+        """Returns every tensor in memory at `level`."""
         start = self.chain(level).start
-        blocks = [spec for j in range(start, level + 1) for spec in self.block(j)]
+        blocks = [spec for j in range(start, level + 1) for spec in self.added_blocks(j)]
         return [*blocks, *self.scales(level)]
 
     def bytes(self) -> list[int]:
-        """Resident bytes at level 1, 2, … `levels`."""
+        """Returns the resident bytes at level 1, 2, … `levels`."""
         return [sum(t.bytes for t in self.resident(j)) for j in range(1, self.levels + 1)]
 
     def all(self) -> Iterator[TensorSpec]:
-        """Every stored tensor, level by level."""
+        """Yields every stored tensor, level by level."""
         for level in range(1, self.levels + 1):
             yield from self.stored(level)
 
 
-def _kind(chain: int) -> str:
-    """What the planes of a chain are called, by its place."""
+def _plane_prefix(chain: int) -> str:
+    """How the names of a chain's planes begin: plane, fine, fine2, fine3, …"""
     return ("plane", "fine")[chain] if chain < 2 else f"fine{chain}"

@@ -1,7 +1,7 @@
-"""Bytes to levels, exactly: which prefix of the order fits a memory budget.
+"""Turns bytes into levels, exactly: which prefix of the order fits a memory budget.
 
-Pure arithmetic over the sizes of a stacked model. Where the order comes from is the business of
-`order`, what the sizes are that of `container`, and spending the bytes that of `load`.
+Pure arithmetic over the sizes of a stacked model. Does not read the sizes and the order (see
+`container.manifest`), make the order (see `ordering`) or load anything (see `live.loading`).
 """
 
 import re
@@ -22,17 +22,19 @@ _RELATIVE = re.compile(r"(\d+\.?\d*|\.\d+)\s*(%|[Bb][Pp][Ww])", re.ASCII)
 
 @dataclass(frozen=True)
 class Budget:
-    """A memory budget as it was asked for; what it is in bytes depends on the model."""
+    """A memory budget as the user wrote it; how many bytes it is depends on the model."""
 
     amount: Fraction
     kind: Literal["bytes", "share", "bpw"]  # share: 1 is all of the original model
     text: str  # as written, for messages
 
     def to_bytes(self, *, original_bytes: int, fixed_bytes: int, weights: int) -> int:
-        """Whole bytes of the resident model, rounded down.
+        """Returns whole bytes of the resident model, rounded down.
 
-        `original_bytes` is the size of the original model, `weights` the number of decomposed
-        weights. `fixed_bytes`, what stays dense, comes on top of a budget in bits per weight.
+        Args:
+            original_bytes: Size of the original model.
+            fixed_bytes: What stays dense; it is added to a budget in bits per weight.
+            weights: Number of decomposed weights.
         """
         if self.kind == "share":
             return int(self.amount * original_bytes)
@@ -42,10 +44,13 @@ class Budget:
 
 
 def parse_budget(text: str | int) -> Budget:
-    """`800MB`, `1.5GiB`, `50%` (of the original's bytes), `2.5bpw`, or a whole number of bytes.
+    """Parses `800MB`, `1.5GiB`, `50%` (of the original's bytes), `2.5bpw`, or a number of bytes.
 
-    bpw is mean bits per decomposed weight. Units of any case, white space around. Raises
-    UserError for anything else.
+    bpw is mean bits per decomposed weight. Units may be of any case, and white space may stand
+    around.
+
+    Raises:
+        UserError: The text is anything else.
     """
     text = str(text).strip()
     if match := _RELATIVE.fullmatch(text):
@@ -99,12 +104,12 @@ class Budgets:
 
     @property
     def floor_bytes(self) -> int:
-        """The least this model can be: every stack at level 1."""
+        """Resident bytes of the smallest model: every stack at level 1."""
         return int(self._totals[0])
 
     @property
     def total_bytes(self) -> int:
-        """At the end of the order."""
+        """Resident bytes at the end of the order."""
         return int(self._totals[-1])
 
     @property
@@ -113,12 +118,15 @@ class Budgets:
         return [int(total) for total in self._totals]
 
     def levels(self, budget_bytes: int) -> tuple[list[int], int]:
-        """Level of every stack, and resident bytes, of the longest prefix within the budget.
+        """Returns the level of every stack, and the resident bytes, for a budget.
 
-        Raises UserError when the budget is below the floor.
+        They are those of the longest prefix of the order that fits.
+
+        Raises:
+            UserError: The budget is below the floor.
         """
         if budget_bytes < self.floor_bytes:
-            raise UserError(self._below_floor(budget_bytes))
+            raise UserError(self._below_floor_message(budget_bytes))
         prefix = int(np.searchsorted(self._totals, budget_bytes, side="right")) - 1
         raised = np.bincount(
             np.asarray(self.order[:prefix], dtype=np.int64), minlength=len(self.stack_bytes)
@@ -126,9 +134,12 @@ class Budgets:
         return [int(level) for level in raised + 1], int(self._totals[prefix])
 
     def uniform(self, level: int) -> tuple[list[int], int]:
-        """Every stack at `level`, or at its own top where that is lower, and resident bytes.
+        """Returns the level of every stack, and the resident bytes, for one level everywhere.
 
-        Raises UserError for a level that no stack has.
+        A stack with fewer levels is at its highest.
+
+        Raises:
+            UserError: No stack has that level.
         """
         top = max(len(sizes) for sizes in self.stack_bytes)
         if not 1 <= level <= top:
@@ -137,18 +148,18 @@ class Budgets:
         return levels, self.resident_bytes(levels)
 
     def resident_bytes(self, levels: Sequence[int]) -> int:
-        """The whole model with its stacks at `levels`."""
-        return self.fixed_bytes + self._stacked(levels)
+        """Returns the bytes of the whole model with its stacks at `levels`."""
+        return self.fixed_bytes + self._stacked_bytes(levels)
 
     def bits_per_weight(self, levels: Sequence[int]) -> float:
-        """Mean bits of a decomposed weight, scales included, dense tensors not."""
-        return 8 * self._stacked(levels) / sum(self.weights)
+        """Returns the mean bits of a decomposed weight, scales included, dense tensors not."""
+        return 8 * self._stacked_bytes(levels) / sum(self.weights)
 
-    def _stacked(self, levels: Sequence[int]) -> int:
+    def _stacked_bytes(self, levels: Sequence[int]) -> int:
         pairs = zip(self.stack_bytes, levels, strict=True)
         return sum(sizes[level - 1] for sizes, level in pairs)
 
-    def _below_floor(self, budget_bytes: int) -> str:
+    def _below_floor_message(self, budget_bytes: int) -> str:
         # Rounded up, so that each of the three can be given as a budget.
         mib = ceil(100 * self.floor_bytes / 2**20) / 100
         bpw = ceil(100 * self.bits_per_weight([1] * len(self.weights))) / 100

@@ -1,8 +1,9 @@
-"""The journal of a run: one file for each finished matrix, so that memory does not grow with depth.
+"""Keeps the finished matrices of a run on disk, so that memory does not grow with depth.
 
-Lies in `.work` inside the output folder until the shards are written from it. Each file appears
-whole or not at all. Tensors of a key that starts with ~ go before those of the same name without.
-Journals of another run are told apart by their fingerprint.
+The journal is one file for each matrix in `.work` inside the output folder, until the shards are
+written from it. Each file appears whole or not at all. A tensor stored under a key that starts
+with ~ replaces the tensor of the same name under a key without. The fingerprint tells the journal
+of another run. Does not write the container; see `container.shards`.
 """
 
 import json
@@ -31,18 +32,27 @@ class Journal:
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self.notes: dict[str, dict[str, Any]] = {}
-        self._where: dict[str, Path] = {}
+        self._file_of: dict[str, Path] = {}  # by tensor name
         self._files: set[Path] = set()
-        self._held: dict[Path, Any] | None = None
+        self._open_files: dict[Path, Any] | None = None
         self.refresh()
 
     def refresh(self) -> None:
-        """Take up the entries that other workers have written."""
+        """Reads the entries that other workers have written since."""
         for file in sorted(set(self.path.glob("*.safetensors")) - self._files):
-            self._open(file)
+            self._read_entry(file)
 
     def put(self, key: str, tensors: dict[str, Tensor], note: dict[str, Any]) -> None:
-        """Write one group; an interrupted write leaves nothing."""
+        """Writes one group of tensors; an interrupted write leaves nothing.
+
+        Args:
+            key: Name of the group, such as that of the matrix.
+            tensors: By their names in the container.
+            note: What else is known of the group; must be JSON.
+
+        Raises:
+            UserError: The disk refused the write.
+        """
         file = self._file(key)
         partial = file.with_suffix(".partial")
         text = json.dumps({"key": key, "fingerprint": self.fingerprint, "note": note})
@@ -51,38 +61,42 @@ class Journal:
                 {name: t.contiguous() for name, t in tensors.items()}, partial, {"journal": text}
             )
         partial.rename(file)
-        self._open(file)
+        self._read_entry(file)
 
     def __contains__(self, key: str) -> bool:
         return key in self.notes
 
     def get(self, name: str) -> Tensor:
-        """One tensor by its name in the container."""
-        file = self._where[name]
-        if self._held is not None:
-            if file not in self._held:
-                self._held[file] = safe_open(file, framework="pt")
-            return self._held[file].get_tensor(name)
+        """Returns one tensor by its name in the container."""
+        file = self._file_of[name]
+        if self._open_files is not None:
+            if file not in self._open_files:
+                self._open_files[file] = safe_open(file, framework="pt")
+            return self._open_files[file].get_tensor(name)
         with safe_open(file, framework="pt") as opened:
             return opened.get_tensor(name)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """What is opened within this context stays mapped until its end: for many tensors of a
-        file, whose list of tensors is read at every opening."""
-        self._held = {}
+    def files_kept_open(self) -> Iterator[None]:
+        """Within it, files stay open once opened.
+
+        Saves time where many tensors of one file are read: opening reads its whole list of tensors.
+        """
+        self._open_files = {}
         try:
             yield
         finally:
-            self._held = None
+            self._open_files = None
 
     def remove(self) -> None:
+        """Deletes the journal from the disk."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _file(self, key: str) -> Path:
         return self.path / f"{key}.safetensors"
 
-    def _open(self, file: Path) -> None:
+    def _read_entry(self, file: Path) -> None:
+        """Takes up the note and the tensor names of one file; deletes a damaged one."""
         try:
             with safe_open(file, framework="pt") as opened:
                 head = json.loads((opened.metadata() or {})["journal"])
@@ -97,4 +111,4 @@ class Journal:
             )
         self._files.add(file)
         self.notes[head["key"]] = head["note"]
-        self._where |= dict.fromkeys(names, file)
+        self._file_of |= dict.fromkeys(names, file)

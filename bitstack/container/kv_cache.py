@@ -1,4 +1,4 @@
-"""Bytes of a model's key and value cache, from its config alone."""
+"""Counts the bytes of a model's key and value cache from its config alone; builds no model."""
 
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -7,11 +7,17 @@ from bitstack.errors import UserError
 
 
 def kv_cache_bytes(config: PretrainedConfig, context: int, dtype_bytes: int = 2) -> int:
-    """Bytes of the keys and values of one sequence of `context` tokens, as `DynamicCache` keeps.
+    """Returns the bytes of the keys and values that `DynamicCache` keeps of one sequence.
 
     Layers with a sliding window keep its last `sliding_window - 1` tokens, layers that share the
-    cache of another nothing; recurrent states are not counted. `dtype_bytes` is the size of one
-    number. Raises UserError if the model has no attention heads, and so no such cache.
+    cache of another keep nothing; recurrent states are not counted.
+
+    Args:
+        context: Tokens of the sequence.
+        dtype_bytes: Bytes of one number.
+
+    Raises:
+        UserError: The model has no attention heads, and so no such cache.
     """
     text_config = config.get_text_config(decoder=True)
     if not getattr(text_config, "num_attention_heads", None):
@@ -19,11 +25,11 @@ def kv_cache_bytes(config: PretrainedConfig, context: int, dtype_bytes: int = 2)
             f"model type {text_config.model_type!r} has no attention heads in its config, so no "
             "KV cache to plan for; leave the context length out"
         )
-    tokens = sum(_kept(layer, context) for layer in DynamicCache(config=config).layers)
+    tokens = sum(_tokens_kept(layer, context) for layer in DynamicCache(config=config).layers)
     return tokens * _numbers_per_token(text_config) * dtype_bytes
 
 
-def _kept(layer: object, context: int) -> int:
+def _tokens_kept(layer: object, context: int) -> int:
     if isinstance(layer, DynamicSlidingWindowLayer):
         return min(context, layer.sliding_window - 1)
     return context if isinstance(layer, DynamicLayer) else 0

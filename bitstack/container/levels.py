@@ -1,6 +1,6 @@
-"""Which level every stack of a container has for a budget, and the bytes a budget stands for.
+"""Chooses the level of every stack of a container for a budget.
 
-Reads a manifest, never a tensor. The arithmetic is in `budget`.
+Reads a manifest, never a tensor. Does not do the arithmetic; see `container.budget`.
 """
 
 from bitstack.container.budget import Budget, parse_budget
@@ -11,7 +11,16 @@ from bitstack.errors import UserError
 def choose_levels(
     manifest: Manifest, budget: str | int | Budget | None, level: int | None = None
 ) -> list[int]:
-    """The level of every stack for a budget, or for one level everywhere."""
+    """Returns the level of every stack for a budget, or for one level everywhere.
+
+    Args:
+        budget: None, where there is no `level`, for everything in the container.
+        level: The level of all stacks; one with fewer levels gets its highest.
+
+    Raises:
+        UserError: Both are given, the budget is not understood or below the floor, or no stack
+            has that level.
+    """
     budgets = manifest.budgets
     if level is not None:
         if budget is not None:
@@ -23,9 +32,13 @@ def choose_levels(
 
 
 def budget_bytes(manifest: Manifest, budget: str | int | Budget) -> int:
-    """A budget in bytes of this container's resident model."""
-    asked = budget if isinstance(budget, Budget) else parse_budget(budget)
-    return asked.to_bytes(
+    """Returns a budget in bytes of this container's resident model.
+
+    Raises:
+        UserError: The budget is not understood.
+    """
+    parsed = budget if isinstance(budget, Budget) else parse_budget(budget)
+    return parsed.to_bytes(
         original_bytes=manifest.original_bytes,
         fixed_bytes=manifest.fixed_bytes,
         weights=manifest.weights,

@@ -1,6 +1,7 @@
-"""`bitstack.json`: what a container holds, as a pydantic model, and the arithmetic of its bytes.
+"""Reads and writes `bitstack.json`, which lists what a container holds.
 
-Written last, so a folder without it is an unfinished run. Values of tensors are elsewhere.
+It is written last, so a folder without it is an unfinished run. Does not hold values of tensors;
+see `container.shards`.
 """
 
 import json
@@ -54,8 +55,8 @@ class StackEntry(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _format_2(cls, data: Any) -> Any:
-        """Two chains at most: `base` is the lower one's last level, 0 where there is but one.
+    def _read_format_2(cls, data: Any) -> Any:
+        """Turns `base` into `ends`: the last level of the lower of two chains, 0 for one chain.
 
         A stack that was saved cut within its lower chain kept its `base`.
         """
@@ -68,20 +69,21 @@ class StackEntry(BaseModel):
 
     @field_validator("ends")
     @classmethod
-    def _rise(cls, ends: tuple[int, ...], found: ValidationInfo) -> tuple[int, ...]:
-        bounds = [0, *ends, found.data.get("levels", 0)]
+    def _check_ends(cls, ends: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        bounds = [0, *ends, info.data.get("levels", 0)]
         if any(end <= below for below, end in pairwise(bounds)):
             raise ValueError(f"{list(ends)}: not rising from 1 to below the last level")
         return ends
 
     @classmethod
     def of(cls, matrix: Matrix, spec: StackSpec, errors: list[float]) -> "StackEntry":
+        """Returns the entry of a matrix; `errors` are the relative errors of its levels."""
         own = {key: getattr(matrix, key) for key in Matrix.__dataclass_fields__}
         shape = {key: getattr(spec, key) for key in ("format", "levels", "rank", "ends")}
         return cls(**own, **shape, errors=errors)
 
     def cut(self, level: int) -> "StackEntry":
-        """The same stack without its levels above `level`."""
+        """Returns the same stack without its levels above `level`."""
         ends = tuple(end for end in self.ends if end < level)
         kept = {"levels": level, "ends": ends, "errors": self.errors[:level]}
         return StackEntry(**self.model_dump() | kept)
@@ -96,7 +98,7 @@ class StackEntry(BaseModel):
 
 
 class DenseEntry(BaseModel):
-    """One tensor left dense; `persistent` false: a buffer that the model makes itself."""
+    """One tensor left dense; if not `persistent`, a buffer that the model makes itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -131,7 +133,7 @@ class Manifest(BaseModel):
     """Everything about a container but its tensors.
 
     `order` lists stack indices: after the floor, where every stack is at level 1, each appearance
-    raises that stack by one level. `original_bytes` are those of the live original model.
+    raises that stack by one level. `original_bytes` counts the original model in memory.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ignored_types=(cached_property,))
@@ -151,37 +153,37 @@ class Manifest(BaseModel):
 
     @property
     def guard(self) -> str:
-        """The parameter in whose name the shards hold an empty tensor.
+        """The parameter under whose name the shards hold an empty tensor.
 
-        transformers without bitstack would fill such a model with random weights and only warn;
-        a tensor of the wrong shape it refuses.
+        Without bitstack, transformers would fill such a model with random weights and only warn,
+        but it refuses a tensor of the wrong shape.
         """
         return self.stacks[0].parameter
 
     @cached_property
     def weights(self) -> int:
-        """Numbers that are decomposed."""
+        """Number of decomposed weights."""
         return sum(entry.rows * entry.columns for entry in self.stacks)
 
     @cached_property
     def parameters(self) -> int:
-        """Parameters of the original model: what is decomposed, and what is stored dense."""
+        """Number of parameters of the original model: decomposed ones and dense ones."""
         return self.weights + sum(prod(entry.shape) for entry in self.dense if entry.persistent)
 
     @cached_property
     def fixed_bytes(self) -> int:
-        """Bytes of everything dense in the live model."""
+        """Bytes of everything dense in the loaded model."""
         return sum(entry.bytes for entry in self.dense)
 
     def tensors(self, levels: Sequence[int]) -> Iterator[str]:
-        """Names of the stored tensors that the model needs with its stacks at `levels`."""
+        """Yields the names of the stored tensors that the model needs at `levels`, one a stack."""
         yield from (entry.name for entry in self.dense if entry.persistent)
         for entry, level in zip(self.stacks, levels, strict=True):
             yield from (f"{entry.name}.{t.name}" for t in entry.spec.resident(level))
 
     @cached_property
     def budgets(self) -> Budgets:
-        """Budget to levels, exactly."""
+        """The sizes of this model at every point of its order."""
         return Budgets(
             stack_bytes=[entry.spec.bytes() for entry in self.stacks],
             fixed_bytes=self.fixed_bytes,
@@ -190,16 +192,19 @@ class Manifest(BaseModel):
         )
 
     def write(self, folder: Path) -> None:
-        """Write `bitstack.json`, whole or not at all."""
+        """Writes `bitstack.json`, whole or not at all."""
         partial = folder / f"{MANIFEST}.partial"
         partial.write_text(self.model_dump_json(indent=1, exclude_defaults=False))
         partial.rename(folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check `bitstack.json`. UserError for what is missing, unfinished or too new.
+    """Reads and checks `bitstack.json`.
 
-    Shards are not looked at: which of them must be there depends on the budget.
+    Does not look at the shards: which of them must be there depends on the budget.
+
+    Raises:
+        UserError: The folder is missing, unfinished, damaged, or of a newer format.
     """
     if not folder.is_dir():
         raise UserError(f"container {folder}: no such folder; make one with `compress-model run`")

@@ -1,6 +1,6 @@
-"""What budgets buy, before anything is loaded: exact bytes, and the KV cache beside them.
+"""Tells what a container becomes at each budget: exact bytes, and the KV cache beside them.
 
-Reads a container's manifest and config, never its tensors.
+Reads the manifest and the config. Does not read tensors; see `live.loading`.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ DEFAULT_STEPS = 6  # from the floor to everything
 class PlanRow:
     """One budget, and the model that fits it."""
 
-    budget: str  # as asked for
+    budget: str  # as it was given
     budget_bytes: int
-    resident_bytes: int  # of the whole model: what it really takes
+    resident_bytes: int  # of the whole model, at most `budget_bytes`
     bits_per_weight: float  # of a decomposed weight, planes and scales
     lowest_level: int  # over all stacks
     mean_level: float  # over all decomposed weights
@@ -48,36 +48,53 @@ def plan(
     *,
     context: int | None = None,
 ) -> list[PlanRow]:
-    """What the container `path` is at each of `budgets`, one row each, in their order.
+    """Tells the exact bytes of a container at each budget, without loading it.
 
-    Without budgets: the floor, everything, and five between at equal steps of bytes. The KV cache
-    is that of one sequence of `context` tokens in the model's dtype. The kernel is that of the best
-    device here. UserError for a broken
-    container, a budget that is not understood or below the floor, a context the model cannot read.
+    Args:
+        path: Folder of a container, or `owner/name` on the Hub.
+        budgets: One budget or several, as in `bitstack.load`; none for the smallest model, the
+            whole one, and five between at equal steps of bytes.
+        context: Tokens of the one sequence whose KV cache is counted; None for 4096, or the
+            model's positions where those are fewer.
+
+    Returns:
+        One row per budget, in their order: bytes of the model, bits per weight, bytes of the KV
+        cache in the model's dtype, and the kernel of the best device here.
+
+    Raises:
+        UserError: The container is missing or damaged, a budget is not understood or below the
+            smallest model, or the model does not have that many positions.
+
+    Example:
+        >>> import bitstack
+        >>> for row in bitstack.plan("my-container", ["20%", "25%"], context=100):
+        ...     print(row.budget, row.resident_bytes <= row.budget_bytes, row.kv_cache_bytes > 0)
+        20% True True
+        25% True True
     """
     folder = locate(path).folder
     manifest = read_manifest(folder)
     config = AutoConfig.from_pretrained(folder)
-    context, cache = _cache(config, manifest, context)
+    context, cache = _context_and_cache_bytes(config, manifest, context)
     if isinstance(budgets, str | int | Budget):
         budgets = [budgets]
-    asked = [_asked(manifest, one) for one in budgets] or _default(manifest.budgets)
+    sizes = [_text_and_bytes(manifest, one) for one in budgets] or _default(manifest.budgets)
     kernel = which(pick_device("auto"))
-    return [_row(manifest, text, size, context, cache, kernel) for text, size in asked]
+    return [_row(manifest, text, size, context, cache, kernel) for text, size in sizes]
 
 
 def _row(
     manifest: Manifest, text: str, size: int, context: int | None, cache: int, kernel: Choice
 ) -> PlanRow:
     levels, resident = manifest.budgets.levels(size)
-    summed = sum(n * j for n, j in zip(manifest.budgets.weights, levels, strict=True))
+    weighted = sum(n * j for n, j in zip(manifest.budgets.weights, levels, strict=True))
     return PlanRow(
         budget=text,
         budget_bytes=size,
         resident_bytes=resident,
         bits_per_weight=manifest.budgets.bits_per_weight(levels),
         lowest_level=min(levels),
-        mean_level=summed / manifest.weights,
+        mean_level=weighted / manifest.weights,
         highest_level=max(levels),
         original_share=resident / manifest.original_bytes,
         context=context,
@@ -88,12 +105,13 @@ def _row(
     )
 
 
-def _asked(manifest: Manifest, budget: str | int | Budget) -> tuple[str, int]:
+def _text_and_bytes(manifest: Manifest, budget: str | int | Budget) -> tuple[str, int]:
     text = budget.text if isinstance(budget, Budget) else str(budget)
     return text, budget_bytes(manifest, budget)
 
 
 def _default(budgets: Budgets) -> list[tuple[str, int]]:
+    """Name and bytes of the budgets of a plan that names none."""
     low, high = budgets.floor_bytes, budgets.total_bytes
     if low == high:
         return [("all", high)]
@@ -102,7 +120,7 @@ def _default(budgets: Budgets) -> list[tuple[str, int]]:
     return list(zip(names, sizes, strict=True))
 
 
-def _cache(
+def _context_and_cache_bytes(
     config: PretrainedConfig, manifest: Manifest, context: int | None
 ) -> tuple[int | None, int]:
     """The context length and the bytes of its cache; (None, 0) for a model that keeps none."""
@@ -110,9 +128,9 @@ def _cache(
     if context is not None and not 1 <= context <= (positions or context):
         most = f" and at most {positions}, the positions of the model" if positions else ""
         raise UserError(f"context is {context} tokens; it must be at least 1{most}")
-    wanted = context or min(DEFAULT_CONTEXT, positions or DEFAULT_CONTEXT)
+    length = context or min(DEFAULT_CONTEXT, positions or DEFAULT_CONTEXT)
     try:
-        return wanted, kv_cache_bytes(config, wanted, getattr(torch, manifest.dtype).itemsize)
+        return length, kv_cache_bytes(config, length, getattr(torch, manifest.dtype).itemsize)
     except UserError:
         if context is not None:
             raise

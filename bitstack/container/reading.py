@@ -1,8 +1,9 @@
-"""Tensors of a container whose model is running: read into pages of their own, never mapped.
+"""Reads tensors of a container into memory of their own, for a model that is running.
 
-A file that is cut short while it is mapped ends the process; while it is read, it is an error.
-Where tensors lie is told by the header of a safetensors file: its length in 8 bytes,
-little-endian, then JSON of dtype, shape and the offsets of the data behind it.
+Files are not mapped: one that is cut short while mapped ends the process, while read it is an
+error. A safetensors file begins with a header: its length in 8 bytes, little-endian, then JSON of
+dtype, shape and the offsets of every tensor's data behind it. Does not change a model; see
+`live.swap`.
 """
 
 import json
@@ -31,14 +32,18 @@ _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 
 class BlockReader(ShardReader):
-    """A ShardReader for a container that may change at any moment."""
+    """A ShardReader for a container whose files may change at any moment."""
 
     def __init__(self, folder: Path, remote: Remote | None = None) -> None:
         super().__init__(folder, remote)
         self._open: dict[Path, tuple[FileIO, int, dict[str, Any]]] = {}
 
     def get(self, name: str) -> Tensor:
-        """One tensor, on the CPU. UserError where the file is gone, damaged or lacks it."""
+        """Returns one tensor, on the CPU.
+
+        Raises:
+            UserError: The file is gone, damaged or lacks it.
+        """
         path = self.folder / self._where.get(name, "")
         if name not in self._where:
             raise UserError(f"{self.folder}: no tensor {name}; compress the model again")
@@ -73,9 +78,10 @@ class BlockReader(ShardReader):
 def open_container(
     place: Located, budget: str | int | Budget | None, level: int | None
 ) -> tuple[Manifest, list[int], BlockReader]:
-    """A container's manifest, the level of every stack, and a reader of what they need.
+    """Returns a container's manifest, the level of every stack, and a reader of their tensors.
 
-    UserError for what is missing, damaged or cannot be bought.
+    Raises:
+        UserError: A file is missing or damaged, or the budget or level cannot be had.
     """
     manifest = read_manifest(place.folder)
     levels = choose_levels(manifest, budget, level)
@@ -85,7 +91,7 @@ def open_container(
 
 
 def _header(path: Path) -> tuple[FileIO, int, dict[str, Any]]:
-    """The file, opened; where its data begins; what lies where."""
+    """Opens a file; returns it, the offset of its data and its header."""
     file = FileIO(path)
     try:
         length = int.from_bytes(file.read(8), "little")
@@ -100,6 +106,7 @@ def _header(path: Path) -> tuple[FileIO, int, dict[str, Any]]:
 
 
 def _fill(file: FileIO, target: memoryview, what: str) -> None:
+    """Reads as many bytes as `target` has; `what` they are is for the error message."""
     while len(target):
         count = file.readinto(target)
         if not count:

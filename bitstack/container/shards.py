@@ -1,7 +1,8 @@
-"""The safetensors files of a container: written in universal order, read tensor by tensor.
+"""Writes the safetensors files of a container in universal order, and reads them by tensor.
 
 The floor (everything dense and level 1 of every stack) comes first, then the blocks as the order
-names them, so any prefix of the shards that holds the floor is a valid smaller model.
+names them, so any prefix of the shards that holds the floor is a valid smaller model. Does not
+choose which tensors are read; see `container.levels`.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ SMALLEST, LARGEST = 1 << 20, 1 << 30
 
 
 def tensor_order(dense: list[str], stacks: dict[str, StackSpec], order: list[int]) -> Iterator[str]:
-    """Names of all stored tensors, floor first, then in universal order."""
+    """Yields the names of all stored tensors, floor first, then in universal order."""
     yield from dense
     names = list(stacks)
     level = dict.fromkeys(names, 1)
@@ -55,11 +56,17 @@ def write_shards(
     size: int = 0,
     guard: str | None = None,
 ) -> list[ShardEntry]:
-    """Copy the tensors `names` (about `total` bytes) from `source` into shards, in order.
+    """Copies the tensors `names` from `source` into shards, in order, and writes their index.
 
-    A shard ends before `size` bytes (0: a share of the total) are exceeded, and after the first
-    `floor` names, which every model needs. `guard` names an empty tensor before all others (see
-    `Manifest.guard`). Writes the weight map that transformers reads beside them.
+    Args:
+        total: Bytes of all tensors, about.
+        floor: How many of the names belong to the floor; a shard ends behind them, so that the
+            smallest model downloads no other tensor.
+        size: Most bytes of a shard; 0 for a share of the total.
+        guard: Name of an empty tensor to write before all others; see `Manifest.guard`.
+
+    Raises:
+        UserError: The disk refused a write.
     """
     size = size or min(max(total // SHARDS, SMALLEST), LARGEST)
     first = [] if guard is None else [(guard, torch.empty(0))]
@@ -76,9 +83,12 @@ def write_shards(
 
 
 def write_files(folder: Path, groups: Iterable[dict[str, Tensor]], stem: str) -> dict[str, str]:
-    """Write each group of named tensors to a file, `STEM-00001-of-0000N.safetensors`.
+    """Writes each group of named tensors to a file, `STEM-00001-of-0000N.safetensors`.
 
-    Returns the file of every tensor. At most one group is in memory.
+    At most one group is in memory. Returns the file name of every tensor.
+
+    Raises:
+        UserError: The disk refused a write.
     """
     parts: list[tuple[Path, list[str]]] = []
     for group in groups:
@@ -95,22 +105,22 @@ def write_files(folder: Path, groups: Iterable[dict[str, Tensor]], stem: str) ->
 
 
 def write_index(path: Path, total: int, weight_map: dict[str, str]) -> None:
-    """The index of sharded safetensors files: which file holds which tensor."""
+    """Writes the index of sharded safetensors files: which file holds which tensor."""
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     path.write_text(json.dumps(index, indent=1))
 
 
 class ShardReader:
-    """Tensors of a finished container by name; a file is opened when first needed.
+    """Reads tensors of a finished container by name; opens a file when it is first needed.
 
-    What `folder` lacks comes from `remote`, where there is one.
+    Files that `folder` lacks come from `remote`, where there is one.
     """
 
     def __init__(self, folder: Path, remote: Remote | None = None) -> None:
         self.folder = folder
         self.remote = remote
         try:
-            self._where: dict[str, str] = dict(
+            self._where: dict[str, str] = dict(  # file of every tensor
                 json.loads((folder / INDEX).read_text())["weight_map"]
             )
         except (OSError, ValueError, KeyError, TypeError):
@@ -121,8 +131,12 @@ class ShardReader:
         self._files: dict[Path, safe_open] = {}
 
     def require(self, names: Iterable[str], shards: Sequence[ShardEntry]) -> None:
-        """Those of `shards` that hold one of `names` are here, or a UserError for the first that
-        is not whole. The others may be missing: a prefix is a smaller model.
+        """Makes sure that those of `shards` that hold one of `names` are here and whole.
+
+        The others may be missing: a prefix of the shards is a smaller model.
+
+        Raises:
+            UserError: One is missing or of another size; the message names the first.
         """
         needed = self.holding(names, shards)
         missing = [shard.file for shard in needed if not (self.folder / shard.file).is_file()]
@@ -132,19 +146,23 @@ class ShardReader:
             path = self.folder / shard.file
             size = path.stat().st_size if path.is_file() else None
             if size != shard.bytes:
-                found = "missing" if size is None else f"{size} bytes"
+                state = "missing" if size is None else f"{size} bytes"
                 raise UserError(
-                    f"{path}: {found}, but {shard.bytes} bytes are needed for this budget; copy "
+                    f"{path}: {state}, but {shard.bytes} bytes are needed for this budget; copy "
                     "the file again, or give a smaller budget if it was left out on purpose"
                 )
 
     def holding(self, names: Iterable[str], shards: Sequence[ShardEntry]) -> list[ShardEntry]:
-        """Those of `shards` that hold one of `names`."""
+        """Returns those of `shards` that hold one of `names`."""
         held = {self._where.get(name) for name in names}
         return [shard for shard in shards if shard.file in held]
 
     def get(self, name: str) -> Tensor:
-        """One tensor. UserError where the file is gone, damaged or lacks it."""
+        """Returns one tensor, on the CPU.
+
+        Raises:
+            UserError: The file is gone, damaged or lacks it.
+        """
         file = self._where.get(name)
         if file is None:
             raise UserError(f"{self.folder}: no tensor {name}; compress the model again")
@@ -165,7 +183,7 @@ class ShardReader:
 
 
 def grouped(tensors: Iterable[tuple[str, Tensor]], size: int) -> Iterator[dict[str, Tensor]]:
-    """Named tensors in groups of at most `size` bytes, or of one tensor."""
+    """Yields named tensors in groups of at most `size` bytes, or of one larger tensor."""
     group: dict[str, Tensor] = {}
     held = 0
     for name, tensor in tensors:
@@ -184,7 +202,11 @@ def _sha256(path: Path) -> str:
 
 
 def verify(folder: Path, shards: list[ShardEntry]) -> None:
-    """UserError for the first shard that is missing or whose SHA-256 is not the manifest's."""
+    """Compares the SHA-256 of every shard with the manifest's.
+
+    Raises:
+        UserError: A shard is missing or differs; the message names the first.
+    """
     for shard in shards:
         if not (folder / shard.file).is_file():
             raise UserError(f"{folder / shard.file}: missing; copy the container again")

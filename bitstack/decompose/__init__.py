@@ -16,12 +16,13 @@ def decompose(
     recipe: Recipe,
     *,
     moment: Tensor | None = None,
-    rows: Tensor | None = None,
+    row_weights: Tensor | None = None,
 ) -> Decomposed:
-    """Decompose `weight` [m, n], on the device it lies on; same recipe and inputs, same bytes.
+    """Decomposes `weight` [m, n], on the device it lies on; same recipe and inputs, same bytes.
 
-    `moment` is E[x xᵀ] [n, n] of its inputs and `rows` E[g²] [m] of its outputs, where there was
-    calibration.
+    Args:
+        moment: E[x xᵀ] [n, n] of the matrix's inputs; None without calibration.
+        row_weights: E[g²] [m] of the gradient at its outputs; None without calibration.
     """
     if recipe.method == "signs":
         return decompose_signs(
@@ -42,4 +43,4 @@ def decompose(
         joint_passes=recipe.joint_passes,
         level_weights=tuple(recipe.level_weights),
     )
-    return decompose_codes(weight, plan, moment=moment, rows=rows)
+    return decompose_codes(weight, plan, moment=moment, row_weights=row_weights)

@@ -1,9 +1,13 @@
-"""What one matrix is approximated under: column weights from its inputs, row weights from the loss.
+"""States what one matrix is approximated under: column weights from its inputs, row weights from
+the loss.
 
-`W` is turned into `X = W diag(s)` with the moments normalised to a mean diagonal of one, so that
-every later step sees the same scale whatever the model. Any second moment is taken: singular, with
-dead channels, from fewer tokens than columns, or none (identity). All that is done with `X` is done
-for a panel of rows at a time, so that an embedding needs little more memory than itself.
+The second moment H = E[x xᵀ] of the inputs is the Hessian of the layer's squared error, up to a
+factor of two, as in GPTQ (arXiv 2210.17323): an error e of one row changes its output by
+E[(e x)²] = e H eᵀ. `W` is turned into `X = W diag(s)`, and H normalised to a mean diagonal of one,
+so that every later step sees the same scale in any model. Any second moment is taken: singular,
+with dead channels, from fewer tokens than columns, or none (identity). All work on `X` is done for
+a panel of rows at a time, so that an embedding needs little more memory than itself. Does not
+approximate anything; see `decompose.nested`.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,19 +22,16 @@ _ALL = slice(None)
 
 @dataclass(frozen=True)
 class Problem:
-    """Approximate X = `weight` diag(scale) [m, n] under `moment` [n, n] (mean diagonal 1) and row
-    weights [m] (mean 1).
+    """Approximate X = `weight` diag(scale) [m, n] under `moment` and `row_weights`.
 
-    The error of an approximation A is Σ_r rows_r (x − a)_r moment (x − a)_rᵀ. A `moment` that is
-    diagonal is its diagonal alone, [n]. `scale` [n] turns X-space columns back into W's, `unit` is
-    what one unit of `moment` is in E[x xᵀ].
+    The error of an approximation A is Σ_r row_weights_r (x − a)_r moment (x − a)_rᵀ.
     """
 
-    weight: Tensor
-    moment: Tensor
-    rows: Tensor
-    scale: Tensor
-    unit: float
+    weight: Tensor  # W [m, n], in the dtype of the model
+    moment: Tensor  # H of X's columns, mean diagonal 1: [n, n], or its diagonal [n] if that is all
+    row_weights: Tensor  # [m], mean 1
+    scale: Tensor  # s [n]; dividing a column of X by it gives the column of W
+    unit: float  # what one unit of `moment` is in E[x xᵀ]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -45,55 +46,65 @@ class Problem:
         return self.weight[rows].float() * self.scale
 
     def panels(self) -> Iterator[slice]:
-        """All rows, as many at a time as fit a panel."""
+        """Yields all rows, as many at a time as fit a panel."""
         m, n = self.shape
         step = max(1, _PANEL // n)
         yield from (slice(start, min(start + step, m)) for start in range(0, m, step))
 
-    def damped(self, damping: float) -> Tensor:
-        """The moment with `damping` times the identity added, fp32 [n, n]."""
+    def damped_hessian(self, damping: float) -> Tensor:
+        """Returns `moment` + `damping` · I, fp32.
+
+        GPTQ damps to keep H invertible. Here it also limits how far codes leave the cell of their
+        weight to cancel one another's errors: a later plane can only move inside the cell.
+        """
         moment = self.moment.clone()
         diagonal(moment).add_(damping)
         return moment
 
     def row_errors(self, approximation: Callable[[slice], Tensor]) -> Tensor:
-        """Squared error of each row under E[x xᵀ], fp32 [m]: the mean squared change of that
-        output over tokens. `approximation` gives rows of what is there instead of X."""
-        return torch.cat([self._errors(self.x(r) - approximation(r)) for r in self.panels()])
+        """Returns the mean squared change of each output over tokens, E[(e_r x)²], fp32 [m].
 
-    def sizes(self) -> Tensor:
-        """`row_errors` of nothing at all: the mean square of each output, fp32 [m]."""
-        return torch.cat([self._errors(self.x(r)) for r in self.panels()])
+        `approximation` gives some rows of what stands in place of X.
+        """
+        return torch.cat([self._mean_squares(self.x(r) - approximation(r)) for r in self.panels()])
 
-    def _errors(self, error: Tensor) -> Tensor:
-        return (times(error, self.moment) * error).sum(1).clamp_min(0) * self.unit
+    def row_squares(self) -> Tensor:
+        """Returns the mean square of each output itself, E[(w_r x)²], fp32 [m]."""
+        return torch.cat([self._mean_squares(self.x(r)) for r in self.panels()])
+
+    def _mean_squares(self, rows: Tensor) -> Tensor:
+        """e H eᵀ of each of some rows, in the units of E[x xᵀ]."""
+        return (times(rows, self.moment) * rows).sum(1).clamp_min(0) * self.unit
 
 
 def times(x: Tensor, moment: Tensor) -> Tensor:
-    """`x` [k, n] times a moment, whole [n, n] or its diagonal [n]."""
+    """Returns `x` [k, n] times a second moment, which is whole [n, n] or its diagonal [n]."""
     return x * moment if moment.ndim == 1 else x @ moment
 
 
 def diagonal(moment: Tensor) -> Tensor:
-    """The diagonal [n] of a moment, as a view."""
+    """Returns the diagonal [n] of a second moment, as a view."""
     return moment if moment.ndim == 1 else moment.diagonal()
 
 
-def make_problem(weight: Tensor, moment: Tensor | None, rows: Tensor | None) -> Problem:
-    """Normalise `weight` [m, n] with E[x xᵀ] [n, n] and row weights [m] (None: identity, ones)."""
+def make_problem(weight: Tensor, moment: Tensor | None, row_weights: Tensor | None) -> Problem:
+    """Normalises `weight` [m, n] with E[x xᵀ] [n, n] and row weights [m] (None: identity, ones)."""
     if moment is None or not moment.diagonal().mean() > 0:
         moment = torch.ones(weight.shape[1], device=weight.device)
     moment = moment.float()
+    # s = sqrt(diag H): a column of X is as large as what it adds to the output. 1e-3 keeps the
+    # divisions by s finite where an input is dead.
     scale = diagonal(moment).clamp_min(0).sqrt()
     scale = scale / scale.mean() + 1e-3
+    # diag(1/s) H diag(1/s), so that x H xᵀ of X is that of W.
     scaled = (moment / scale).div_(scale if moment.ndim == 1 else scale.unsqueeze(1))
     unit = float(diagonal(scaled).mean())
-    return Problem(weight, scaled.div_(unit), _row_weights(rows, weight), scale, unit)
+    return Problem(weight, scaled.div_(unit), _mean_one(row_weights, weight), scale, unit)
 
 
-def _row_weights(rows: Tensor | None, weight: Tensor) -> Tensor:
+def _mean_one(row_weights: Tensor | None, weight: Tensor) -> Tensor:
     ones = torch.ones(len(weight), device=weight.device)
-    if rows is None or not rows.mean() > 0:
+    if row_weights is None or not row_weights.mean() > 0:
         return ones
-    # A row that calibration never felt still matters a little to other text.
-    return rows.float().to(weight.device) / float(rows.mean()) * 0.99 + 0.01
+    # A row without gradient in the calibration still matters a little to other text.
+    return row_weights.float().to(weight.device) / float(row_weights.mean()) * 0.99 + 0.01

@@ -2,7 +2,7 @@
 
 Block i: S = sign(R) with sign(0) = +1; the `rank` largest singular vectors of |R|, U sqrt(Σ) and
 sqrt(Σ) Vᵀ rounded to fp16; R ← R − S ∘ (A B). Signs are packed eight a byte, row-major, most
-significant bit first, +1 as 1. Column scaling happens before, in `scaling`.
+significant bit first, +1 as 1. Does not scale columns; see `compression.column_scaling`.
 """
 
 import torch
@@ -24,9 +24,11 @@ def decompose_signs(
     seed: int = 0,
     moment: Tensor | None = None,
 ) -> Decomposed:
-    """Decompose `weight` [m, n] into `blocks` blocks of `rank` (at most the smaller side).
+    """Decomposes `weight` [m, n] into `blocks` blocks of `rank` (at most the smaller side).
 
-    `moment` E[x xᵀ] [n, n] is used to report errors only, never to choose anything.
+    Args:
+        full: whether every SVD is the full one; otherwise truncated, with random numbers of `seed`.
+        moment: E[x xᵀ] [n, n], used to report errors only, never to choose anything.
     """
     m, n = weight.shape
     rank = min(rank, m, n)
@@ -46,8 +48,7 @@ def decompose_signs(
         residual -= torch.where(positive, product, -product)
         tensors[f"plane_{i}"] = packing.pack(positive, order="big")
         tensors[f"left_{i}"], tensors[f"right_{i}"] = left.contiguous(), right.contiguous()
-        left_over = residual * problem.scale
-        errors.append(problem.row_errors(lambda r, e=left_over: problem.x(r) - e[r]))  # type: ignore[misc]
+        error = residual * problem.scale  # in X-space, as the problem counts it
+        errors.append(problem.row_errors(lambda r, e=error: problem.x(r) - e[r]))  # type: ignore[misc]
     spec = StackSpec("signs", m, n, blocks, rank)
-    size = float(problem.sizes().sum())
-    return Decomposed(spec, tensors, torch.stack(errors), size)
+    return Decomposed(spec, tensors, torch.stack(errors), float(problem.row_squares().sum()))

@@ -1,4 +1,5 @@
-"""Truncated and full singular value decompositions, with the same result for the same seed."""
+"""Truncated and full singular value decompositions, with the same result for the same seed. Does
+not know what is decomposed; see `decompose.published`."""
 
 import torch
 from torch import Tensor
@@ -7,7 +8,7 @@ _STEPS = 10  # power iterations: magnitudes of residuals have slowly falling spe
 
 
 def truncated_svd(x: Tensor, rank: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `rank` largest (U [m, k], S [k], Vh [k, n]) of `x`, by `torch.svd_lowrank`.
+    """Returns the `rank` largest (U [m, k], S [k], Vh [k, n]) of `x`, by `torch.svd_lowrank`.
 
     Randomised (Halko et al., arXiv 0909.4061), seeded in a forked generator; with 2 · rank + 8
     extra directions and 10 power iterations the errors of published blocks agree with the full
@@ -24,6 +25,6 @@ def truncated_svd(x: Tensor, rank: int, *, seed: int) -> tuple[Tensor, Tensor, T
 
 
 def full_svd(x: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `rank` largest (U [m, k], S [k], Vh [k, n]) of `x`, by LAPACK."""
+    """Returns the `rank` largest (U [m, k], S [k], Vh [k, n]) of `x`, by LAPACK."""
     u, s, vh = torch.linalg.svd(x, full_matrices=False)
     return u[:, :rank], s[:rank], vh[:rank]

@@ -1,2 +1,2 @@
-"""Puts a container on the Hugging Face Hub, with a model card. Does not download; see
+"""Uploads a container to the Hugging Face Hub, with a model card. Does not download; see
 `original.hub_cache`."""

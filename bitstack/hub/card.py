@@ -1,6 +1,6 @@
-"""The model card of a container: metadata as the Hub reads it, and a page as people do.
+"""Writes the model card of a container: metadata for the Hub, and a page for people.
 
-Shows what it is given; measuring is left to `measured`, uploading to `hub`.
+Does not measure, see `hub.measured`, and does not upload, see `hub.upload`.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from bitstack.metrics.loss.curve import CurvePoint, plot_memory_quality
 from bitstack.metrics.loss.evaluation import Evaluation
 
 CARD, PICTURE = "README.md", "memory-quality.png"
-# A card that does not say so is somebody's own work, and is left as it is.
+# Marks a card that was made here. A card without it was written by somebody, and is kept.
 MARK = "<!-- Made by compress-model push; without this line it would be kept as it is. -->"
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _INHERITED = ("license", "license_name", "license_link", "language")  # of the base model's card
@@ -28,18 +28,18 @@ _INHERITED = ("license", "license_name", "license_link", "language")  # of the b
 
 @dataclass(frozen=True)
 class Subject:
-    """What a card is about."""
+    """The content of a card."""
 
     name: str  # owner/name of the container on the Hub
-    base_model: str | None  # on the Hub; None: not there, as far as is known
+    base_model: str | None  # name on the Hub; None: not known
     base: dict[str, Any]  # metadata of the base model's own card
     manifest: Manifest
     rows: list[Row]
-    original: Evaluation | None
+    original: Evaluation | None  # None: not measured
 
 
 def render(subject: Subject, *, picture: bool) -> str:
-    """The whole README.md."""
+    """Returns the text of README.md, with the picture of `draw` if `picture` is set."""
     manifest = subject.manifest
     measured = next((row.scored for row in subject.rows if row.scored), None)
     card = ModelCard.from_template(
@@ -66,7 +66,7 @@ def render(subject: Subject, *, picture: bool) -> str:
 
 
 def draw(subject: Subject, folder: Path) -> Path | None:
-    """The curve of the measured budgets as a picture in `folder`; None where there are none."""
+    """Draws the curve of the measured budgets into `folder`; returns its path, None without any."""
     measured = {row.planned.resident_bytes: (row, row.scored) for row in subject.rows if row.scored}
     if not measured:
         return None
@@ -88,7 +88,7 @@ def draw(subject: Subject, folder: Path) -> Path | None:
 
 
 def how_measured(scored: Evaluation) -> str:
-    """Tokens, text and windows of a measurement."""
+    """Returns tokens, text and windows of an evaluation, in words."""
     return (
         f"{scored.tokens} tokens of {scored.text}, window {scored.window}, stride "
         f"{scored.stride}, {scored.dtype}"
@@ -96,9 +96,8 @@ def how_measured(scored: Evaluation) -> str:
 
 
 def _label(row: Row) -> str:
-    """The budget; one in plain bytes as people read them."""
-    plain = row.planned.budget.isdecimal()
-    return format_bytes(row.planned.resident_bytes) if plain else row.planned.budget
+    in_bytes = row.planned.budget.isdecimal()
+    return format_bytes(row.planned.resident_bytes) if in_bytes else row.planned.budget
 
 
 def _original_point(scored: Evaluation | None) -> CurvePoint | None:
@@ -109,17 +108,17 @@ def _original_point(scored: Evaluation | None) -> CurvePoint | None:
 
 
 def _example(rows: Sequence[Row]) -> tuple[str, int]:
-    """The budget that the lines of code show, as anybody can give it, and its download."""
+    """Returns the budget in the card's lines of code, and the bytes of its download."""
     row = rows[len(rows) // 2]
     try:
         budget = parse_budget(row.planned.budget).text
-    except UserError:  # floor, all
+    except UserError:  # "floor" and "all" are names of the card, no budgets to load
         budget = str(row.planned.resident_bytes)
     return budget, row.download_bytes
 
 
 def _metadata(subject: Subject) -> ModelCardData:
-    results = [each for row in subject.rows if row.scored for each in _results(row, row.scored)]
+    results = [one for row in subject.rows if row.scored for one in _results(row, row.scored)]
     return ModelCardData(
         base_model=subject.base_model,
         base_model_relation="quantized" if subject.base_model else None,
@@ -133,8 +132,8 @@ def _metadata(subject: Subject) -> ModelCardData:
 
 
 def _results(row: Row, scored: Evaluation) -> list[EvalResult]:
-    """Perplexity and bits per byte of one budget, with all that they depend on."""
-    text = scored.text.removeprefix("hf:").split(":")
+    """Returns perplexity and bits per byte of one budget, with the settings they depend on."""
+    text = scored.text.removeprefix("hf:").split(":")  # data set, configuration, column
     planned = row.planned
     values = {"perplexity": scored.perplexity, "bits_per_byte": scored.bits_per_byte}
     return [

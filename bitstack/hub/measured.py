@@ -1,7 +1,7 @@
-"""What a model card says of every budget: exact bytes, and on a text also the quality, measured.
+"""Measures the budgets of a model card: exact bytes, and the quality on a text.
 
-Measurements are kept in the container's folder as they are made, so that a push that breaks does
-not repeat them. How they are shown is left to `card`.
+Keeps every measurement in the container's folder, so that a push that breaks does not repeat it.
+Does not lay out the card, see `hub.card`, and does not define the losses, see `metrics.loss`.
 """
 
 import hashlib
@@ -25,19 +25,19 @@ from bitstack.original.source import load_tokenizer
 from bitstack.original.text import Tokens, token_ids
 
 EVALUATIONS = "evaluations.json"  # beside the manifest
-BITS = (2, 3, 4, 6)  # per weight: budgets between the floor and everything, where none are named
-ORIGINAL = "original"
+BITS = (2, 3, 4, 6)  # bits per weight of the default budgets between smallest and whole model
+ORIGINAL = "original"  # key of the original model among measurements by resident bytes
 
 
 @dataclass(frozen=True)
 class Text:
-    """What to measure on, and how."""
+    """The text to measure on, and the settings of the measurement."""
 
-    source: str
-    original: str | None = None  # model measured beside the budgets: folder, or name on the Hub
-    max_tokens: int | None = None
-    window: int | None = None  # tokens
-    device: str = "auto"
+    source: str  # a text file, a folder of them, FILE.jsonl or hf:DATASET[:CONFIG][:COLUMN]
+    original: str | None = None  # model to compare with: folder, or name on the Hub
+    max_tokens: int | None = None  # only the first tokens; None: all
+    window: int | None = None  # tokens; None: the model's positions, at most 2048
+    device: str = "auto"  # auto, cpu or cuda
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class Row:
     """One budget of the card."""
 
     planned: PlanRow
-    download_bytes: int  # of the shards that hold it
+    download_bytes: int  # of the shards that hold its blocks
     scored: Evaluation | None  # None: not measured
     recovery: float | None  # bits per byte of the original over those of this budget
 
 
 def default_budgets(manifest: Manifest) -> list[Budget]:
-    """The floor, a few widths between, and everything."""
+    """Returns the smallest model ("floor"), a few sizes between, and the whole model ("all")."""
     budgets = manifest.budgets
     low, high = budgets.floor_bytes, budgets.total_bytes
     ends = [Budget(Fraction(size), "bytes", name) for size, name in ((low, "floor"), (high, "all"))]
     between = [parse_budget(f"{bits}bpw") for bits in BITS]
     sizes = {"fixed_bytes": manifest.fixed_bytes, "weights": manifest.weights}
-    asked = [b for b in between if low < b.to_bytes(original_bytes=0, **sizes) < high]
-    return [ends[0], *asked, ends[1]]
+    inner = [b for b in between if low < b.to_bytes(original_bytes=0, **sizes) < high]
+    return [ends[0], *inner, ends[1]]
 
 
 def budget_rows(
@@ -69,10 +69,21 @@ def budget_rows(
     *,
     progress: bool = False,
 ) -> tuple[list[Row], Evaluation | None]:
-    """One row a budget, and the original's measurement where one was asked for.
+    """Returns one row per budget, and the evaluation of the original model.
 
-    Without a text nothing is measured. UserError for everything that `plan`, `open_model` and
-    `score` refuse.
+    Args:
+        folder: The container.
+        manifest: Its manifest.
+        budgets: As in `bitstack.load`; none for `default_budgets`.
+        text: What to measure on; None measures nothing.
+        progress: Show a progress bar.
+
+    Returns:
+        The rows, and None where `text` names no original model.
+
+    Raises:
+        UserError: A budget is not understood or below the smallest model, or a model or the text
+            cannot be read.
     """
     planned = plan(folder, budgets or default_budgets(manifest))
     scores = _scores(folder, planned, text, progress) if text else {}
@@ -95,24 +106,24 @@ def _download_bytes(folder: Path, manifest: Manifest, row: PlanRow) -> int:
 def _scores(
     folder: Path, planned: list[PlanRow], text: Text, progress: bool
 ) -> dict[str, Evaluation]:
-    """By resident bytes, or `original`; measured once, and kept."""
+    """Returns evaluations by resident bytes, or ORIGINAL; measures those that no file keeps."""
     tokens = token_ids(text.source, load_tokenizer(folder), max_tokens=text.max_tokens)
-    asked = {
+    settings = {
         "container": hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
         "text": tokens.sha256,
         "max_tokens": text.max_tokens,
         "window": text.window,
         "original": text.original,
     }
-    known = _kept(folder, asked)
-    wanted = [ORIGINAL] if text.original else []
-    wanted += [str(row.resident_bytes) for row in planned]
-    missing = [key for key in dict.fromkeys(wanted) if key not in known]
+    scores = _kept_scores(folder, settings)
+    keys = [ORIGINAL] if text.original else []
+    keys += [str(row.resident_bytes) for row in planned]
+    missing = [key for key in dict.fromkeys(keys) if key not in scores]
     for key in tqdm(missing, desc="measure", disable=None if progress else True):
-        known[key] = _score(folder, key, text, tokens)
-        kept = {name: scored.to_json() for name, scored in known.items()}
-        write_json(folder / EVALUATIONS, {"asked": asked, "measured": kept})
-    return known
+        scores[key] = _score(folder, key, text, tokens)
+        measured = {name: scored.to_json() for name, scored in scores.items()}
+        write_json(folder / EVALUATIONS, {"asked": settings, "measured": measured})
+    return scores
 
 
 def _score(folder: Path, key: str, text: Text, tokens: Tokens) -> Evaluation:
@@ -122,16 +133,17 @@ def _score(folder: Path, key: str, text: Text, tokens: Tokens) -> Evaluation:
         path, budget = str(folder), int(key)
     opened = open_model(path, budget=budget, device=text.device)
     source = Path(text.source)
-    named = source.name if source.exists() else text.source  # no path of this machine
-    model = Path(path).resolve().name if Path(path).exists() else path
-    return score(opened, tokens, model=model, text=named, window=text.window)
+    # The card is public: it names files, not their paths.
+    text_name = source.name if source.exists() else text.source
+    model_name = Path(path).resolve().name if Path(path).exists() else path
+    return score(opened, tokens, model=model_name, text=text_name, window=text.window)
 
 
-def _kept(folder: Path, asked: dict[str, Any]) -> dict[str, Evaluation]:
-    """Earlier measurements of the same container, text and windows."""
+def _kept_scores(folder: Path, settings: dict[str, Any]) -> dict[str, Evaluation]:
+    """Returns earlier evaluations of the same container, text and settings."""
     try:
         data = json.loads((folder / EVALUATIONS).read_text())
-        if data["asked"] != asked:
+        if data["asked"] != settings:
             return {}
         return {key: Evaluation(**fields) for key, fields in data["measured"].items()}
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,8 +1,8 @@
-"""A container to the Hub: its files and a model card, in one commit.
+"""Uploads a container to the Hub: its files and a model card, in one commit.
 
 Shards are uploaded one by one before the commit, so that a push that breaks goes on with the next
-call, and the repository shows everything or, until then, what it showed before. What the card says
-is left to `card` and `measured`, downloads to `bitstack.download`.
+call, and the repository shows what it showed before until everything is there. Does not write the
+card, see `hub.card`, and does not measure, see `hub.measured`.
 """
 
 import logging
@@ -35,27 +35,28 @@ from bitstack.container.shards import ShardReader, verify
 from bitstack.errors import UserError
 from bitstack.hub.card import CARD, MARK, PICTURE, Subject, draw, render
 from bitstack.hub.measured import Row, Text, budget_rows
+from bitstack.machine.extras import require
 from bitstack.original.hub_cache import LOG_IN, SMALL, hub_errors, is_name
 
-_SHARDS = "model.bitstack-*.safetensors"  # of whatever container the repository holds now
+_SHARDS = "model.bitstack-*.safetensors"  # of any container in the repository
 _TOKENIZER = ("tokenizer*", "vocab*")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What was, or in a dry run would be, uploaded."""
+    """What was uploaded or, in a dry run, would be."""
 
-    name: str
+    name: str  # owner/name
     commit: str | None  # None: a dry run
-    url: str | None
-    files: dict[str, int]  # bytes
-    removed: list[str]  # shards of another container that were there
+    url: str | None  # None: a dry run
+    files: dict[str, int]  # name -> bytes
+    removed: list[str]  # shards of another container that were in the repository
     card: str  # path of README.md
-    rows: list[Row]
+    rows: list[Row]  # of the card's table
 
     def to_json(self) -> dict[str, Any]:
-        """All fields."""
+        """Returns all fields."""
         return asdict(self)
 
 
@@ -65,23 +66,52 @@ def push(
     *,
     private: bool = False,
     budgets: Sequence[str | int | Budget] = (),
-    text: Text | None = None,
+    text: str | Path | Text | None = None,
     base_model: str | None = None,
     license: str | None = None,
     dry_run: bool = False,
     progress: bool = False,
 ) -> Pushed:
-    """Upload the container `folder` as `name` (owner/name), with a model card; returns what went.
+    """Uploads a container to the Hub with a model card, in one commit.
 
-    The card is written into the folder; one that is there already and was not made here is kept.
-    It lists `budgets` (none: a few from the floor to everything), measured on `text` if one is
-    given. `base_model` is the original's name on the Hub (None: the container's own word),
-    `license` an identifier of the Hub (None: the base model's). A dry run stops before anything
-    is sent. UserError for a broken container, a name the Hub cannot have, no token or one without
-    the right, no network, and everything that cannot be measured.
+    The card (README.md) is written into the folder; a README.md that somebody else wrote is kept.
+    A push that breaks goes on when it is called again. Log in first with `hf auth login`.
+
+    Args:
+        folder: Folder of a container.
+        name: Where to, as `owner/name`. The repository is made if it is not there.
+        private: Make it private.
+        budgets: Budgets of the card's table, as in `bitstack.load`; none for a few from the
+            smallest model to the whole one.
+        text: Measure every budget on this text: a text file, a folder of text files, FILE.jsonl or
+            hf:DATASET[:CONFIG][:COLUMN]. A `bitstack.hub.measured.Text` also sets the window, the
+            number of tokens, and an original model to compare with. None measures nothing.
+        base_model: The original's name on the Hub; None for the name it was compressed under.
+        license: Identifier of a license on the Hub; None for that of the base model.
+        dry_run: Write the card, but send nothing.
+        progress: Show progress bars.
+
+    Returns:
+        Name, commit, files with their bytes, and the rows of the card's table.
+
+    Raises:
+        UserError: The container is damaged, the name is not `owner/name`, there is no token or one
+            without the right to write, the Hub cannot be reached, or a budget cannot be measured.
+
+    Example:
+        >>> import bitstack
+        >>> pushed = bitstack.push(
+        ...     "my-container", "my-name/my-container", license="apache-2.0", dry_run=True
+        ... )
+        >>> "README.md" in pushed.files
+        True
     """
     folder = Path(folder)
+    if isinstance(text, str | Path):
+        text = Text(str(text))
     manifest = read_manifest(folder)
+    if text is not None:
+        require("matplotlib")  # for the picture; said before the repository is made
     if not is_name(name):
         raise UserError(f"{name}: no name for the Hub; give owner/name")
     _check_whole(folder, manifest)
@@ -103,13 +133,13 @@ def push(
 
 
 def _check_whole(folder: Path, manifest: Manifest) -> None:
-    """UserError for the first shard that is missing or cut short."""
+    """Raises UserError for the first shard that is missing or cut short."""
     top = manifest.budgets.levels(manifest.budgets.total_bytes)[0]
     ShardReader(folder).require(manifest.tensors(top), manifest.shards)
 
 
 def _create(api: HfApi, name: str, private: bool) -> None:
-    """The repository is there, and may be written to."""
+    """Creates the repository, unless it is there. Raises UserError where it is not writable."""
     if get_token() is None:
         raise UserError(f"{name}: no token for the Hub; {LOG_IN}")
     with hub_errors(f"{name}: cannot be pushed"):
@@ -122,28 +152,28 @@ def _create(api: HfApi, name: str, private: bool) -> None:
 
 
 def _known_base(manifest: Manifest, text: Text | None) -> str | None:
-    """The original's name on the Hub: as it was measured, or as it was compressed."""
+    """Returns the original's name on the Hub, as it was measured or compressed under."""
     original = text.original if text else None
-    named = [one for one in (original, manifest.base_model) if one and is_name(one)]
-    return next((one for one in named if not Path(one).exists()), None)
+    names = [name for name in (original, manifest.base_model) if name and is_name(name)]
+    return next((name for name in names if not Path(name).exists()), None)
 
 
 def _metadata_of(base_model: str | None) -> dict[str, Any]:
-    """What the card of the base model says of itself; empty, with a warning, where it is silent."""
-    found: dict[str, Any] = {}
+    """Returns the metadata of the base model's card. Warns where it has no license."""
+    metadata: dict[str, Any] = {}
     if base_model is not None:
         try:
             with hub_errors(base_model):
-                found = ModelCard.load(base_model, ignore_metadata_errors=True).data.to_dict()
+                metadata = ModelCard.load(base_model, ignore_metadata_errors=True).data.to_dict()
         except UserError as error:
             _log.warning("warning: no model card of the base model: %s", error)
-    if not found.get("license"):
+    if not metadata.get("license"):
         _log.warning("warning: the license of the base model is not known; name it with --license")
-    return found
+    return metadata
 
 
 def _write_card(folder: Path, subject: Subject) -> None:
-    """README.md and its picture, unless somebody wrote a README.md of their own."""
+    """Writes README.md and its picture, unless somebody else wrote the README.md."""
     path, partial = folder / CARD, folder / f".{CARD}.partial"
     try:
         picture = draw(subject, folder)
@@ -161,7 +191,7 @@ def _write_card(folder: Path, subject: Subject) -> None:
 
 
 def _files(folder: Path, manifest: Manifest) -> list[str]:
-    """The container's own files, shards in their order first: nothing else that lies there."""
+    """Returns the container's own files, shards first; other files of the folder stay here."""
     patterns = (*SMALL, *_TOKENIZER, CARD, PICTURE)
     small = {
         path.name
@@ -174,11 +204,11 @@ def _files(folder: Path, manifest: Manifest) -> list[str]:
 def _upload(
     api: HfApi, folder: Path, name: str, files: list[str], progress: bool
 ) -> tuple[str, list[str]]:
-    """The commit, and the shards of an earlier container that it removes."""
+    """Returns the commit, and the shards of an earlier container that it removes."""
     added = [CommitOperationAdd(file, folder / file) for file in files]
     with hub_errors(f"{name}: cannot be pushed"), _bars(progress):
-        there = api.list_repo_files(name)
-        removed = sorted(file for file in there if fnmatch(file, _SHARDS) and file not in files)
+        held = api.list_repo_files(name)
+        removed = sorted(file for file in held if fnmatch(file, _SHARDS) and file not in files)
         for each in tqdm(_large(added), desc="upload", disable=None if progress else True):
             api.preupload_lfs_files(name, [each], free_memory=False)
         done = api.create_commit(
@@ -195,7 +225,7 @@ def _large(added: Iterable[CommitOperationAdd]) -> list[CommitOperationAdd]:
 
 @contextmanager
 def _bars(shown: bool) -> Iterator[None]:
-    """huggingface_hub draws bars for files only where they are wanted."""
+    """Keeps huggingface_hub from drawing its bars where none are shown."""
     if (shown and sys.stderr.isatty()) or are_progress_bars_disabled():
         yield
         return

@@ -1,7 +1,8 @@
-"""The coded product, by the fastest kernel this machine can run.
+"""Computes the coded product by the fastest kernel this machine can run.
 
-`which()` says which one that is and why; `set_accuracy` chooses between "fast" and "exact". The
-definition all kernels are tested against is `reference`.
+`which()` says which kernel that is and why; `set_accuracy` chooses between "fast" and "exact". All
+kernels are tested against the definition in `kernels.reference`. Does not know files or levels;
+see `container`.
 """
 
 from bitstack.kernels.dispatch import Choice, get_accuracy, set_accuracy, which

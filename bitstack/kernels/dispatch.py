@@ -1,9 +1,10 @@
-"""Which kernel runs: chosen at run time from what this machine has, with the reason.
+"""Chooses at run time, from what this machine has, which kernel runs, and says why.
 
 CPU: the best compiled variant, or the torch reference. CUDA: Triton, or the reference. The
 environment variable BITSTACK_KERNEL forces a CPU variant (a name of `native.variants()`, or
 "reference"). Two accuracies: "fast" takes 8-bit dot products of 16-bit activations and tables
-where the machine has them (relative error about 1e-4), "exact" is fp32 throughout.
+where the machine has them (relative error about 1e-4), "exact" is fp32 throughout. Does not call
+a kernel; see `kernels.ops`.
 """
 
 import os
@@ -30,9 +31,25 @@ class Choice(NamedTuple):
 
 
 def set_accuracy(accuracy: str) -> str:
-    """Set "fast" or "exact" for all coded products of the process; returns the one before.
+    """Sets how exactly packed matrices are multiplied, for the whole process.
 
-    Raises UserError for another word.
+    "fast", the setting at first, takes 8-bit dot products on CPUs that have them (relative error
+    about 1e-4); "exact" computes in fp32 throughout. Where no 8-bit kernel runs both are the same.
+
+    Args:
+        accuracy: "fast" or "exact".
+
+    Returns:
+        The setting before.
+
+    Raises:
+        UserError: `accuracy` is another word.
+
+    Example:
+        >>> import bitstack
+        >>> before = bitstack.set_accuracy("exact")
+        >>> bitstack.set_accuracy(before)
+        'exact'
     """
     if accuracy not in ACCURACIES:
         allowed = " or ".join(ACCURACIES)
@@ -42,14 +59,15 @@ def set_accuracy(accuracy: str) -> str:
 
 
 def get_accuracy() -> str:
-    """The accuracy that `set_accuracy` set last; "fast" at first."""
+    """Returns the accuracy that `set_accuracy` set last; "fast" at first."""
     return _state["accuracy"]
 
 
 def which(device: torch.device | str = "cpu") -> Choice:
-    """Name and reason of the kernel for tensors on `device`.
+    """Returns name and reason of the kernel for tensors on `device`.
 
-    Raises UserError where BITSTACK_KERNEL names a kernel this machine cannot run.
+    Raises:
+        UserError: BITSTACK_KERNEL names a kernel that this machine cannot run.
     """
     kind = torch.device(device).type
     if kind == "cpu":
@@ -60,12 +78,16 @@ def which(device: torch.device | str = "cpu") -> Choice:
 
 
 def cpu_variant() -> native.Variant | None:
-    """The compiled variant for CPU tensors, None for the reference."""
+    """Returns the compiled variant for CPU tensors, None for the reference.
+
+    Raises:
+        UserError: BITSTACK_KERNEL names a kernel that this machine cannot run.
+    """
     return _cpu(os.environ.get("BITSTACK_KERNEL", ""))[1]
 
 
-def plain(tensor: Tensor) -> bool:
-    """Whether it is a real tensor in eager mode, whose memory a compiled kernel may read."""
+def is_eager(tensor: Tensor) -> bool:
+    """Tells whether a compiled kernel may read its memory: a real tensor, not being traced."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and not torch.compiler.is_compiling()

@@ -1,12 +1,12 @@
-"""Many tokens at once on the CPU: rows are unpacked into small panels for torch's matrix product.
+"""Multiplies many tokens at once on the CPU: unpacks panels of rows for torch's matrix product.
 
-Threads take panels in turn, and each unpacks and multiplies its own on one core. Nobody waits for
-anybody before the end, where torch's own parallel product waits at a barrier, in every panel, for
+Threads take panels in turn, and each unpacks and multiplies its own on one core. They wait for one
+another only at the end; torch's own parallel product would wait at a barrier in every panel for
 threads that other work keeps from running. Panels are the only memory this costs; they are kept
-between calls until `release`. What a call with few tokens runs is the compiled kernels' business.
+between calls until `release`. Does not multiply few tokens; see `kernels.native`.
 
-Floors, t tokens and a matrix of m x n: 2 t m n operations of the matrix product, the same as dense;
-beside them the planes read, and m n dense weights written to cache once and read again.
+Least cost for t tokens and a matrix of m x n: 2 t m n operations of the matrix product, the same as
+dense; beside them the planes are read, and m n dense weights are written to cache and read again.
 """
 
 import os
@@ -23,12 +23,16 @@ from bitstack.kernels import native, threads
 from bitstack.machine.pages import empty_pages
 
 _PANELS = 1 << 24  # bytes of all panels: small next to a model
-_LEAST = 1 << 22  # bytes of one: enough rows for an efficient product
-_idle: list[Tensor] = []  # panels nobody uses now; its methods are atomic
+_LEAST = 1 << 22  # bytes of one panel: enough rows for an efficient product
+_idle: list[Tensor] = []  # panels not in use; threads share it, as pop and append are atomic
 
 
 def panels(rows: int, row_bytes: int, threads: int) -> list[tuple[int, int]]:
-    """Ranges of rows in steps of 64: no more than a panel, and at least one for every thread."""
+    """Returns ranges of rows, multiples of 64: each fits a panel, and every thread gets one.
+
+    Args:
+        row_bytes: Bytes of one unpacked row.
+    """
     most = max(_PANELS // threads, _LEAST) // row_bytes
     step = max(64, min(most, -(-rows // threads) + 63) // 64 * 64)
     return [(begin, min(begin + step, rows)) for begin in range(0, rows, step)]
@@ -36,7 +40,7 @@ def panels(rows: int, row_bytes: int, threads: int) -> list[tuple[int, int]]:
 
 @contextmanager
 def _panel(rows: int, columns: int, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Memory for one panel, [rows, columns]."""
+    """Lends the memory of one panel, [rows, columns]."""
     size = rows * columns * dtype.itemsize
     try:
         memory = _idle.pop()
@@ -51,7 +55,7 @@ def _panel(rows: int, columns: int, dtype: torch.dtype) -> Iterator[Tensor]:
 
 
 def release() -> None:
-    """Give the memory of idle panels back to the system, for a model that goes on step by step."""
+    """Returns the memory of panels not in use to the system."""
     _idle.clear()
 
 
@@ -63,11 +67,14 @@ def linear(
     rows: int,
     bias: Tensor | None,
 ) -> Tensor:
-    """`x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m] in the dtype of `x`."""
+    """Returns `x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m], dtype of `x`.
+
+    Planes and scale set are as in `kernels.ops.coded_linear`.
+    """
     columns = x.shape[-1]
     flat = x.reshape(-1, columns).contiguous()
     halves = x.dtype == torch.bfloat16 and variant.halves
-    if halves:  # v goes into `x`: what is unpacked is then a table look-up a weight
+    if halves:  # x is scaled by v, so that unpacking is only a table look-up for each weight
         flat = native.scale_columns(variant, flat, scale, rows)
     out = x.new_empty(flat.shape[0], rows)
 
@@ -83,12 +90,12 @@ def linear(
 
 
 def _share(work: Callable[[int, int], None], ranges: list[tuple[int, int]]) -> None:
-    """Call `work` for all ranges, on this thread and as many others as torch would use."""
+    """Calls `work` for all ranges, on this thread and as many others as torch would use."""
     workers, set_threads = torch.get_num_threads(), threads.set_openmp()
     left = iter(ranges)
 
     def drain() -> None:
-        with torch.inference_mode():  # a mode is a thread's own: helpers have none of the caller's
+        with torch.inference_mode():  # a mode belongs to a thread: helpers lack the caller's
             for begin, end in left:
                 work(begin, end)
 
@@ -101,8 +108,8 @@ def _share(work: Callable[[int, int], None], ranges: list[tuple[int, int]]) -> N
         drain()
     finally:
         set_threads(workers)
-        late = [helper for helper in started if not helper.cancel()]
-        for helper in late:
+        begun = [helper for helper in started if not helper.cancel()]
+        for helper in begun:
             helper.result()
 
 
@@ -112,7 +119,7 @@ def _helpers(count: int) -> ThreadPoolExecutor:
 
 
 def _become_serial() -> None:
-    torch.get_num_threads()  # torch sets a thread's number when it is first asked
+    torch.get_num_threads()  # the first call in a thread sets its number, which is then changed
     set_threads = threads.set_openmp()
     assert set_threads is not None
     set_threads(1)

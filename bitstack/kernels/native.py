@@ -1,7 +1,7 @@
-"""The compiled CPU kernels: found beside this file, called with raw pointers.
+"""Calls the compiled CPU kernels, a library beside this file, with raw pointers.
 
-Knows which variants the machine runs and how to call one. Which is chosen, autograd and other
-devices are the business of `dispatch` and `ops`; arguments are taken as checked.
+Knows which variants the machine runs and how to call one. Does not choose one (see
+`kernels.dispatch`), check arguments or know autograd and other devices (see `kernels.ops`).
 """
 
 import ctypes
@@ -24,13 +24,13 @@ _flag = ctypes.POINTER(ctypes.c_int32)
 
 @dataclass(frozen=True)
 class Variant:
-    """One compiled kernel: whether this machine `runs` it, and what it has of its own."""
+    """One compiled kernel, and whether this machine `runs` it."""
 
-    index: int
+    index: int  # the lower, the faster
     name: str
     runs: bool
-    fast: bool  # 8-bit dot products
-    halves: bool  # unpacking to 16 bits, for matrix products in bf16
+    fast: bool  # has 8-bit dot products
+    halves: bool  # can unpack to 16 bits, for matrix products in bf16
 
 
 @cache
@@ -69,20 +69,21 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
 
 @cache
 def variants() -> tuple[Variant, ...]:
-    """All compiled variants, best first; empty where the library was not built."""
+    """Returns all compiled variants, best first; none where the library was not built."""
     library = _library()
-    found: list[Variant] = []
+    compiled: list[Variant] = []
     while library is not None:
         flags = [ctypes.c_int32() for _ in range(3)]
-        name = library.bitstack_variant(len(found), *[ctypes.byref(flag) for flag in flags])
+        name = library.bitstack_variant(len(compiled), *[ctypes.byref(flag) for flag in flags])
         if name is None:
             break
-        found.append(Variant(len(found), name.decode(), *[bool(flag.value) for flag in flags]))
-    return tuple(found)
+        has = [bool(flag.value) for flag in flags]
+        compiled.append(Variant(len(compiled), name.decode(), *has))
+    return tuple(compiled)
 
 
 def supports(dtype: torch.dtype) -> bool:
-    """Whether activations of this dtype are read directly."""
+    """Tells whether the kernels read activations of this dtype."""
     return dtype in _DTYPES
 
 
@@ -99,7 +100,14 @@ def linear(
     rows: int,
     bias: Tensor | None,
 ) -> Tensor:
-    """`x` [..., n], contiguous, times the transposed matrix, plus `bias` [rows]: [..., rows]."""
+    """Returns `x` [..., n] times the transposed matrix, plus `bias` [rows]: [..., rows].
+
+    Args:
+        fast: Take 8-bit dot products where the variant has them.
+        x: fp32, bf16 or fp16, contiguous.
+        planes: uint8 [rows, ceil(n/8)] each.
+        scale: fp16 [rows + n + 2^planes]; see `kernels.reference`.
+    """
     library = _library()
     assert library is not None
     columns = x.shape[-1]
@@ -133,9 +141,14 @@ def unpack(
     begin: int = 0,
     ids: Tensor | None = None,
 ) -> None:
-    """Rows `ids` (int64), or rows from `begin` on, into `out` [count, n], fp32, bf16 or fp16.
+    """Writes rows of the matrix into `out` [count, n], fp32, bf16 or fp16.
 
-    Raises IndexError where an id is not a row.
+    Args:
+        begin: The first row, where there are no `ids`.
+        ids: int64 [count]: the rows; None for those from `begin` on.
+
+    Raises:
+        IndexError: An id is not a row.
     """
     library = _library()
     assert library is not None
@@ -160,7 +173,7 @@ def unpack(
 def unpack_halves(
     variant: Variant, planes: list[Tensor], scale: Tensor, rows: int, out: Tensor, *, begin: int
 ) -> None:
-    """`u * T[code]` of the rows from `begin` on into `out` bf16 [count, n]."""
+    """Writes `u * T[code]`, without v, of the rows from `begin` on into `out` bf16 [count, n]."""
     library = _library()
     assert library is not None
     library.bitstack_unpack_halves(
@@ -178,7 +191,7 @@ def unpack_halves(
 
 
 def scale_columns(variant: Variant, x: Tensor, scale: Tensor, rows: int) -> Tensor:
-    """`x` bf16 [tokens, n], contiguous, times the scale set's v: bf16, rounded once."""
+    """Returns `x` bf16 [tokens, n], contiguous, times the scale set's v: bf16, rounded once."""
     library = _library()
     assert library is not None
     out = torch.empty_like(x)
@@ -196,14 +209,14 @@ def scale_columns(variant: Variant, x: Tensor, scale: Tensor, rows: int) -> Tens
 
 
 def read(memory: Tensor) -> None:
-    """Read all bytes of `memory` once with torch's threads: for measuring bandwidth."""
+    """Reads all bytes of `memory` once with torch's threads, to measure bandwidth."""
     library = _library()
     assert library is not None
     library.bitstack_read(memory.data_ptr(), memory.nbytes, threads.count())
 
 
-def searches() -> bool:
-    """Whether `descend` can be called."""
+def has_descend() -> bool:
+    """Tells whether `descend` can be called: whether the library was built."""
     return _library() is not None
 
 
@@ -211,21 +224,35 @@ def descend(
     u: Tensor,
     v: Tensor,
     tables: list[Tensor],
-    felt: Tensor,
+    hessians: Tensor,
     weights: Tensor,
     products: Tensor,
     code: Tensor,
     first: int,
     candidates: int,
 ) -> Tensor:
-    """One panel of `decompose.search`: J levels, p columns, m rows, fp32 and contiguous.
+    """Chooses the codes of one panel of `decompose.search` by coordinate descent.
 
-    `u` [J, m], `v` [J, p], `felt` [J, p, p], `weights` [J], `products` [J, p, m] (spent), `code`
-    uint8 [p, m] (chosen in place). Returns how the errors moved, [J, p, m].
+    J levels, p columns of the panel, m rows; every tensor is contiguous, and fp32 but for `code`.
+
+    Args:
+        u: Row scales [J, m].
+        v: Column scales of the panel [J, p].
+        tables: The table of every level, each of 2 to the number of its planes.
+        hessians: Damped second moments of the panel's columns [J, p, p], one a level.
+        weights: Weight of every level's error in the sum that descends [J].
+        products: Errors times the second moment [J, p, m]; overwritten.
+        code: uint8 [p, m], changed in place; those of the last level, of which others are the
+            low bits.
+        first: Planes whose bits stay as they are.
+        candidates: Codes tried for every weight.
+
+    Returns:
+        How much the error of every weight changed, [J, p, m].
     """
     library = _library()
     assert library is not None
-    assert all(t.is_contiguous() for t in (u, v, felt, weights, products, code, *tables))
+    assert all(t.is_contiguous() for t in (u, v, hessians, weights, products, code, *tables))
     moves = torch.empty_like(products)
     planes = [len(table).bit_length() - 1 for table in tables]
     levels, columns, rows = products.shape
@@ -233,7 +260,7 @@ def descend(
     sizes = (ctypes.c_int32 * levels)(*planes)
     library.bitstack_descend(
         rows, columns, levels, first, candidates, ctypes.addressof(sizes),
-        ctypes.addressof(pointers), u.data_ptr(), v.data_ptr(), felt.data_ptr(),
+        ctypes.addressof(pointers), u.data_ptr(), v.data_ptr(), hessians.data_ptr(),
         weights.data_ptr(), products.data_ptr(), moves.data_ptr(), code.data_ptr(),
         threads.count(),
     )  # fmt: skip

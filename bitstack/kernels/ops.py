@@ -1,9 +1,10 @@
-"""The coded product as torch operators: torch.compile, fake tensors and autograd see one node.
+"""Makes the coded product a torch operator: one node for torch.compile and autograd.
 
 `coded_linear`, `coded_rows` and `dequantize` are what the rest of the package calls. In eager CPU
 inference they call the kernel directly, since an operator's dispatch costs as much as a small
-product. Weights are constants: gradients flow to `x` and to `bias`. A scale set that wants
-gradients itself is taken through the reference, which torch differentiates.
+product. Weights are constants: gradients flow to `x` and to `bias`. Where the scale set itself
+requires gradients, the reference runs, which torch differentiates. Does not choose the kernel; see
+`kernels.dispatch`.
 """
 
 from functools import cache
@@ -22,37 +23,45 @@ MATMUL_FROM = 24  # tokens from which unpacked panels and torch's matrix product
 def coded_linear(
     x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None = None
 ) -> Tensor:
-    """`x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m] in the dtype of `x`.
+    """Returns `x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m], dtype of `x`.
 
-    Planes are uint8 [m, ceil(n/8)], `scale` is fp16 [m + n + 2^j] (see `reference`). Raises
-    UserError for an `x` that is not of floating point, or not where the planes are.
+    Args:
+        planes: j planes, uint8 [m, ceil(n/8)] each, that of the lowest bit first.
+        scale: The scale set, fp16 [m + n + 2^j]; see `kernels.reference`.
+        rows: m.
+
+    Raises:
+        UserError: `x` is not of floating point, or not on the device of the planes.
     """
     _check(x, planes)
     if torch.is_grad_enabled() and scale.requires_grad:
         return reference.coded_linear(x, planes, scale, rows, bias)
-    wants_grad = x.requires_grad or (bias is not None and bias.requires_grad)
-    if dispatch.plain(x) and not (wants_grad and torch.is_grad_enabled()):
+    needs_grad = x.requires_grad or (bias is not None and bias.requires_grad)
+    if dispatch.is_eager(x) and not (needs_grad and torch.is_grad_enabled()):
         return _linear(x, planes, scale, rows, bias)
     return torch.ops.bitstack.coded_linear(x, planes, scale, rows, bias)
 
 
 def coded_rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
-    """Rows `ids` (int64, any shape) of the matrix: fp32 [*ids.shape, columns].
+    """Returns rows `ids` (int64, any shape) of the matrix: fp32 [*ids.shape, columns].
 
-    Only those rows' bytes are read. Raises IndexError where an id is not a row.
+    Only the bytes of those rows are read. Planes and scale set are as in `coded_linear`.
+
+    Raises:
+        IndexError: An id is not a row, on the CPU.
     """
     if torch.is_grad_enabled() and scale.requires_grad:
         return reference.coded_rows(ids, planes, scale, rows, columns)
-    if dispatch.plain(ids):
+    if dispatch.is_eager(ids):
         return _rows(ids, planes, scale, rows, columns)
     return torch.ops.bitstack.coded_rows(ids, planes, scale, rows, columns)
 
 
 def dequantize(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
-    """The matrix, fp32 [rows, columns]: equal bit for bit to the reference's."""
+    """Returns the matrix, fp32 [rows, columns]: equal bit for bit to the reference's."""
     if torch.is_grad_enabled() and scale.requires_grad:
         return reference.dequantize(planes, scale, rows, columns)
-    if dispatch.plain(scale):
+    if dispatch.is_eager(scale):
         return _dequantize(planes, scale, rows, columns)
     return torch.ops.bitstack.dequantize(planes, scale, rows, columns)
 
@@ -113,7 +122,7 @@ def _dequantize(planes: list[Tensor], scale: Tensor, rows: int, columns: int) ->
 def _input_gradient(
     grad: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int
 ) -> Tensor:
-    """`grad` [..., m] times the matrix: [..., n], a panel of rows at a time."""
+    """Returns `grad` [..., m] times the matrix: [..., n], a panel of rows at a time."""
     flat = grad.reshape(-1, rows)
     total = torch.zeros(flat.shape[0], columns, dtype=torch.float32, device=grad.device)
     u, shared = scale[:rows], scale[rows:]

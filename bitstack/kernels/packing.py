@@ -1,8 +1,9 @@
-"""Bits of a plane to bytes and back, and from planes to codes.
+"""Packs the bits of a plane into bytes and back, and joins planes to codes.
 
 Two bit orders exist. Codes use `little`: column 8k + i is bit i of byte k, so that eight bytes read
 as one word are the mask of 64 columns. The published BitStack format uses `big`. Rows start at a
-byte; the unused bits of a row's last byte are zero. What the bits mean is not known here.
+byte; the unused bits of a row's last byte are zero. Does not know what bits mean; see
+`kernels.reference`.
 """
 
 import torch
@@ -13,12 +14,12 @@ _SHIFTS = {"little": [0, 1, 2, 3, 4, 5, 6, 7], "big": [7, 6, 5, 4, 3, 2, 1, 0]}
 
 
 def row_bytes(columns: int) -> int:
-    """Bytes of one packed row of `columns` bits."""
+    """Returns the bytes of one packed row of `columns` bits."""
     return (columns + 7) // 8
 
 
 def pack(bits: Tensor, *, order: str = "little") -> Tensor:
-    """Pack `bits` [m, n] (bool, or 0 and 1) into uint8 [m, ceil(n / 8)]."""
+    """Packs `bits` [m, n] (bool, or 0 and 1) into uint8 [m, ceil(n / 8)]."""
     m, n = bits.shape
     padded = torch.zeros(m, row_bytes(n) * 8, dtype=torch.uint8, device=bits.device)
     padded[:, :n] = bits
@@ -27,14 +28,14 @@ def pack(bits: Tensor, *, order: str = "little") -> Tensor:
 
 
 def unpack(plane: Tensor, columns: int, *, order: str = "little") -> Tensor:
-    """Unpack `plane` uint8 [m, ceil(columns / 8)] into 0 and 1, uint8 [m, columns]."""
+    """Unpacks `plane` uint8 [m, ceil(columns / 8)] into 0 and 1, uint8 [m, columns]."""
     shifts = torch.tensor(_SHIFTS[order], dtype=torch.uint8, device=plane.device)
     bits = (plane.unsqueeze(2) >> shifts) & 1
     return bits.flatten(1)[:, :columns]
 
 
 def codes(planes: list[Tensor], columns: int) -> Tensor:
-    """Codes uint8 [m, columns] of 1 to 8 planes: plane p (from 0) is bit p of the code."""
+    """Returns the codes, uint8 [m, columns], of 1 to 8 planes: plane p (from 0) is bit p."""
     code = unpack(planes[0], columns)
     for p, plane in enumerate(planes[1:], start=1):
         code |= unpack(plane, columns) << p

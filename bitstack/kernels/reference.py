@@ -1,9 +1,9 @@
-"""The coded product in plain torch: the definition every other kernel is tested against.
+"""Computes the coded product in plain torch: the definition that other kernels are tested against.
 
 A coded matrix is `W = diag(u) T[code] diag(v)`: `u` fp16 [m], `v` fp16 [n], a table `T` fp16 [2^j]
 and j packed bit planes, uint8 [m, ceil(n/8)] each (see `packing`). The three small tensors of a
 level are one fp16 vector, the scale set: u, then v, then T. A matrix is unpacked whole, in fp32,
-once a call: floors and speed are the native kernels' business.
+at every call. Is not fast; see `kernels.native` and `kernels.triton_kernels`.
 """
 
 import torch.nn.functional as F
@@ -13,17 +13,17 @@ from bitstack.kernels import packing
 
 
 def scale_length(rows: int, columns: int, planes: int) -> int:
-    """Numbers in the scale set of a level: m + n + 2^j."""
+    """Returns the numbers in the scale set of a level: m + n + 2^j."""
     return rows + columns + 2**planes
 
 
 def split_scale(scale: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Views (u [m], v [n], T [2^j]) of one scale set."""
+    """Returns views (u [m], v [n], T [2^j]) of one scale set."""
     return scale[:rows], scale[rows : rows + columns], scale[rows + columns :]
 
 
 def dequantize(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
-    """The matrix, fp32 [rows, columns]."""
+    """Returns the matrix, fp32 [rows, columns]."""
     u, v, table = split_scale(scale.float(), rows, columns)
     code = packing.codes(planes, columns)
     return table[code.int()].mul_(v).mul_(u.unsqueeze(1))
@@ -32,13 +32,13 @@ def dequantize(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> 
 def coded_linear(
     x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None = None
 ) -> Tensor:
-    """`x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m] in the dtype of `x`."""
+    """Returns `x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m], dtype of `x`."""
     weight = dequantize(planes, scale, rows, x.shape[-1]).to(x.dtype)
     return F.linear(x, weight, bias)
 
 
 def coded_rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
-    """Rows `ids` (int64, any shape) of the matrix: fp32 [*ids.shape, columns]."""
+    """Returns rows `ids` (int64, any shape) of the matrix: fp32 [*ids.shape, columns]."""
     flat = ids.reshape(-1)
     u, v, table = split_scale(scale.float(), rows, columns)
     code = packing.codes([plane[flat] for plane in planes], columns)

@@ -1,4 +1,4 @@
-"""The published BitStack block: `W = sum_i S_i * (A_i B_i)`.
+"""Multiplies with published BitStack blocks: `W = sum_i S_i * (A_i B_i)`, elementwise by S_i.
 
 Source: arXiv 2410.23918, section 3. `S_i` is one packed plane of signs in `big` bit order, uint8
 [m, ceil(n/8)], a set bit is +1; `A_i` fp16 [m, k] and `B_i` fp16 [k, n] are its factors of rank k.
@@ -6,7 +6,7 @@ Source: arXiv 2410.23918, section 3. `S_i` is one packed plane of signs in `big`
 A block is a sum of k coded products that share one plane: `sum_r a_r * (S (b_r * x))`. For few
 tokens the CPU kernels take them as k tokens of one product. Every weight costs k multiply-adds a
 plane either way, so many tokens get the dense matrix rebuilt, a panel of rows at a time; the recipe
-`paper` is there to be compared against, not to be fast.
+`paper` exists for comparison, not for speed.
 """
 
 import torch
@@ -22,7 +22,13 @@ _PRODUCTS_BELOW = 8  # tokens from which rebuilding is faster
 def sign_dequantize(
     planes: list[Tensor], lefts: list[Tensor], rights: list[Tensor], columns: int
 ) -> Tensor:
-    """The matrix, fp32 [m, columns]; one factor [m, k] and [k, n] a plane."""
+    """Returns the matrix, fp32 [m, columns].
+
+    Args:
+        planes: uint8 [m, ceil(columns/8)] each, in `big` bit order.
+        lefts: The factor [m, k] of every plane.
+        rights: The factor [k, columns] of every plane.
+    """
     assert planes
     assert len(planes) == len(lefts) == len(rights)
     total = torch.zeros(planes[0].shape[0], columns, device=planes[0].device)
@@ -40,7 +46,10 @@ def sign_linear(
     rights: list[Tensor],
     bias: Tensor | None = None,
 ) -> Tensor:
-    """`x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m] in the dtype of `x`."""
+    """Returns `x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m], dtype of `x`.
+
+    Planes and factors are as in `sign_dequantize`.
+    """
     variant = _variant(x)
     if variant is None:
         out = _rebuilt(x, planes, lefts, rights)
@@ -53,7 +62,7 @@ def sign_linear(
 def _variant(x: Tensor) -> native.Variant | None:
     """The compiled kernel for this input; None where the dense matrix has to be rebuilt."""
     few = x.numel() < _PRODUCTS_BELOW * x.shape[-1]
-    if not (few and dispatch.plain(x) and x.device.type == "cpu" and native.supports(x.dtype)):
+    if not (few and dispatch.is_eager(x) and x.device.type == "cpu" and native.supports(x.dtype)):
         return None
     return None if x.requires_grad and torch.is_grad_enabled() else dispatch.cpu_variant()
 
@@ -65,18 +74,16 @@ def _products(
     lefts: list[Tensor],
     rights: list[Tensor],
 ) -> Tensor:
-    """`x` [t, n]: fp32 [t, m], from t * k products with every plane.
-
-    The kernels want `little` bit order: each eight activations are reversed instead of the bits.
-    """
+    """Returns `x` [t, n] times the transposed matrix, fp32 [t, m], by t * k products a plane."""
     tokens, columns = x.shape
     rows, wide = planes[0].shape[0], planes[0].shape[1] * 8
     ones = torch.ones(rows + wide, dtype=torch.float16)
-    scale = torch.cat([ones, torch.tensor([-1, 1], dtype=torch.float16)])
+    scale = torch.cat([ones, torch.tensor([-1, 1], dtype=torch.float16)])  # a table of signs
     fast = dispatch.get_accuracy() == "fast"
     total = torch.zeros(tokens, rows)
     for plane, left, right in zip(planes, lefts, rights, strict=True):
         scaled = F.pad(x.float().unsqueeze(1) * right.float(), (0, wide - columns))
+        # The kernels read `little` bit order: eight activations are reversed instead of the bits.
         reversed_ = scaled.view(-1, wide // 8, 8).flip(-1).view(-1, wide)
         out = native.linear(variant, fast, reversed_, [plane], scale, rows, None)
         total += (out.view(tokens, -1, rows) * left.float().T).sum(1)

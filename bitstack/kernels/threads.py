@@ -1,9 +1,10 @@
-"""How many threads torch's own operators take on the calling thread, and how many ours take.
+"""Sets how many threads torch's operators use on the calling thread, apart from the products'.
 
-After a parallel operator torch's OpenMP threads look for the next one for some milliseconds, and
-hold their cores meanwhile. In a forward of few tokens they would do so in every layer, for a tenth
-of the work, and the coded products would lack those cores. There torch's operators run on the
-calling thread alone, and the products still take all threads that torch was given.
+After a parallel operator torch's OpenMP threads wait for the next one for some milliseconds and
+keep their cores busy meanwhile. In a forward of few tokens they would do so in every layer, for a
+tenth of the work, and the coded products would lack those cores. There torch's operators run on
+the calling thread alone, and the products still use all threads that torch was given. Does not
+tell which forwards those are; see `nn.steps`.
 """
 
 import ctypes
@@ -14,28 +15,31 @@ from functools import cache
 
 import torch
 
-_given = threading.local()  # .count: threads torch had on this thread before it was told otherwise
+_given = threading.local()  # .count: threads torch had on this thread before `torch_threads`
 
 
 def count() -> int:
-    """Threads that a product called on this thread may take."""
+    """Returns how many threads a product called on this thread may use."""
     return getattr(_given, "count", None) or torch.get_num_threads()
 
 
 @contextmanager
-def torch_takes(alone: bool) -> Iterator[None]:
-    """Within it torch's operators called on this thread take one thread, or all of `count()`.
+def torch_threads(*, single: bool) -> Iterator[None]:
+    """Within it torch's operators called on this thread use one thread, or all of `count()`.
 
-    May be nested. Other threads are left alone; nothing happens where torch has no OpenMP.
+    May be nested. Does not affect other threads; does nothing where torch has no OpenMP.
+
+    Args:
+        single: One thread; False for all, also within a context of one.
     """
     openmp = set_openmp()
     outer = getattr(_given, "count", None)
-    if openmp is None or not (alone or outer):
+    if openmp is None or not (single or outer):
         yield
         return
     now = torch.get_num_threads()
     _given.count = outer or now
-    openmp(1 if alone else _given.count)
+    openmp(1 if single else _given.count)
     try:
         yield
     finally:
@@ -45,10 +49,10 @@ def torch_takes(alone: bool) -> Iterator[None]:
 
 @cache
 def set_openmp() -> Callable[[int], None] | None:
-    """omp_set_num_threads of the library torch computes with: it acts on the calling thread alone.
+    """Returns omp_set_num_threads of torch's OpenMP, which acts on the calling thread only.
 
     `torch.set_num_threads` would change all threads that are started later, too. None where torch
-    has another pool, and on Windows.
+    has another thread pool, and on Windows.
     """
     try:
         function = ctypes.CDLL(None).omp_set_num_threads

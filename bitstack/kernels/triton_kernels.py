@@ -1,8 +1,8 @@
-"""The coded product on CUDA, in Triton: decode, prefill, and gathered rows.
+"""Computes the coded product on CUDA in Triton: few tokens, many tokens, and single rows.
 
 Imported only where Triton and a CUDA tensor are there, or where TRITON_INTERPRET=1 asks for
-Triton's interpreter on CPU tensors. Sums, tables and scales are fp32; the matrix product of prefill
-takes weights rounded to the dtype of `x`, as the reference does.
+Triton's interpreter on CPU tensors. Sums, tables and scales are fp32; the matrix product of many
+tokens takes weights rounded to the dtype of `x`, as `kernels.reference` does.
 """
 
 # mypy: allow-untyped-defs
@@ -49,9 +49,9 @@ def _code(word, bit, PLANES: tl.constexpr):
         return ((spread * 0x0102040810204080) >> 56).to(tl.int32) & ((1 << PLANES) - 1)
 
 
-# Floors, a matrix of m x n: planes * m * n / 8 bytes. For each weight a shift, a mask, a product, a
-# shift, a table load from the first-level cache and a multiply-add: about 6 operations, so a GPU
-# that does 40 a byte read is bound by memory up to 4 planes.
+# Least cost for a matrix of m x n: planes * m * n / 8 bytes. For each weight a shift, a mask, a
+# product, a shift, a table load from the first-level cache and a multiply-add: about 6 operations,
+# so a GPU that does 40 a byte read is bound by memory up to 4 planes.
 @triton.jit
 def _decode(x, p0, p1, p2, p3, p4, p5, p6, p7, scale, bias, out, rows, columns, row_bytes,
             PLANES: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -78,8 +78,8 @@ def _decode(x, p0, p1, p2, p3, p4, p5, p6, p7, scale, bias, out, rows, columns, 
     tl.store(out + token * rows + m, result.to(out.dtype.element_ty), mask=m < rows)
 
 
-# Floors, t tokens: planes * m * n / 8 bytes for every BLOCK_T tokens, 2 * t * m * n operations of
-# the matrix units; unpacking costs 6 operations a weight for every BLOCK_T tokens beside them.
+# Least cost for t tokens: planes * m * n / 8 bytes for every BLOCK_T tokens, 2 * t * m * n
+# operations of the matrix units; unpacking costs 6 operations a weight for every BLOCK_T tokens.
 @triton.jit
 def _prefill(x, p0, p1, p2, p3, p4, p5, p6, p7, scale, bias, out, tokens, rows, columns, row_bytes,
              PLANES: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -125,14 +125,17 @@ def _gather(ids, p0, p1, p2, p3, p4, p5, p6, p7, scale, out, rows, columns, row_
 
 
 def _eight(planes: list[Tensor]) -> list[Tensor]:
-    """The planes, and the first again in the places that are not read."""
+    """The eight planes that a kernel takes: those given, then the first, which is not read."""
     return [*planes, *[planes[0]] * (8 - len(planes))]
 
 
 def coded_linear(
     x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None = None
 ) -> Tensor:
-    """`x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m] in the dtype of `x`."""
+    """Returns `x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m], dtype of `x`.
+
+    Planes and scale set are as in `kernels.ops.coded_linear`.
+    """
     columns = x.shape[-1]
     flat = x.reshape(-1, columns).contiguous()
     tokens = flat.shape[0]
@@ -154,9 +157,9 @@ def coded_linear(
 
 
 def coded_rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
-    """Rows `ids` (int64, any shape) of the matrix: fp32 [*ids.shape, columns].
+    """Returns rows `ids` (int64, any shape) of the matrix: fp32 [*ids.shape, columns].
 
-    As with torch's own embedding on CUDA, ids are not checked.
+    Does not check ids, as torch's own embedding on CUDA does not.
     """
     flat = ids.reshape(-1).contiguous()
     out = torch.empty(flat.shape[0], columns, device=ids.device)
@@ -168,6 +171,6 @@ def coded_rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, colu
 
 
 def dequantize(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
-    """The matrix, fp32 [rows, columns]."""
+    """Returns the matrix, fp32 [rows, columns]."""
     every = torch.arange(rows, device=scale.device)
     return coded_rows(every, planes, scale, rows, columns)

@@ -1,2 +1,2 @@
-"""A model that runs from its blocks: load, resize, generate, save and export it. Does not measure
-its quality and does not print."""
+"""Models that run from their blocks: load, resize, generate, save and export them. Does not measure
+their quality, see `metrics`, and does not print."""

@@ -1,6 +1,7 @@
-"""A filled model made a live one: it knows its container, and can be resized, drafted and saved.
+"""Attaches a loaded model to its container, so that it can be resized, drafted and saved.
 
-Called by both ways to a model, `load` and transformers' `from_pretrained`.
+Both ways to a model end here: `live.loading` and transformers' `from_pretrained`
+(`live.quantizer`). Does not read blocks; see `nn.assemble`.
 """
 
 from typing import Any
@@ -14,7 +15,17 @@ from bitstack.original.hub_cache import Located
 
 
 def attach(model: Any, place: Located, manifest: Manifest, levels: list[int]) -> Any:
-    """Give a filled `model` its `bitstack`, and make it safe to resize and to save; returns it."""
+    """Sets `model.bitstack` and wraps `forward`, `generate` and `save_pretrained`.
+
+    Args:
+        model: A transformers model whose blocks and dense tensors are all loaded.
+        place: Where its container lies.
+        manifest: Manifest of that container.
+        levels: Level of every stack, in the manifest's order.
+
+    Returns:
+        The same model.
+    """
     model.bitstack = Resident(place.folder, manifest, model, levels, remote=place.remote)
     guard_forward(model, model.bitstack.guard)
     if model.can_generate():

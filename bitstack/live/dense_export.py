@@ -1,7 +1,7 @@
-"""A container and a budget in, a plain dense model folder out: for tools that know no blocks.
+"""Exports a container at a budget as a plain folder of dense weights, for tools without blocks.
 
-Streamed: one decoder layer and one file of the output are in memory. Names and layout are those
-that transformers' `save_pretrained` gives the model, so what reads the original reads this.
+Holds one decoder layer and one file of the output in memory. Names and layout of the tensors are
+those of transformers' `save_pretrained`. Does not write containers; see `live.save`.
 """
 
 import shutil
@@ -23,13 +23,13 @@ from bitstack.errors import UserError
 from bitstack.machine.files import disk_errors
 from bitstack.machine.sizes import format_bytes
 from bitstack.nn import Stack
-from bitstack.nn.assemble import check_config, parts_of
+from bitstack.nn.assemble import check_config, tensor_reader
 from bitstack.original.hub_cache import locate
 from bitstack.original.matrices import find_layers, layer_of
 from bitstack.original.side_files import config_of, copy_beside
 from bitstack.original.source import load_config, skeleton
 
-FILE_BYTES = 1 << 30  # of one file, unless a tensor is larger
+FILE_BYTES = 1 << 30  # most bytes of one file, unless a single tensor is larger
 _INDEX = "model.safetensors.index.json"
 
 
@@ -41,27 +41,46 @@ def export(
     level: int | None = None,
     progress: bool = False,
 ) -> Path:
-    """Write the model that `bitstack.load(path, budget, level=level)` runs as dense weights.
+    """Writes the dense weights of a container at a budget, as a plain Hugging Face folder.
 
-    `path` is a folder or a name on the Hub. `output` becomes a Hugging Face folder in the
-    original's dtype, with tokenizer and generation config; it appears whole or not at all. Returns
-    its path. UserError for what `load` refuses, an output that is not a new or empty folder, and
-    too little disk.
+    The folder computes what `bitstack.load(path, budget, level=level)` computes, for tools that
+    cannot read blocks (vLLM, llama.cpp, MLX). It is in the original's dtype, with tokenizer and
+    generation config, and as large as the original. It appears whole or not at all.
+
+    Args:
+        path: Folder of a container, or `owner/name` on the Hub.
+        output: New or empty folder to write to.
+        budget: As in `bitstack.load`; None takes all blocks.
+        level: Every matrix at this level (number of planes, from 1) instead of a budget.
+        progress: Show a progress bar.
+
+    Returns:
+        Path of the folder.
+
+    Raises:
+        UserError: The container cannot be loaded at that budget, `output` is not a new or empty
+            folder, or there is too little disk.
+
+    Example:
+        >>> import bitstack
+        >>> from transformers import AutoModelForCausalLM
+        >>> folder = bitstack.export("my-container", "dense-model", budget="50%")
+        >>> model = AutoModelForCausalLM.from_pretrained(folder)
     """
     place, target = locate(path), Path(output)
     folder = place.folder
     manifest, levels, reader = open_container(place, budget, level)
     model = skeleton(load_config(folder), getattr(torch, manifest.dtype))
     check_config(folder, model, manifest)
-    stored = _stored(model)
-    total = sum(t.numel() * t.element_size() for t in stored.values())
+    tensors = _stored_tensors(model)
+    total = sum(t.numel() * t.element_size() for t in tensors.values())
     _check_output(target, total)
     partial = target.with_name(f".{target.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         with disk_errors(partial / _INDEX):
             partial.mkdir(parents=True)
-            source = _Dense(stored, manifest, levels, reader)
+            source = _DenseReader(tensors, manifest, levels, reader)
             _write(partial, _by_layer(model, source, progress), total)
             _write_beside(partial, folder, model, manifest.dtype)
             if target.is_dir():
@@ -75,8 +94,8 @@ def export(
     return target
 
 
-class _Dense:
-    """Dense values of the tensors of a container at given levels, one at a time."""
+class _DenseReader:
+    """Reads the tensors of the original model from a container, blocks as dense values."""
 
     def __init__(
         self, shapes: dict[str, Tensor], manifest: Manifest, levels: list[int], reader: Reader
@@ -87,27 +106,27 @@ class _Dense:
             self.stacks[entry.parameter].append((entry, level))
 
     def get(self, name: str) -> Tensor:
-        """A parameter or buffer of the original model."""
+        """Returns the parameter or buffer `name` of the original model, on the CPU."""
         if name not in self.stacks:
             return self.reader.get(name)
         value = torch.empty_like(self.shapes[name], device="cpu")
         for entry, level in self.stacks[name]:
             stack = Stack(entry.spec)
-            stack.set_level(level, parts_of(self.reader, entry.name))
+            stack.set_level(level, tensor_reader(self.reader, entry.name))
             entry.matrix.of(value).copy_(stack.dequantize())
         return value
 
 
-def _stored(model: Any) -> dict[str, Tensor]:
-    """The tensors that a plain model folder holds: tied ones once."""
+def _stored_tensors(model: Any) -> dict[str, Tensor]:
+    """Returns the tensors of a plain model folder, tied ones once, on the meta device."""
     tied = model.all_tied_weights_keys
     return {name: t for name, t in model.state_dict().items() if name not in tied}
 
 
-def _by_layer(model: Any, source: _Dense, progress: bool) -> Iterator[tuple[str, Tensor]]:
-    """All tensors under their names on disk, a decoder layer at a time.
+def _by_layer(model: Any, source: _DenseReader, progress: bool) -> Iterator[tuple[str, Tensor]]:
+    """Yields all tensors under their names on disk, a decoder layer at a time.
 
-    What transformers fused when it read the original lies in one layer, and is parted again.
+    Tensors that transformers fused (experts, for example) lie in one layer and are split again.
     """
     layers = find_layers(model)[0]
     groups: dict[int | None, list[str]] = defaultdict(list)

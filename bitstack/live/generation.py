@@ -1,6 +1,7 @@
-"""A prompt in, its continuation out, piece by piece: for the command line and the demo.
+"""Continues a prompt with an opened model, for the command line and the demo.
 
-Plain continuation, no chat template. Everything else about generation is transformers' own.
+Plain continuation, without a chat template. Does not draft, see `live.draft`; the loop over tokens
+is transformers' own.
 """
 
 from typing import Any
@@ -22,12 +23,21 @@ def generate(
     streamer: Any = None,
     draft_budget: str | int | Budget | None = None,
 ) -> str:
-    """The continuation of `prompt`, without it; a transformers `streamer` gets both as they come.
+    """Returns the continuation of a prompt, without the prompt.
 
-    Greedy at temperature 0, else sampled from the whole distribution with a generator seeded by
-    `seed`. With `draft_budget` the blocks of that budget draft and the whole model verifies (see
-    `speculate`): the same greedy text. UserError for an empty prompt, numbers that cannot be,
-    more tokens than the model has positions, and a draft of an original model.
+    Args:
+        opened: A model of `live.opening.open_model`.
+        prompt: The text to continue.
+        max_new_tokens: Most tokens to add.
+        temperature: 0 for greedy text; above, tokens are sampled from the whole distribution.
+        seed: Seed of the sampling. The global generator keeps its state.
+        streamer: A transformers streamer, which gets prompt and continuation as they come.
+        draft_budget: Budget of a draft model of the same container (`live.draft`), which does not
+            change greedy text; None for no drafts.
+
+    Raises:
+        UserError: The prompt is empty, `max_new_tokens` or `temperature` is out of range, prompt
+            and new tokens exceed the model's positions, or an original model is to draft.
     """
     if max_new_tokens < 1:
         raise UserError(f"max new tokens is {max_new_tokens}; it must be at least 1")
@@ -43,38 +53,38 @@ def generate(
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
         output = opened.model.generate(
-            **inputs, **_choice(temperature), max_new_tokens=max_new_tokens, streamer=streamer,
+            **inputs, **_sampling(temperature), max_new_tokens=max_new_tokens, streamer=streamer,
             pad_token_id=_padding(opened), **draft,
         )  # fmt: skip
     length = inputs["input_ids"].shape[1]
     return str(opened.tokenizer.decode(output[0, length:], skip_special_tokens=True))
 
 
-def _choice(temperature: float) -> dict[str, Any]:
-    """Overrides what the model's generation config says: a run must be what was asked for."""
+def _sampling(temperature: float) -> dict[str, Any]:
+    """Returns options of transformers' `generate` that override the model's generation config."""
     if temperature == 0:
         return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     return {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
 
 
-def _inputs(opened: Opened, prompt: str, new: int) -> dict[str, Any]:
+def _inputs(opened: Opened, prompt: str, max_new_tokens: int) -> dict[str, Any]:
     encoded = opened.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
     ids = encoded["input_ids"]
     if ids.shape[1] == 0:
         raise UserError("prompt: holds no tokens; give at least one word")
     text_config = opened.model.config.get_text_config()
     positions = getattr(text_config, "max_position_embeddings", None)
-    if positions and ids.shape[1] + new > positions:
+    if positions and ids.shape[1] + max_new_tokens > positions:
         raise UserError(
-            f"prompt: its {ids.shape[1]} tokens and {new} new ones are more than the {positions} "
-            "positions of the model; shorten the prompt or lower --max-new-tokens"
+            f"prompt: its {ids.shape[1]} tokens and {max_new_tokens} new ones are more than the "
+            f"{positions} positions of the model; shorten the prompt or lower --max-new-tokens"
         )
     return {name: value.to(opened.model.device) for name, value in encoded.items()}
 
 
 def _padding(opened: Opened) -> int:
-    """One sequence is never padded, but without a value transformers warns."""
-    known = opened.tokenizer.pad_token_id
+    """Returns a padding id. One sequence is never padded, but without an id transformers warns."""
+    padding = opened.tokenizer.pad_token_id
     end = opened.model.generation_config.eos_token_id
     end = end[0] if isinstance(end, list) else end
-    return next((i for i in (known, end) if i is not None), 0)
+    return next((i for i in (padding, end) if i is not None), 0)

@@ -1,7 +1,7 @@
-"""Forwards and resizes of one model kept apart: many forwards at once, or one change of its blocks.
+"""Keeps forwards and resizes of one model apart: many forwards at once, or one swap of blocks.
 
-A forward of the whole model holds the guard while it runs; a resize waits for the forwards that
-have begun, lets no new one begin, and swaps. What is swapped is the business of `resize`.
+A forward holds the guard while it runs. A swap waits for the forwards that have begun and lets no
+new one begin. Does not swap anything; see `live.swap`.
 """
 
 import threading
@@ -18,28 +18,34 @@ from bitstack.nn.steps import resources_of_forward
 
 
 class Guard:
-    """A readers-writer lock that prefers the writer. A copy of a guarded model gets its own."""
+    """A readers-writer lock that prefers the writer: forwards read, swaps write.
+
+    A copy of a guarded model gets a guard of its own.
+    """
 
     def __init__(self) -> None:
         self._state = threading.Condition()
         self._forwards: dict[int, int] = {}  # thread -> forwards it is within
-        self._changing = False
-        self._turn = threading.Lock()
+        self._swapping = False
+        self._levels_lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
 
     @property
     def within_forward(self) -> bool:
-        """Whether this thread is within a forward, and so must not wait for a resize."""
+        """Whether this thread runs a forward, and so must not wait for a resize."""
         return threading.get_ident() in self._forwards
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """Held by a running forward; waits for a change that has begun, unless nested in one."""
+        """Held by a running forward. Waits while blocks are swapped.
+
+        A forward within another one of the same thread does not wait, as the swap waits for that.
+        """
         thread = threading.get_ident()
         with self._state:
-            while self._changing and thread not in self._forwards:
+            while self._swapping and thread not in self._forwards:
                 self._state.wait()
             self._forwards[thread] = self._forwards.get(thread, 0) + 1
         try:
@@ -48,10 +54,11 @@ class Guard:
             self._leave(thread)
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Held by one resize from start to end; others wait. Forwards go on meanwhile.
+    def levels_lock(self) -> Iterator[None]:
+        """Held by who changes the levels or needs them to stay: one at a time, beside forwards.
 
-        Raises UserError in a thread that is within a forward: it would wait for itself.
+        Raises:
+            UserError: The thread is within a forward, so a swap would wait for itself.
         """
         if self.within_forward:
             raise UserError(
@@ -59,21 +66,21 @@ class Guard:
                 "modules?), which cannot end before the resize does; call it between two forwards "
                 "or from another thread"
             )
-        with self._turn:
+        with self._levels_lock:
             yield
 
     @contextmanager
-    def change(self) -> Iterator[None]:
-        """No forward runs within; to be entered within `turn`."""
+    def no_forwards(self) -> Iterator[None]:
+        """No forward runs within. The caller holds `levels_lock`."""
         try:
             with self._state:
-                self._changing = True
+                self._swapping = True
                 while self._forwards:
                     self._state.wait()
             yield
         finally:
             with self._state:
-                self._changing = False
+                self._swapping = False
                 self._state.notify_all()
 
     def _leave(self, thread: int) -> None:
@@ -85,18 +92,18 @@ class Guard:
 
 
 def guard_forward(model: nn.Module, guard: Guard) -> None:
-    """Let every call of `model` hold `guard`.
+    """Lets every forward of `model` hold `guard`.
 
-    Around `forward` rather than through torch's forward hooks: those are not called when Ctrl-C
-    ends a forward, and the model could never be resized again. A forward that another library
-    put in place (accelerate, for several devices) is the one that is called.
+    Wraps `forward` instead of using torch's hooks: these are not called when Ctrl-C ends a
+    forward, and the model could never be resized again. A forward that another library has put in
+    place (accelerate, for several devices) is the one that is called.
     """
-    inner = model.__dict__.get("forward")
-    model.forward = update_wrapper(partial(_forward, model, guard, inner), model.forward)
+    replaced = model.__dict__.get("forward")
+    model.forward = update_wrapper(partial(_forward, model, guard, replaced), model.forward)
 
 
-def _forward(model: nn.Module, guard: Guard, inner: Any, *args: Any, **kwargs: Any) -> Any:
-    call = inner or partial(type(model).forward, model)
+def _forward(model: nn.Module, guard: Guard, replaced: Any, *args: Any, **kwargs: Any) -> Any:
+    call = replaced or partial(type(model).forward, model)
     if torch.compiler.is_compiling():  # a lock would break the graph
         return call(*args, **kwargs)
     with guard.forward(), resources_of_forward(model, args, kwargs):

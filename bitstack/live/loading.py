@@ -1,20 +1,21 @@
-"""A container and a budget in, a transformers model that runs from the packed blocks out.
+"""Loads a container into a budget: a transformers model that runs from the packed blocks.
 
-Only the blocks of the chosen prefix are read. Which levels a budget buys is `budget`'s business,
-how the blocks multiply the kernels'.
+Reads only the blocks that fit. Does not choose the levels, see `container.levels`, and does not
+multiply with the blocks, see `kernels`.
 """
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from bitstack.container.budget import Budget
 from bitstack.container.reading import open_container
 from bitstack.errors import UserError
 from bitstack.live.attach import attach
 from bitstack.live.quantizer import mark
+from bitstack.machine.device import pick_device
 from bitstack.machine.pages import give_back
 from bitstack.nn.assemble import assemble, check_config
 from bitstack.original.hub_cache import Located, locate
@@ -22,31 +23,65 @@ from bitstack.original.source import load_config, skeleton
 
 
 def load(
-    path: str | Path | Located,
+    path: str | Path,
     budget: str | int | Budget | None = None,
     *,
     level: int | None = None,
     device: str | torch.device = "cpu",
     revision: str | None = None,
     token: str | bool | None = None,
-) -> Any:
-    """Load a container into `budget` (`800MB`, `50%`, `2.5bpw`, bytes; None: all there is).
+) -> PreTrainedModel:
+    """Loads a container into a memory budget, as a transformers model.
 
-    Returns the transformers model of the container's config; `model.bitstack` tells its levels,
-    bytes and bits per weight, and resizes the model while it runs. Its `generate` takes a
-    `draft_budget` (see `speculate`). With `level` every stack is at that level instead.
+    The model runs from the packed blocks. `model.bitstack` holds its levels, resident bytes and
+    bits per weight. `model.generate` also takes a `draft_budget`: the blocks of that smaller
+    budget then draft tokens, and the whole model verifies them.
 
-    `path` is a folder or `owner/name` on the Hub, at a `revision` if one is given, with `token` as
-    huggingface_hub takes it. From there only the shards come that hold these blocks; a later
-    larger budget, here or of `resize`, downloads the rest. UserError for a broken container, a
-    budget below the floor, a device that cannot be used, and what the Hub does not give.
+    Args:
+        path: Folder of a container, or `owner/name` or `owner/name@revision` on the Hub. From the
+            Hub only the files that hold blocks of the budget are downloaded.
+        budget: Most bytes of the whole resident model: a number of bytes, "800MB" or "1.5GiB";
+            "50%" of the original model's bytes; or "2.5bpw", mean bits of a decomposed weight.
+            None loads all blocks. Activations and KV cache come on top.
+        level: Load every matrix at this level (number of planes, from 1) instead of a budget.
+        device: A device of torch, or "auto" for CUDA where there is one and the CPU elsewhere.
+        revision: Branch, tag or commit of a container on the Hub.
+        token: Access token for the Hub; None for the one of `hf auth login` or HF_TOKEN.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        UserError: The container is missing or damaged, the budget is not understood or below the
+            smallest model, both budget and level are given, the device cannot be used, or the Hub
+            does not give the files.
+
+    Example:
+        >>> import bitstack
+        >>> from transformers import AutoTokenizer
+        >>> model = bitstack.load("my-container", budget="1.5GiB")
+        >>> model.bitstack.resident_bytes <= 1.5 * 2**30
+        True
+        >>> tokenizer = AutoTokenizer.from_pretrained("my-container")
+        >>> ids = tokenizer("The river", return_tensors="pt").input_ids
+        >>> text = tokenizer.decode(model.generate(ids, max_new_tokens=5)[0])
     """
-    check_device(device)
+    place_on = check_device(device)
     place = locate(path, revision=revision, token=token)
+    return load_located(place, budget, level=level, device=place_on)
+
+
+def load_located(
+    place: Located,
+    budget: str | int | Budget | None = None,
+    *,
+    level: int | None = None,
+    device: str | torch.device = "cpu",
+) -> PreTrainedModel:
+    """Loads a container whose folder is known already, as `load` does, on a usable device."""
     folder = place.folder
     manifest, levels, reader = open_container(place, budget, level)
-    dtype = getattr(torch, manifest.dtype)
-    model: Any = skeleton(load_config(folder), dtype)
+    model: Any = skeleton(load_config(folder), getattr(torch, manifest.dtype))
     check_config(folder, model, manifest)
     assemble(model, manifest.stacks, manifest.dense, reader, levels, device=device)
     if model.can_generate() and (folder / "generation_config.json").is_file():
@@ -56,12 +91,20 @@ def load(
     return mark(attach(model, place, manifest, levels))
 
 
-def check_device(device: str | torch.device) -> None:
-    """UserError for a device that is unknown, not there, or holds no data."""
+def check_device(device: str | torch.device) -> str | torch.device:
+    """Returns `device`, or the best one here for "auto".
+
+    Raises UserError for a device that is unknown, not on this machine, or holds no data.
+    """
+    if device == "auto":
+        return pick_device("auto")
     try:
-        holds = not torch.empty(1, device=device).is_meta
+        holds_data = not torch.empty(1, device=device).is_meta
         reason = "it holds no data"
     except (RuntimeError, AssertionError) as error:
-        holds, reason = False, str(error).splitlines()[0]
-    if not holds:
-        raise UserError(f"device {device}: cannot be used ({reason}); use cpu, or cuda if present")
+        holds_data, reason = False, str(error).splitlines()[0]
+    if not holds_data:
+        raise UserError(
+            f"device {device}: cannot be used ({reason}); use auto, cpu, or cuda if present"
+        )
+    return device

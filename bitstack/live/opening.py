@@ -1,6 +1,6 @@
-"""What a command names as a model, made live: a container at a budget, or an original model.
+"""Opens what a command names as its model: a container at a budget, or an original model.
 
-The two are told apart by their files. What is then done with the model is left to the callers.
+Tells the two apart by their files. Does not run the model; see `live.generation` and `metrics`.
 """
 
 import json
@@ -15,7 +15,7 @@ from bitstack.container.journal import FOLDER
 from bitstack.container.levels import budget_bytes
 from bitstack.container.manifest import MANIFEST
 from bitstack.errors import UserError
-from bitstack.live.loading import load
+from bitstack.live.loading import load_located
 from bitstack.machine.device import pick_device
 from bitstack.nn import resident_bytes
 from bitstack.original.hub_cache import Located, locate
@@ -24,21 +24,23 @@ from bitstack.original.source import load_tokenizer, open_source
 
 @dataclass(frozen=True)
 class Opened:
-    """A live model and its sizes."""
+    """A loaded model, its tokenizer and its sizes."""
 
     model: Any  # a transformers model in eval mode
     tokenizer: Any
-    budget_bytes: int | None  # None where no budget in bytes was asked for
-    resident_bytes: int  # of all tensors the live model holds
+    budget_bytes: int | None  # None: no budget was given
+    resident_bytes: int  # of all tensors of the loaded model
     original_bytes: int
     bits_per_weight: float  # of a decomposed weight; of every weight in an original model
     parameters: int  # of the original model, tied ones once
 
 
 def is_container(path: str | Path) -> bool:
-    """Whether a folder is a container, finished or not."""
+    """Returns whether a folder is a container, be it a finished one, unfinished or damaged."""
     folder = Path(path)
-    return (folder / MANIFEST).is_file() or (folder / FOLDER).is_dir() or _says_bitstack(folder)
+    return (
+        (folder / MANIFEST).is_file() or (folder / FOLDER).is_dir() or _config_of_container(folder)
+    )
 
 
 def open_model(
@@ -48,24 +50,31 @@ def open_model(
     level: int | None = None,
     device: str = "auto",
 ) -> Opened:
-    """Load a container at a budget or level (all of it without either), or an original model.
+    """Loads a container or an original model, with its tokenizer.
 
-    UserError for what `load` and `open_source` refuse, a budget or level for an original model,
-    and a folder without a usable tokenizer.
+    Args:
+        path: Folder, or `owner/name` on the Hub.
+        budget: Budget of a container, as in `bitstack.load`; None loads all blocks.
+        level: Level of every stack of a container, instead of a budget.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        UserError: The model cannot be loaded, it is an original model and a budget or level is
+            given, or there is no usable tokenizer.
     """
-    where = pick_device(device)
+    place_on = pick_device(device)
     place = locate(path)
     if is_container(place.folder):
-        return _container(place, budget, level, where)
+        return _open_container(place, budget, level, place_on)
     if budget is not None or level is not None:
         _refuse_budget(path, place)
-    return _original(place, where)
+    return _open_original(place, place_on)
 
 
-def _container(
+def _open_container(
     place: Located, budget: str | int | Budget | None, level: int | None, device: str
 ) -> Opened:
-    model = load(place, budget, level=level, device=device)
+    model: Any = load_located(place, budget, level=level, device=device)
     resident = model.bitstack
     return Opened(
         model=model,
@@ -78,7 +87,7 @@ def _container(
     )
 
 
-def _original(place: Located, device: str) -> Opened:
+def _open_original(place: Located, device: str) -> Opened:
     source = open_source(place)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(source.path, dtype=source.dtype)
@@ -98,15 +107,15 @@ def _original(place: Located, device: str) -> Opened:
 
 
 def _refuse_budget(path: str | Path, place: Located) -> None:
-    open_source(place)  # a folder that is no model at all is the first thing to say
+    open_source(place)  # a folder that holds no model at all gets that error instead
     raise UserError(
         f"{path}: an original model takes no budget or level; compress it first with "
         f"`compress-model run {path} --output DIR` and name that folder"
     )
 
 
-def _says_bitstack(folder: Path) -> bool:
-    """A container that lost its manifest still has its config."""
+def _config_of_container(folder: Path) -> bool:
+    """Recognises a container that lost its manifest by its config.json."""
     try:
         config = json.loads((folder / "config.json").read_text())
         return config["quantization_config"]["quant_method"] == "bitstack"

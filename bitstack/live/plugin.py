@@ -1,7 +1,7 @@
-"""Makes `bitstack` known to transformers when both are imported, in whichever order.
+"""Registers bitstack with transformers when both are imported, in either order.
 
-Imports neither torch nor transformers: `import bitstack` stays quick, and so does the command
-line. What is registered, and how a model is then loaded, is in `quantizer`.
+Imports neither torch nor transformers, so that `import bitstack` and the command line stay quick.
+Does not define what is registered; see `live.quantizer`.
 """
 
 import sys
@@ -12,12 +12,12 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
-_REGISTRY = "transformers.quantizers.auto"  # every way to `from_pretrained` imports it
+_REGISTRY = "transformers.quantizers.auto"  # `from_pretrained` needs it, so it is always imported
 _QUANTIZER = "bitstack.live.quantizer"  # registers itself when it is imported
 
 
 def register() -> None:
-    """Register the quantizer now, or as soon as transformers has imported its registry."""
+    """Registers the quantizer now, or as soon as transformers has imported its registry."""
     if _REGISTRY in sys.modules:
         import_module(_QUANTIZER)
     elif not any(isinstance(finder, _Watch) for finder in sys.meta_path):
@@ -25,7 +25,7 @@ def register() -> None:
 
 
 class _Watch(MetaPathFinder):
-    """Finds nothing itself; sees the registry being looked for, and steps aside."""
+    """Waits for the import of the registry, adds the registration to it, and removes itself."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -41,7 +41,7 @@ class _Watch(MetaPathFinder):
 
 
 class _Registering(Loader):
-    """The module's own loader, and the registration after it."""
+    """Runs the module's own loader, then registers the quantizer."""
 
     def __init__(self, own: Loader) -> None:
         self.own = own
@@ -51,6 +51,6 @@ class _Registering(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
-        module.__loader__ = module.__spec__.loader = self.own  # as if nobody had watched
+        module.__loader__ = module.__spec__.loader = self.own  # leave no trace in the module
         self.own.exec_module(module)
         import_module(_QUANTIZER)

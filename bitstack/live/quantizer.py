@@ -1,7 +1,7 @@
-"""Containers through `from_pretrained`: the quantizer and the config that transformers looks up.
+"""Loads containers through `from_pretrained`: the quantizer and config that transformers looks up.
 
-transformers makes the model, plans its devices and reads what is dense. The blocks are packed,
-read and attached by the functions of `load`, which are imported only when a container is opened.
+transformers makes the model, plans its devices and reads the dense tensors. Does not read blocks
+itself; see `nn.assemble` and `live.attach`, which are imported only when a container is loaded.
 """
 
 import copy
@@ -16,13 +16,22 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from bitstack.errors import UserError
 
 METHOD = "bitstack"
-_STORED = r"\.(plane|scale|left|right)_\d+$"  # blocks in a checkpoint
+_STORED = r"\.(plane|fine\d*|scale|left|right)_\d+$"  # names of blocks in the files
 
 
 @register_quantization_config(METHOD)
 class BitstackConfig(QuantizationConfigMixin):
-    """`quantization_config` of a container. A `budget` (`"800MB"`, `"50%"`, bytes) or a `level` put
-    into it before `from_pretrained(..., config=config)` loads that much; it is not saved."""
+    """The `quantization_config` of a container.
+
+    Args:
+        budget: Set it before `from_pretrained(..., config=config)` to load that much, for example
+            "800MB" or "50%"; None loads all blocks. It is not saved.
+        level: Level of every stack, instead of a budget.
+        others: Fields of a newer bitstack.
+
+    Raises:
+        UserError: There are fields that this version does not know.
+    """
 
     def __init__(
         self, budget: str | int | None = None, level: int | None = None, **others: Any
@@ -42,29 +51,30 @@ class BitstackConfig(QuantizationConfigMixin):
 
 @register_quantizer(METHOD)
 class BitstackQuantizer(HfQuantizer):
-    """Puts packed modules into the empty model, and the blocks into them when it is loaded."""
+    """Packs the empty model, and fills it with blocks when transformers has read the rest."""
 
     requires_calibration = True
     quantization_config: BitstackConfig
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
-        """UserError for a device map that leaves a part where it cannot run."""
+        """Raises UserError for a device map that puts blocks where they cannot run."""
         device_map = kwargs.get("device_map")
         if not isinstance(device_map, dict):
             return
         kinds = {name: str(place).split(":")[0] for name, place in device_map.items()}
-        away = ["disk"] if set(kinds.values()) <= {"cpu", "disk"} else ["cpu", "disk"]
+        # A part on the CPU beside a GPU is offloaded; a model all on the CPU runs there.
+        refused = ["disk"] if set(kinds.values()) <= {"cpu", "disk"} else ["cpu", "disk"]
         for name, kind in kinds.items():
-            if kind in away:
+            if kind in refused:
                 raise UserError(
                     f"device_map: puts {name or 'the model'} on {kind}, but blocks are not "
                     "offloaded; give a budget that fits the other devices, or device_map='cpu'"
                 )
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        """Pack the empty model, and reserve places for its blocks.
+        """Packs the empty model and reserves places for its blocks.
 
-        UserError for what `bitstack.load` refuses.
+        Raises UserError as `bitstack.load` does.
         """
         from bitstack.container.reading import open_container
         from bitstack.nn.assemble import prepare
@@ -73,14 +83,14 @@ class BitstackQuantizer(HfQuantizer):
         config = self.quantization_config
         manifest, levels, reader = open_container(place, config.budget, config.level)
         prepare(place.folder, model, manifest, levels, model.config.dtype)
-        known = model._keys_to_ignore_on_load_unexpected or ()
-        unread = {*known, _STORED, f"^{re.escape(manifest.guard)}$"}
-        model._keys_to_ignore_on_load_unexpected = unread
+        ignored = model._keys_to_ignore_on_load_unexpected or ()
+        ignored = {*ignored, _STORED, f"^{re.escape(manifest.guard)}$"}
+        model._keys_to_ignore_on_load_unexpected = ignored
         self._opened = place, manifest, levels, reader
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        """Read the blocks to where their places are, and attach them."""
+        """Reads the blocks into their places, and attaches the model to its container."""
         from bitstack.live.attach import attach
         from bitstack.machine.pages import give_back
         from bitstack.nn.assemble import fill_stacks
@@ -92,27 +102,27 @@ class BitstackQuantizer(HfQuantizer):
         return mark(attach(model, place, manifest, levels))
 
     def is_serializable(self) -> bool:
-        """False: the `save_pretrained` that `attach` gives the model does not ask."""
+        """Returns False: the model's own `save_pretrained` (`live.save`) does not ask."""
         return False
 
     @property
     def is_trainable(self) -> bool:
-        """Adapters are; blocks are constants."""
+        """True for adapters; blocks stay as they are."""
         return True
 
 
 def mark(model: Any) -> Any:
-    """Mark a loaded model as quantised by bitstack, where transformers looks; returns it."""
+    """Marks a loaded model as quantised by bitstack, where transformers looks; returns it."""
     model.config.quantization_config = BitstackConfig()
     model.hf_quantizer = BitstackQuantizer(model.config.quantization_config)
     model.is_quantized, model.quantization_method = True, METHOD
     model.config._is_quantized = True
-    model._weight_conversions = []  # names are the model's own, on disk too
+    model._weight_conversions = []  # a container uses the model's own names
     return model
 
 
 def _place(name: str, files: list[str] | None) -> Any:
-    """Where the container lies; of a model on the Hub in its snapshot, the manifest fetched."""
+    """Returns the folder of the container; from the Hub its manifest is downloaded, too."""
     from bitstack.container.manifest import MANIFEST
     from bitstack.original.hub_cache import Located
 
@@ -125,10 +135,10 @@ def _place(name: str, files: list[str] | None) -> Any:
 
 
 def _fetch(repo: str, folder: Path, file: str) -> None:
-    """One more file of the snapshot that transformers downloaded.
+    """Downloads one more file of the snapshot that transformers downloaded.
 
-    A `token` given to `from_pretrained` is not passed on to quantizers; the one logged in with is
-    taken.
+    transformers does not pass the `token` of `from_pretrained` on to quantizers, so the token of
+    `hf auth login` or HF_TOKEN is used.
     """
     from huggingface_hub import hf_hub_download
 

@@ -1,12 +1,12 @@
-"""What a loaded model knows of its container, and its way to another budget while it runs.
+"""Holds what a loaded model knows of its container, and resizes it while it runs.
 
-How blocks are exchanged is in `swap`, how forwards and changes are kept apart in `guard`.
+Does not exchange the blocks, see `live.swap`, and does not keep forwards and resizes apart, see
+`live.guard`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -16,58 +16,51 @@ from bitstack.container.manifest import MANIFEST, Manifest, read_manifest
 from bitstack.container.reading import BlockReader
 from bitstack.errors import UserError
 from bitstack.live.guard import Guard
-from bitstack.live.swap import move
+from bitstack.live.swap import View, move
 from bitstack.nn import Stack, resident_bytes, stacks
 from bitstack.original.hub_cache import Remote
 
 
-@dataclass(eq=False)
-class View:
-    """Another model that runs from the first levels of the same blocks: a draft."""
-
-    stacks: Sequence[Stack]
-    wanted: Sequence[int]  # levels, as far as the whole model has them
-
-
 @dataclass
 class Resident:
-    """What `model.bitstack` is: where a loaded model came from and what it holds."""
+    """`model.bitstack`: the container of a loaded model, and what of it is in memory."""
 
-    folder: Path
+    folder: Path  # of the container
     manifest: Manifest
     model: nn.Module
-    levels: list[int]
+    levels: list[int]  # level of every stack, in the manifest's order
     guard: Guard = field(default_factory=Guard, repr=False)
-    views: list[View] = field(default_factory=list, repr=False)  # drafts that run now
-    remote: Remote | None = None  # where blocks that `folder` lacks come from
-    stacks: list[Stack] = field(init=False, repr=False)  # as the manifest lists them
+    views: list[View] = field(default_factory=list, repr=False)  # draft models that run now
+    remote: Remote | None = None  # the Hub, for blocks that are not in `folder`
+    stacks: list[Stack] = field(init=False, repr=False)  # in the manifest's order
 
     def __post_init__(self) -> None:
-        found = stacks(self.model)
-        self.stacks = [found[entry.name] for entry in self.manifest.stacks]
+        stacks_by_name = stacks(self.model)
+        self.stacks = [stacks_by_name[entry.name] for entry in self.manifest.stacks]
 
     def resize(self, budget: str | int | Budget | None = None) -> int:
-        """Grow or shrink the live model, as `bitstack.resize` does; returns its resident bytes."""
+        """Grows or shrinks the model as `bitstack.resize` does; returns its resident bytes."""
         move(self, choose_levels(self.manifest, budget))
         return self.resident_bytes
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of all tensors the live model holds, and of what its drafts hold beside it."""
+        """Bytes of all tensors of the model, and of what its draft models hold besides."""
         own = {id(tensor) for tensor in self.model.buffers()}
         drafts = {id(t): t for v in self.views for s in v.stacks for t in s.buffers()}
-        beside = sum(t.nbytes for key, t in drafts.items() if key not in own)
-        return resident_bytes(self.model) + beside
+        extra = sum(t.nbytes for key, t in drafts.items() if key not in own)
+        return resident_bytes(self.model) + extra
 
     @property
     def bits_per_weight(self) -> float:
-        """Mean bits per decomposed weight, planes and scales."""
+        """Mean bits of a decomposed weight, planes and scales."""
         return self.manifest.budgets.bits_per_weight(self.levels)
 
     def reader(self, levels: Sequence[int]) -> BlockReader:
-        """A reader of the container as it was loaded, with all blocks of `levels` on this machine.
+        """Opens the container to read the blocks of `levels`, which are downloaded if missing.
 
-        UserError where it is another container now, or the blocks cannot be had.
+        Raises:
+            UserError: The container was changed since the model was loaded, or blocks are missing.
         """
         if read_manifest(self.folder) != self.manifest:
             raise UserError(
@@ -78,31 +71,51 @@ class Resident:
         return reader
 
 
-def resize(model: Any, budget: str | int | Budget | None = None) -> int:
-    """Move a model of `load` to `budget` while it runs; returns its resident bytes.
+def resize(model: nn.Module, budget: str | int | Budget | None = None) -> int:
+    """Moves a loaded model to another budget while it runs.
 
-    Budgets are those of `load` (None, or more than there is: everything). Safe between two
-    forwards of other threads: a forward runs at one size from start to end, but one that was
-    compiled whole (torch.compile) holds no lock, so resize such a model between its calls. Old
-    and new blocks are both in memory until the swap: growing takes the larger model and the scale
-    sets it replaces, shrinking a few scale sets more than now. Where a stack goes from its nested
-    planes to its finer ones or back, all of them are exchanged: 64 MiB of them at a time, forwards
-    between two such swaps run at a size in between.
+    Safe while other threads run forwards: each forward runs at one size from start to end. Only a
+    model compiled whole by torch.compile takes no lock: resize it between its calls.
 
-    UserError for a budget below the floor, a container that was changed or deleted, too little
-    memory, a model that has no blocks (not from `load`, or moved to the meta device), and a call
-    from within a forward. The model then runs on as it was or, if planes were being exchanged, as
-    far as it had come.
+    Old and new blocks are in memory together until the swap, so growing needs the larger model
+    plus the small scale sets it replaces, and shrinking a few scale sets more than now. Where a
+    matrix goes from its coarse planes to its fine ones or back, it exchanges them all: 64 MiB at a
+    time, and forwards between two such swaps run at a size in between.
+
+    Args:
+        model: A model of `bitstack.load` or of transformers' `from_pretrained`.
+        budget: As in `bitstack.load`; None, or more than there is, loads all blocks.
+
+    Returns:
+        Bytes of the whole resident model afterwards, at most the budget.
+
+    Raises:
+        UserError: The budget is not understood or below the smallest model, the container was
+            changed or deleted, memory does not suffice, the model holds no blocks, or the call
+            comes from within a forward of the model. The model then runs on as it was or, between
+            two exchanges of planes, at the size it has reached.
+
+    Example:
+        >>> import bitstack
+        >>> model = bitstack.load("my-container")
+        >>> smaller = bitstack.resize(model, "25%")
+        >>> larger = bitstack.resize(model)
+        >>> smaller < larger == model.bitstack.resident_bytes
+        True
     """
     return resident_of(model).resize(budget)
 
 
-def resident_of(model: Any) -> Resident:
-    """`model.bitstack`. UserError for a model that `load` did not make."""
-    found = getattr(model, "bitstack", None)
-    if found is None:
+def resident_of(model: nn.Module) -> Resident:
+    """Returns `model.bitstack`.
+
+    Raises:
+        UserError: The model was not loaded by bitstack.
+    """
+    resident = getattr(model, "bitstack", None)
+    if not isinstance(resident, Resident):
         raise UserError(
             f"model {type(model).__name__}: was not loaded by bitstack.load, so it has no blocks "
             "to load or free; load a container first"
         )
-    return found
+    return resident

@@ -1,7 +1,7 @@
-"""`save_pretrained` of a loaded model: a container of what the model holds now.
+"""Gives a loaded model its `save_pretrained`, which writes a container of what the model holds now.
 
-Every stack keeps the levels up to its own, so what was saved loads as it was saved, through
-`from_pretrained` and `bitstack.load`, and into smaller budgets too.
+Every stack keeps the levels up to its own, so the new container loads at the same size, and into
+smaller budgets too. Does not write dense weights; see `live.dense_export`.
 """
 
 from collections import Counter
@@ -21,21 +21,29 @@ from bitstack.machine.files import disk_errors
 from bitstack.nn.modules import PackedEmbedding
 from bitstack.original.side_files import config_of
 
-VARIANT = "bitstack"  # in the files' names: without it transformers takes them for its own
+VARIANT = "bitstack"  # in the names of the files, or transformers would take them for its own
 
 
 def add_save(model: Any) -> None:
-    """Let `model.save_pretrained` write a container."""
+    """Lets `model.save_pretrained` write a container."""
     model.save_pretrained = update_wrapper(partial(save_pretrained, model), model.save_pretrained)
 
 
 def save_pretrained(model: Any, save_directory: str | Path, **kwargs: Any) -> None:
-    """Write the model as it is now, with its config and generation config, as a container.
+    """Writes the model as it is now, with its config and generation config, as a container.
 
-    Dense tensors are those of the live model, in their dtype; scale sets of lower levels are read
-    from the container it was loaded from. Of transformers' options `is_main_process` is followed;
-    adapters alone are saved by transformers. UserError for a folder that holds a container, a
-    variant other than `bitstack`, `push_to_hub`, and a container that is gone.
+    Dense tensors are those of the model, in their dtype. Scale sets of lower levels are read from
+    the container it was loaded from. A model with adapters is left to transformers, which saves
+    the adapters alone.
+
+    Args:
+        model: A loaded model.
+        save_directory: Folder to write to; it holds no container yet.
+        kwargs: As in transformers; `is_main_process` is followed.
+
+    Raises:
+        UserError: The folder holds a container, `variant` is not "bitstack", `push_to_hub` is set,
+            or the container that the model was loaded from is gone.
     """
     if getattr(model, "_hf_peft_config_loaded", False):
         type(model).save_pretrained(model, save_directory, **kwargs)
@@ -45,7 +53,7 @@ def save_pretrained(model: Any, save_directory: str | Path, **kwargs: Any) -> No
     if not kwargs.get("is_main_process", True):
         return
     resident = resident_of(model)
-    with resident.guard.turn(), disk_errors(folder / MANIFEST):
+    with resident.guard.levels_lock(), disk_errors(folder / MANIFEST):
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, model, resident)
 
@@ -64,9 +72,9 @@ def _check(folder: Path, kwargs: dict[str, Any]) -> None:
 
 
 def _write(folder: Path, model: Any, resident: Resident) -> None:
-    """Shards, config, and the manifest last, which makes it whole."""
+    """Writes shards, config, and the manifest last: a folder without it does not load."""
     levels = resident.levels
-    tensors = _Live(model, resident)
+    tensors = _ModelReader(model, resident)
     kept = [e.cut(level) for e, level in zip(resident.manifest.stacks, levels, strict=True)]
     dense = [_dense(entry, tensors.own[entry.name]) for entry in resident.manifest.dense]
     order = _order(resident.manifest.order, levels)
@@ -97,23 +105,23 @@ def _write_config(folder: Path, model: Any, config: PretrainedConfig) -> None:
 
 
 def _order(order: list[int], levels: list[int]) -> list[int]:
-    """The steps of `order` that lead to `levels`."""
-    raised: Counter[int] = Counter()
+    """Returns the steps of `order` up to `levels`; each step raises one stack by one level."""
+    steps: Counter[int] = Counter()
     kept = []
     for stack in order:
-        raised[stack] += 1
-        if raised[stack] < levels[stack]:
+        steps[stack] += 1
+        if steps[stack] < levels[stack]:  # the first step leads to level 2
             kept.append(stack)
     return kept
 
 
-def _dense(entry: DenseEntry, live: Tensor) -> DenseEntry:
-    dtype = str(live.dtype).removeprefix("torch.")
-    return entry.model_copy(update={"dtype": dtype, "bytes": live.nbytes})
+def _dense(entry: DenseEntry, tensor: Tensor) -> DenseEntry:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return entry.model_copy(update={"dtype": dtype, "bytes": tensor.nbytes})
 
 
-class _Live:
-    """The live model's tensors by their names in a container, and what it lacks read."""
+class _ModelReader:
+    """A reader that gives the model's own tensors where it has them, and reads the others."""
 
     def __init__(self, model: Any, resident: Resident) -> None:
         self.own: dict[str, Tensor] = {

@@ -1,9 +1,10 @@
-"""Verification of drafted tokens that gives what one token at a time would have given, bit for bit.
+"""Verifies drafted tokens so that greedy text is the same as without drafts, bit for bit.
 
-Greedy text must not depend on who drafted it, but a bf16 model has many near ties, and two things
-of a plain forward over several tokens round otherwise: attention, and a prompt that is processed
-together with its first draft. Both are done here as without a draft. Products, norms and whatever
-else works token by token are left alone: few tokens give the CPU kernels' result of one.
+A bf16 model has many near ties, and two parts of a forward over several tokens round differently
+from one token at a time: attention, and a prompt that runs together with its first draft. While
+verifying, attention runs token by token, and the prompt by itself. Products, norms and whatever
+else works on each token alone stay as they are: the CPU kernels give the same result for a few
+tokens as for one. Does not draft; see `live.draft`.
 """
 
 import threading
@@ -19,7 +20,7 @@ from transformers.masking_utils import sdpa_mask
 
 _NAME = "sdpa_by_token"
 _lock = threading.Lock()
-_verifies = threading.local()  # .now: whether this thread is verifying
+_thread = threading.local()  # .verifying: whether this thread verifies drafts
 
 
 def attention_by_token(
@@ -30,25 +31,36 @@ def attention_by_token(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' sdpa attention; while verifying, one query token [1, heads, 1, size] at a time.
+    """Computes transformers' sdpa attention; while verifying, one query token at a time.
 
-    Each sees the keys that its row of the mask allows, as it would if it came alone.
+    Args:
+        module: The attention module.
+        query: [1, heads, queries, head size].
+        key: [1, key heads, keys, head size].
+        value: As `key`.
+        attention_mask: Boolean [1, 1, queries, keys]; each query sees the keys that its row
+            allows, as if it came alone.
+        kwargs: As in transformers.
+
+    Returns:
+        [1, queries, heads, head size], and None for the attention weights.
     """
     several = query.shape[2] > 1 and attention_mask is not None
-    if not (several and getattr(_verifies, "now", False)):
+    if not (several and getattr(_thread, "verifying", False)):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     outputs = []
-    for i, (begin, end) in enumerate(_ranges(attention_mask)):
+    for i, (begin, end) in enumerate(_key_ranges(attention_mask)):
         keys, values = key[:, :, begin:end], value[:, :, begin:end]
         token = query[:, :, i : i + 1]
         outputs.append(sdpa_attention_forward(module, token, keys, values, None, **kwargs)[0])
     return torch.cat(outputs, 1), None
 
 
-def _ranges(mask: Tensor | None) -> list[tuple[int, int]]:
-    """First and behind-last key of every query in a boolean mask [1, 1, queries, keys]."""
+def _key_ranges(mask: Tensor | None) -> list[tuple[int, int]]:
+    """Returns, for every query of a boolean mask [1, 1, queries, keys], its first key and one past
+    its last."""
     assert mask is not None
-    allowed = mask[0, 0].int()
+    allowed = mask[0, 0].int()  # causal and sliding masks allow one run of keys
     first, count = allowed.argmax(-1), allowed.sum(-1)
     return list(zip(first.tolist(), (first + count).tolist(), strict=True))
 
@@ -58,77 +70,86 @@ AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
 @contextmanager
-def verifying(model: Any, prompt: int) -> Iterator[None]:
-    """Within it, this thread's forwards of `model` verify drafts of a text of `prompt` tokens.
+def verifying(model: Any, prompt_tokens: int) -> Iterator[None]:
+    """Makes this thread's forwards of `model` verify drafts, until the context ends.
 
-    Other threads' forwards are what they were. A model with another attention than sdpa keeps it.
+    Forwards of other threads do not change. A model with another attention than sdpa keeps it.
+
+    Args:
+        model: A transformers model.
+        prompt_tokens: Tokens of the prompt, which run without the first draft.
     """
-    split = _Split(prompt)
+    prompt_first = _PromptFirst(prompt_tokens)
     hooks = [
-        model.register_forward_pre_hook(split.before, with_kwargs=True),
-        model.register_forward_hook(split.after),
+        model.register_forward_pre_hook(prompt_first.before, with_kwargs=True),
+        model.register_forward_hook(prompt_first.after),
     ]
-    with _attention(model):
-        _verifies.now = True
+    with _attention_by_token(model):
+        _thread.verifying = True
         try:
             yield
         finally:
-            _verifies.now = False
+            _thread.verifying = False
             for hook in hooks:
                 hook.remove()
 
 
 @contextmanager
-def _attention(model: Any) -> Iterator[None]:
-    """The attention of `model` by token, until the last of all that asked for it has ended."""
+def _attention_by_token(model: Any) -> Iterator[None]:
+    """Sets `attention_by_token` on a model with sdpa, until the last thread that verifies ends."""
     with _lock:
         users = getattr(model, "_verifying", 0)
-        ours = users > 0 or model.config._attn_implementation == "sdpa"
-        if ours:
+        replaces = users > 0 or model.config._attn_implementation == "sdpa"
+        if replaces:
             model._verifying = users + 1
             model.set_attn_implementation(_NAME)
     try:
         yield
     finally:
         with _lock:
-            if ours:
+            if replaces:
                 model._verifying -= 1
                 if not model._verifying:
                     model.set_attn_implementation("sdpa")
 
 
-class _Split:
-    """The first forward of an assisted generation, prompt and draft in one, made two."""
+class _PromptFirst:
+    """Two hooks that part the first forward, of prompt and draft together, into two."""
 
-    def __init__(self, prompt: int) -> None:
-        self.prompt, self.thread = prompt, threading.get_ident()
-        self.last: Tensor | None = None  # logits of the prompt's last token [1, 1, vocabulary]
+    def __init__(self, prompt_tokens: int) -> None:
+        self.prompt_tokens, self.thread = prompt_tokens, threading.get_ident()
+        self.last_logits: Tensor | None = None  # of the prompt's last token [1, 1, vocabulary]
 
     def before(
-        self, model: Any, args: tuple[Any, ...], given: dict[str, Any]
+        self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        ids, cache = given.get("input_ids"), given.get("past_key_values")
+        """Runs the prompt, and leaves the draft to the forward that follows."""
+        ids, cache = kwargs.get("input_ids"), kwargs.get("past_key_values")
         if threading.get_ident() != self.thread or args or ids is None or cache is None:
             return None
         total = ids.shape[1]
-        if cache.get_seq_length() or not 0 < self.prompt < total:
+        if cache.get_seq_length() or not 0 < self.prompt_tokens < total:
             return None
-        of_tokens = [k for k, v in given.items() if _length(v) == total]
-        first = {k: given[k][..., : self.prompt] for k in of_tokens}
-        rest = {k: given[k][..., self.prompt :] for k in of_tokens if k != "attention_mask"}
-        keep = {"logits_to_keep": 1} if "logits_to_keep" in given else {}
-        self.last = model.forward(**given | first | keep).logits[:, -1:]
-        keep = {"logits_to_keep": total - self.prompt} if keep else {}
-        return args, given | rest | keep
+        per_token = [k for k, v in kwargs.items() if _tokens(v) == total]
+        prompt = {k: kwargs[k][..., : self.prompt_tokens] for k in per_token}
+        # The attention mask stays whole: it covers the tokens in the cache, too.
+        draft = {
+            k: kwargs[k][..., self.prompt_tokens :] for k in per_token if k != "attention_mask"
+        }
+        keep = {"logits_to_keep": 1} if "logits_to_keep" in kwargs else {}
+        self.last_logits = model.forward(**kwargs | prompt | keep).logits[:, -1:]
+        keep = {"logits_to_keep": total - self.prompt_tokens} if keep else {}
+        return args, kwargs | draft | keep
 
     def after(self, model: Any, args: tuple[Any, ...], output: Any) -> Any:
-        if threading.get_ident() != self.thread or self.last is None:
+        """Puts the logits of the prompt's last token before those of the draft."""
+        if threading.get_ident() != self.thread or self.last_logits is None:
             return None
-        output.logits = torch.cat([self.last, output.logits], 1)
-        self.last = None
+        output.logits = torch.cat([self.last_logits, output.logits], 1)
+        self.last_logits = None
         return output
 
 
-def _length(value: Any) -> int | None:
-    """Tokens of a per-token argument [..., tokens] of one sequence."""
+def _tokens(value: Any) -> int | None:
+    """Returns the tokens of a per-token argument [..., tokens] of one sequence."""
     return value.shape[-1] if isinstance(value, Tensor) and value.ndim in (1, 2) else None

@@ -1,4 +1,4 @@
-"""Which device work is done on: the one asked for, or the best there is."""
+"""Chooses the device of the work: the one that was named, or the best one there is."""
 
 import os
 
@@ -10,17 +10,20 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def pick_device(name: str) -> str:
-    """`cpu` or `cuda` for `auto`, `cpu` or `cuda`. UserError for a device that is not there.
+    """Returns `cpu` or `cuda` for `auto`, `cpu` or `cuda`.
 
-    Of several processes on one machine, as torchrun or accelerate start them, each gets the GPU of
-    its number; `cuda` means that one from then on.
+    Where torchrun or accelerate started several processes on one machine, each process gets the
+    GPU of its LOCAL_RANK, and `cuda` means that GPU from then on.
+
+    Raises:
+        UserError: The name is unknown, or `cuda` is named and there is no CUDA device.
     """
     if name not in DEVICES:
         raise UserError(f"device {name!r} is unknown; allowed: {', '.join(DEVICES)}")
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
         raise UserError("device cuda: no CUDA device was found; use --device cpu or auto")
-    if not there or name == "cpu":
+    if not available or name == "cpu":
         return "cpu"
     if "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

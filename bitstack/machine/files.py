@@ -1,4 +1,7 @@
-"""Files of results: whole or not at all; in JSON, only numbers that JSON has."""
+"""Writes result files, whole or not at all, and turns disk errors into UserErrors.
+
+JSON files hold only numbers that JSON has: infinities and NaN become null.
+"""
 
 import json
 import math
@@ -14,21 +17,31 @@ from bitstack.errors import UserError
 
 
 def write_json(target: str | Path, data: Any, *, option: str = "--json") -> None:
-    """Write `data` to the file `target`; infinities and NaN become null.
+    """Writes `data` to the file `target` as JSON; infinities and NaN become null.
 
-    UserError, naming the `option`, where the file cannot be written; an existing file is then
-    unchanged.
+    Args:
+        option: The command-line option that named the file, for the error message.
+
+    Raises:
+        UserError: The file cannot be written; an existing file is then unchanged.
     """
     write_text(target, json_text(data), option=option)
 
 
 def json_text(data: Any) -> str:
-    """`data` as JSON with a line end; infinities and NaN become null."""
+    """Returns `data` as JSON with a line end; infinities and NaN become null."""
     return json.dumps(_finite(data), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def write_text(target: str | Path, text: str, *, option: str) -> None:
-    """Write the file `target`, as `write_json` does."""
+    """Writes `text` to the file `target` in UTF-8.
+
+    Args:
+        option: The command-line option that named the file, for the error message.
+
+    Raises:
+        UserError: The file cannot be written; an existing file is then unchanged.
+    """
     path = Path(target)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -43,7 +56,11 @@ def write_text(target: str | Path, text: str, *, option: str) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full or read-only disk into a UserError."""
+    """Within it, a full or read-only disk gives a UserError, and half a file `path` is deleted.
+
+    Raises:
+        UserError: The disk refused a write.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:

@@ -1,6 +1,6 @@
-"""How many bytes this process may still take: the machine's available memory and its cgroups'.
+"""Tells how many bytes this process may still take, by the machine and by its cgroups. Linux only.
 
-Linux only. What is done about it is left to `memory`.
+Does not make a model smaller; see `live.memory_follower`.
 """
 
 from collections.abc import Iterator
@@ -9,22 +9,31 @@ from pathlib import Path
 from bitstack.errors import UserError
 from bitstack.machine.pages import process_bytes
 
+# Files of a cgroup: its limit and its usage; and the field of memory.stat for cached files.
 _V2 = ("memory.max", "memory.current", "inactive_file")
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes: the least of MemAvailable and what each cgroup (v2 or v1) above the process has left.
+    """Returns the free bytes: the least of MemAvailable and what each cgroup has left.
 
-    Of a cgroup's usage the inactive file cache counts as free, as Kubernetes counts it. UserError
-    where `root` has no /proc/meminfo.
+    Counts the cgroups (v2 or v1) of this process and all above them. Their inactive file cache
+    counts as free, as Kubernetes counts it.
+
+    Args:
+        root: The folder that stands for `/`; tests give another one.
+
+    Raises:
+        UserError: `root` has no /proc/meminfo, or it does not tell MemAvailable.
     """
-    return max(0, min([_available(root), *_cgroups(root)]))
+    return max(0, min([_available(root), *_bytes_left_in_cgroups(root)]))
 
 
 def memory_room() -> int | None:
-    """Bytes this process could hold resident at most, those it holds included; None where the
-    system does not say."""
+    """Returns the bytes this process could hold at most, those it holds now included.
+
+    None where the system does not say.
+    """
     try:
         return free_memory() + process_bytes()
     except UserError:
@@ -44,18 +53,18 @@ def _available(root: Path) -> int:
     )
 
 
-def _cgroups(root: Path) -> Iterator[int]:
-    """Bytes left in every limited cgroup from this process's up."""
-    for mount, path, names in _homes(root):
+def _bytes_left_in_cgroups(root: Path) -> Iterator[int]:
+    """Bytes left in every limited cgroup, from that of this process up to the root."""
+    for mount, path, names in _own_cgroups(root):
         folder = mount / path
         for level in [folder, *folder.parents]:
             if not level.is_relative_to(mount):
                 break
-            if (left := _left(level, *names)) is not None:
+            if (left := _bytes_left(level, *names)) is not None:
                 yield left
 
 
-def _homes(root: Path) -> Iterator[tuple[Path, str, tuple[str, str, str]]]:
+def _own_cgroups(root: Path) -> Iterator[tuple[Path, str, tuple[str, str, str]]]:
     """Mount point, path below it and file names of this process's cgroups that count memory."""
     mounts = dict(_mounts(root))
     for line in _lines(root / "proc/self/cgroup"):
@@ -63,13 +72,13 @@ def _homes(root: Path) -> Iterator[tuple[Path, str, tuple[str, str, str]]]:
         names = _V1 if "memory" in controllers.split(",") else _V2
         if controllers and names is _V2:
             continue
-        if (found := mounts.get(names)) is not None:
-            mount, top = found
+        if (place := mounts.get(names)) is not None:
+            mount, top = place
             yield root / mount.lstrip("/"), path.removeprefix(top.rstrip("/")).lstrip("/"), names
 
 
 def _mounts(root: Path) -> Iterator[tuple[tuple[str, str, str], tuple[str, str]]]:
-    """(mount point, path that is mounted there) of the cgroup file systems."""
+    """(mount point, path that is mounted there) of the cgroup file systems, by their file names."""
     for line in _lines(root / "proc/self/mountinfo"):
         fields, _, kind = line.partition(" - ")
         top, mount = fields.split()[3:5]
@@ -79,8 +88,8 @@ def _mounts(root: Path) -> Iterator[tuple[tuple[str, str, str], tuple[str, str]]
             yield _V1, (mount, top)
 
 
-def _left(folder: Path, limit: str, usage: str, cache: str) -> int | None:
-    """None for a cgroup without a limit, or one that cannot be read."""
+def _bytes_left(folder: Path, limit: str, usage: str, cache: str) -> int | None:
+    """Limit less usage of one cgroup; None where it has no limit or cannot be read."""
     try:
         most, used = (folder / limit).read_text().strip(), (folder / usage).read_text()
         if most == "max":

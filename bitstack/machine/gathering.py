@@ -1,7 +1,7 @@
-"""What the processes of `accelerate launch` or `torchrun` hand each other to share a measurement.
+"""Joins the results of the processes that `accelerate launch` or `torchrun` started.
 
-Small Python objects over gloo, on whatever devices the processes compute: accelerate's own
-gathering silently gives every process its own part where there is no accelerator.
+They are small Python objects, sent over gloo whatever devices the processes compute on:
+accelerate's own gathering silently gives every process its own part where there is no accelerator.
 """
 
 from datetime import timedelta
@@ -11,12 +11,17 @@ from typing import Any
 from bitstack.errors import UserError
 from bitstack.machine.workers import processes
 
-_PATIENCE = timedelta(days=7)  # one that dies breaks its connections, which is noticed at once
+# Long, since a process may work for days; one that dies is noticed by its broken connections.
+_TIMEOUT = timedelta(days=7)
 
 
 @cache
-def meet() -> Any:
-    """A gloo process group of all; None for a process alone. UserError if they cannot meet."""
+def process_group() -> Any:
+    """Returns a gloo process group of all processes; None for a process alone.
+
+    Raises:
+        UserError: The processes cannot connect to one another.
+    """
     if processes()[1] == 1:
         return None
     from torch import distributed
@@ -24,7 +29,7 @@ def meet() -> Any:
     try:
         if not distributed.is_initialized():
             distributed.init_process_group("gloo")
-        return distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        return distributed.new_group(backend="gloo", timeout=_TIMEOUT)
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(
             f"processes: they cannot meet ({' '.join(str(error).split())[:200]}); start them with "
@@ -33,8 +38,12 @@ def meet() -> Any:
 
 
 def gathered(own: list[Any]) -> list[Any]:
-    """The lists of all processes, one behind the other. UserError if one of them has died."""
-    group = meet()
+    """Returns the lists of all processes, joined in the order of their ranks.
+
+    Raises:
+        UserError: The processes cannot connect, or one of them has died.
+    """
+    group = process_group()
     if group is None:
         return own
     from torch import distributed

@@ -1,8 +1,8 @@
-"""Memory that goes back to the operating system when its tensor is freed.
+"""Allocates memory that goes back to the operating system when its tensor is freed.
 
-An allocator keeps what is freed for its next customer, and a model that shrinks would not make the
-process smaller. Blocks therefore lie in mappings of their own; what is too small for one is left
-to the allocator, which is asked to give its free pages back.
+An allocator keeps freed memory for later requests, so a model that shrinks would not make the
+process smaller. Blocks therefore lie in memory mappings of their own. Tensors too small for one
+are left to the allocator, which `give_back` asks to return its free pages.
 """
 
 import ctypes
@@ -23,10 +23,14 @@ _HUGE = 2 << 20  # bytes of a huge page, which takes one fault instead of 512
 
 
 def empty_pages(size: int) -> Tensor:
-    """An uninitialised uint8 tensor of `size` bytes on the CPU. Raises MemoryError."""
+    """Returns an uninitialised uint8 tensor of `size` bytes on the CPU.
+
+    Raises:
+        MemoryError: The system does not give that much.
+    """
     if size < _OWN:
         return torch.empty(size, dtype=torch.uint8)
-    # The mapping is the tensor's memory: it goes when the last view of the tensor goes.
+    # The tensor holds a reference to the mapping, which is unmapped with the last view of it.
     return torch.frombuffer(_mapping(size), dtype=torch.uint8)
 
 
@@ -34,6 +38,7 @@ def _mapping(size: int) -> mmap.mmap:
     private = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
     if not private:
         return mmap.mmap(-1, size)
+    # MAP_POPULATE brings all pages in at once; huge pages can only be asked for afterwards.
     huge = size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE")
     populate = 0 if huge else getattr(mmap, "MAP_POPULATE", 0)
     try:
@@ -56,7 +61,7 @@ def _trim() -> Any:
 
 
 def give_back(*, cuda: bool = False) -> None:
-    """Return free memory of the allocators to the system; with `cuda` that of torch's, too."""
+    """Returns free memory of the C allocator to the system; with `cuda` also of torch's."""
     if (trim := _trim()) is not None:
         trim(0)
     if cuda:
@@ -64,7 +69,11 @@ def give_back(*, cuda: bool = False) -> None:
 
 
 def process_bytes() -> int:
-    """The resident set of this process, in bytes. UserError where there is no Linux /proc."""
+    """Returns the resident set of this process in bytes.
+
+    Raises:
+        UserError: There is no /proc, as on systems other than Linux.
+    """
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

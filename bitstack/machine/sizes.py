@@ -1,4 +1,4 @@
-"""Sizes in bytes, as people write them and as they read them."""
+"""Reads sizes in bytes as people write them, and writes them as people read them."""
 
 import re
 from fractions import Fraction
@@ -14,10 +14,10 @@ _SIZE = re.compile(r"(\d+\.?\d*|\.\d+)\s*([A-Za-z]*)", re.ASCII)
 
 
 def parse_bytes(text: str) -> Fraction | None:
-    """The bytes that a text such as `800MB`, `1.5 GiB` or `123456789` names, exactly.
+    """Returns exactly the bytes that a text such as `800MB`, `1.5 GiB` or `123456789` names.
 
-    Units of any case, white space around. None for anything else: what was expected is the
-    caller's to say.
+    Units may be of any case, and white space may stand around. For any other text the result is
+    None, so that the caller can say what was expected.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -30,12 +30,13 @@ def parse_bytes(text: str) -> Fraction | None:
 
 
 def format_bytes(size: int) -> str:
-    """`5.47 MiB`: two decimals in the largest binary unit below the number."""
+    """Returns a size such as `5.47 MiB`: two decimals, in the largest binary unit that fits."""
     if size < 1024:
         return f"{size} B"
     value = float(size)
     for prefix in PREFIXES:
         value /= 1024
+        # From 1023.995 on, two decimals would read 1024.00.
         if value < 1023.995 or prefix == PREFIXES[-1]:
             break
     return f"{value:.2f} {prefix.upper()}iB"

@@ -1,9 +1,10 @@
-"""Several processes that share one compression, as `torchrun` starts them; one without it.
+"""Lets several processes, as `torchrun` starts them, share one compression.
 
-Results pass through files in the output folder, which all workers see, so nothing here carries
-tensors: torch's rendezvous store, the one gloo and nccl meet over, is enough, and no worker waits
-for another but at a stage's end. Every worker shows the store that it lives; those that wait for
-one that died stop, and say its name.
+Results pass through files in the output folder, which all workers see. Only short texts are sent,
+so torch's rendezvous store (over which gloo and nccl meet) is enough, and workers wait for one
+another only at the end of a stage. Every worker writes a heartbeat to the store: when one dies,
+those that wait for it stop with an error that names it. Does not join results; see
+`machine.gathering`.
 """
 
 import os
@@ -20,8 +21,8 @@ from typing import Any
 from bitstack.errors import UserError
 
 SILENT = 60.0  # seconds without a sign of life after which a worker counts as dead
-_BEAT = 1.0
-_POLL = 0.05
+_BEAT = 1.0  # seconds between two heartbeats
+_POLL = 0.05  # seconds between two looks at the store
 
 
 @dataclass
@@ -34,49 +35,59 @@ class Workers:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, stage: str) -> None:
-        """Until all workers have come to `stage`. UserError naming one that failed or died."""
+        """Waits until all workers have come to `stage`.
+
+        Raises:
+            UserError: Another worker has failed or died; the message names it.
+        """
         if self.store is None:
             return
         self.store.set(f"{stage}/{self.rank}", b"1")
-        self._await([f"{stage}/{rank}" for rank in range(self.count)])
+        self._wait_for([f"{stage}/{rank}" for rank in range(self.count)])
 
     def leave(self) -> None:
-        """The last stage: the first worker, who may hold the store, stays until all have gone."""
+        """Ends the run: the first worker, which may hold the store, waits until all have left."""
         if self.store is None:
             return
         self.store.set(f"left/{self.rank}", b"1")
         if self.rank == 0:
-            self._await([f"left/{rank}" for rank in range(self.count)])
+            self._wait_for([f"left/{rank}" for rank in range(self.count)])
 
-    def say(self, name: str, value: str) -> None:
-        """Tell the others something; `hear` gives it to them."""
+    def publish(self, name: str, value: str) -> None:
+        """Gives the other workers a value; they get it by `receive`."""
         if self.store is not None:
             self.store.set(name, value.encode())
 
-    def hear(self, name: str) -> str:
-        """What a worker said under `name`, as soon as it has. UserError as for `wait`."""
-        self._await([name])
+    def receive(self, name: str) -> str:
+        """Waits until a worker has published `name`, and returns its value.
+
+        Raises:
+            UserError: Another worker has failed or died; the message names it.
+        """
+        self._wait_for([name])
         return str(self.store.get(name).decode())
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Within it this worker shows that it lives; if it fails, the others are told why."""
+        """Within it this worker sends heartbeats; if it fails, the others get the reason."""
         if self.store is None:
             yield
             return
         self.store.set(f"name/{self.rank}", _own_name(self.rank).encode())
-        threading.Thread(target=self._beat, args=(self.store.clone(),), daemon=True).start()
+        heart = (self.store.clone(),)
+        threading.Thread(target=self._send_heartbeats, args=heart, daemon=True).start()
         try:
             yield
         except BaseException as error:
             noticed = isinstance(error, WorkerFailed)
-            self._tell(" ".join(str(error).split()) or type(error).__name__, 5 if noticed else 20)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self._announce_failure(reason, 5 if noticed else 20)
             raise
         finally:
             self._stop.set()
 
-    def _tell(self, reason: str, patience: float) -> None:
-        """Why this worker stops. The first, who may hold the store, stays until all have heard."""
+    def _announce_failure(self, reason: str, patience: float) -> None:
+        """Publishes why this worker stops; the first waits until all know."""
         with suppress(RuntimeError):  # the store has gone
             self.store.set(f"failed/{self.rank}", reason.encode())
             others = [f"failed/{rank}" for rank in range(1, self.count)]
@@ -84,20 +95,20 @@ class Workers:
             while not self.rank and not self.store.check(others) and time.monotonic() < end:
                 time.sleep(_POLL)
 
-    def _beat(self, store: Any) -> None:
+    def _send_heartbeats(self, store: Any) -> None:
         beats = 0
         with suppress(RuntimeError):  # the store has gone, and the run with it
             while not self._stop.wait(_BEAT):
                 beats += 1
                 store.set(f"beat/{self.rank}", str(beats).encode())
 
-    def _await(self, keys: list[str]) -> None:
+    def _wait_for(self, keys: list[str]) -> None:
         last: dict[int, tuple[bytes, float]] = {}
         try:
             while not self.store.check(keys):
                 for rank in range(self.count):
                     if rank != self.rank:
-                        self._look_at(rank, last)
+                        self._check_alive(rank, last)
                 time.sleep(_POLL)
         except RuntimeError as error:
             raise WorkerFailed(
@@ -105,8 +116,8 @@ class Workers:
                 "the same command again, and it goes on where it stopped"
             ) from None
 
-    def _look_at(self, rank: int, last: dict[int, tuple[bytes, float]]) -> None:
-        """UserError if the worker has failed, or shown no life for long."""
+    def _check_alive(self, rank: int, last: dict[int, tuple[bytes, float]]) -> None:
+        """Raises UserError when the worker has failed or has sent no heartbeat for long."""
         if self.store.check([f"failed/{rank}"]):
             reason = self.store.get(f"failed/{rank}").decode()
             raise WorkerFailed(f"{self._name(rank)} failed: {reason}")
@@ -130,7 +141,13 @@ class WorkerFailed(UserError):
 
 
 def open_workers() -> Workers:
-    """The workers that `torchrun` (or its environment variables) started, or this process alone."""
+    """Returns the workers that `torchrun` (or its environment variables) started.
+
+    Without it this process is the only worker.
+
+    Raises:
+        UserError: The workers cannot connect to one another.
+    """
     if processes()[1] == 1:
         return Workers()
     from torch.distributed import PrefixStore, rendezvous
@@ -142,27 +159,30 @@ def open_workers() -> Workers:
             f"workers: they cannot meet ({' '.join(str(error).split())[:200]}); start them with "
             "torchrun --nproc-per-node N"
         ) from None
-    # A restarted group must not find what the one before it said.
+    # A restarted group must not read what the group before it published.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return Workers(rank, count, PrefixStore(f"bitstack/{attempt}", store))
 
 
 def processes() -> tuple[int, int]:
-    """Number of this process, and of how many, as a launcher's environment says."""
+    """Returns the rank of this process and the number of processes, as the launcher says."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first() -> bool:
-    """Is this process the one that prints?"""
+    """Tells whether this process is the one that prints."""
     return processes()[0] == 0
 
 
 def shares(costs: Sequence[float], count: int) -> list[int]:
-    """The worker of every item: runs of neighbours of about equal cost.
+    """Returns the worker of every item: runs of neighbours of about equal cost.
 
-    An item belongs where the middle of its cost falls, so that no share is further from the mean
-    than the costs of the two items at its ends.
+    Args:
+        costs: Cost of every item, in any unit.
+        count: Number of workers.
     """
+    # An item belongs to the worker in whose share the middle of its cost falls: no share is then
+    # further from the mean than the costs of the two items at its ends.
     ends = list(accumulate(costs))
     total = ends[-1] if ends and ends[-1] > 0 else 1.0
     middles = (end - cost / 2 for end, cost in zip(ends, costs, strict=True))

@@ -1,7 +1,7 @@
-"""A skeleton into a packed model: packed modules in their places, dense tensors and blocks filled.
+"""Makes a packed model of a skeleton: puts packed modules in, and fills dense tensors and blocks.
 
-Checks that skeleton and container are of one model. Which levels, and what a model gets once it is
-whole, is `load`'s business.
+Checks that skeleton and container are of one model. Does not choose levels (see
+`container.levels`) or give the finished model its `bitstack` attribute (see `live.attach`).
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,13 @@ def assemble(
     *,
     device: str | torch.device = "cpu",
 ) -> Any:
-    """Pack a skeleton: every stack at its level, everything dense filled; returns it."""
+    """Packs a skeleton, fills everything dense and every stack at its level, and returns it.
+
+    Args:
+        model: On the meta device, with real buffers; see `original.source.skeleton`.
+        reader: Reads a tensor by its name in the container.
+        levels: Of every stack, in the order of `entries`.
+    """
     pack_model(model, [e.matrix for e in entries], [e.spec for e in entries])
     for entry in dense:
         if entry.persistent:
@@ -45,24 +51,27 @@ def fill_stacks(
     reader: Reader,
     device: str | torch.device | None = None,
 ) -> None:
-    """Move every stack of a packed model to its level with tensors from `reader`.
+    """Moves every stack of a packed model to its level with tensors from `reader`.
 
-    Without `device` each goes where the places are that it reserved.
+    Args:
+        levels: Of every stack, in the order of `entries`.
+        device: None for the device of the tensors that the stack holds or has reserved.
     """
-    found = stacks(model)
+    stacks_by_name = stacks(model)
     for entry, level in zip(entries, levels, strict=True):
-        stack = found[entry.name]
+        stack = stacks_by_name[entry.name]
         where = stack.device if device is None else device
         stack.empty()
-        stack.set_level(level, parts_of(reader, entry.name), where)
+        stack.set_level(level, tensor_reader(reader, entry.name), where)
 
 
-def parts_of(reader: Reader, stack: str) -> Callable[[str], Tensor]:
-    """What reads one stack's tensors by their names within it."""
-    return lambda part: reader.get(f"{stack}.{part}")
+def tensor_reader(reader: Reader, stack: str) -> Callable[[str], Tensor]:
+    """Returns a function that reads a tensor of one stack by its name within the stack."""
+    return lambda name: reader.get(f"{stack}.{name}")
 
 
 def fill(model: nn.Module, name: str, value: Tensor) -> None:
+    """Puts `value` in the place of the parameter or buffer `name`, whatever device that is on."""
     parent, _, key = name.rpartition(".")
     module = model.get_submodule(parent)
     if key in module._parameters:
@@ -74,35 +83,40 @@ def fill(model: nn.Module, name: str, value: Tensor) -> None:
 def prepare(
     folder: Path, model: Any, manifest: Manifest, levels: Sequence[int], dtype: torch.dtype
 ) -> None:
-    """Pack a meta model that another loader (transformers) fills, and reserve places for blocks.
+    """Packs a meta model that another loader (transformers) fills, with places for its blocks.
 
-    UserError where the container is not this model's.
+    Raises:
+        UserError: The container is of another model.
     """
     widen(model, dtype)
     check_config(folder, model, manifest)
     pack_model(model, [e.matrix for e in manifest.stacks], [e.spec for e in manifest.stacks])
-    found = stacks(model)
+    stacks_by_name = stacks(model)
     for entry, level in zip(manifest.stacks, levels, strict=True):
-        found[entry.name].reserve(level)
+        stacks_by_name[entry.name].reserve(level)
 
 
 def check_config(folder: Path, model: nn.Module, manifest: Manifest) -> None:
-    """UserError where the skeleton that config.json makes is not the container's model."""
+    """Compares names and shapes of the model that config.json makes with those of the container.
+
+    Raises:
+        UserError: A tensor is missing on either side or has another shape.
+    """
     state: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    found |= {name: tuple(buffer.shape) for name, buffer in model.named_buffers()}
+    made = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    made |= {name: tuple(buffer.shape) for name, buffer in model.named_buffers()}
     held = {d.name: tuple(d.shape) for d in manifest.dense}
     for entry in manifest.stacks:
         shape = (entry.rows, entry.columns)[:: -1 if entry.transposed else 1]
-        several = 1 + (entry.expert or 0)  # the last of them tells how many there are
-        held[entry.parameter] = shape if entry.expert is None else (several, *shape)
+        experts = 1 + (entry.expert or 0)  # right for the last expert, whose entry comes last
+        held[entry.parameter] = shape if entry.expert is None else (experts, *shape)
     tied = {f"{entry.tied}.weight" for entry in manifest.stacks if entry.tied}
     tied |= set(model.all_tied_weights_keys)  # type: ignore[arg-type]
-    for name in sorted((found.keys() | held.keys()) - tied):
-        if found.get(name) != held.get(name):
+    for name in sorted((made.keys() | held.keys()) - tied):
+        if made.get(name) != held.get(name):
             raise UserError(
                 f"{folder}: the container holds {name} {_shown(held.get(name))}, but config.json "
-                f"makes it {_shown(found.get(name))}: config.json is another model's; copy the "
+                f"makes it {_shown(made.get(name))}: config.json is another model's; copy the "
                 "container again"
             )
 

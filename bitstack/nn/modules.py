@@ -1,7 +1,8 @@
-"""Modules that stand where a model's own stood and run from packed blocks.
+"""Defines the modules that replace a model's own and run from packed blocks.
 
 Each is a `Stack` under the name of the module or parameter it replaces, so that tensors keep the
-model's names. `weight` unpacks the whole matrix, for code that asks for it; no forward here does.
+model's names. `weight` unpacks the whole matrix for code that reads it; no forward here does. Does
+not put the modules into a model; see `nn.replace`.
 """
 
 from typing import Any
@@ -16,9 +17,9 @@ from bitstack.nn.stack import Stack
 
 
 class Unpacked(Tensor):
-    """A matrix as `weight` gives it: a copy, so writing to its data would change nothing."""
+    """The matrix as `weight` returns it: a copy, so writing to its data raises UserError."""
 
-    # What is made of it is a Tensor again.
+    # Operations on it return a plain Tensor.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @property
@@ -34,9 +35,9 @@ class Unpacked(Tensor):
 
 
 class PackedLinear(Stack, nn.Linear):
-    """In place of a Linear or a GPT-2 Conv1D; `bias` is taken over from it.
+    """Replaces a Linear or a GPT-2 Conv1D, whose `bias` it takes over.
 
-    A Linear to whoever asks, so that adapters (PEFT) are put on top of it.
+    It is a subclass of Linear, so that adapters (PEFT) can be put on top of it.
     """
 
     def __init__(self, spec: StackSpec, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
@@ -46,6 +47,7 @@ class PackedLinear(Stack, nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
+        """The matrix [out_features, in_features] in the model's dtype, unpacked."""
         return self.dequantize().to(self.dtype).as_subclass(Unpacked)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,10 +55,10 @@ class PackedLinear(Stack, nn.Linear):
 
 
 class PackedEmbedding(Stack):
-    """In place of an Embedding of any subclass, whose own forward is kept.
+    """Replaces an Embedding, or one of a subclass, whose own forward is kept.
 
-    The original forward is called with only the rows it needs and with ids renumbered to them, so
-    that whatever a subclass adds (Gemma's scale) still happens.
+    That forward is called with only the rows it needs and with ids renumbered to them, so that
+    whatever the subclass adds (Gemma multiplies by a scale) still happens.
     """
 
     def __init__(self, spec: StackSpec, original: nn.Embedding, dtype: torch.dtype) -> None:
@@ -92,16 +94,16 @@ class TiedHead(nn.Module):
         return self._embedding[0].weight
 
     def forward(self, x: Tensor) -> Tensor:
-        # Several devices: the ends of a model may be apart. While it is tuned it holds no blocks.
-        there = next(self._embedding[0].buffers(), x).device
-        bias = None if self.bias is None else self.bias.to(there)
-        return self._embedding[0].product(x.to(there), bias).to(x.device)
+        # The embedding may be on another device. During tuning it holds no blocks: then x's device.
+        device = next(self._embedding[0].buffers(), x).device
+        bias = None if self.bias is None else self.bias.to(device)
+        return self._embedding[0].product(x.to(device), bias).to(x.device)
 
 
 class PackedExperts(nn.ModuleList):
-    """In place of a fused 3-D expert parameter: indexing with one expert unpacks that one.
+    """Replaces a fused 3-D expert parameter: indexing with the number of an expert unpacks it.
 
-    The experts' own eager forward indexes its parameter expert by expert, whatever it is called.
+    The eager forward of transformers' expert modules indexes the parameter expert by expert.
     """
 
     def __init__(self, stacks: list[Stack], transposed: bool) -> None:

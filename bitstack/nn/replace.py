@@ -1,6 +1,6 @@
 """Puts packed modules in the place of a model's own, and finds them again.
 
-Works on a skeleton: nothing is read here, every stack starts at level 0.
+Works on a skeleton: every stack starts at level 0. Does not read blocks; see `nn.assemble`.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from bitstack.original.matrices import Matrix
 
 
 def pack_model(model: nn.Module, matrices: list[Matrix], specs: list[StackSpec]) -> None:
-    """Replace the modules of `matrices` in `model` by empty stacks of `specs`."""
+    """Replaces the modules of `matrices` in `model` by empty stacks of `specs`, one a matrix."""
     experts: dict[str, list[tuple[Matrix, StackSpec]]] = {}
     for matrix, spec in zip(matrices, specs, strict=True):
         if matrix.kind == "expert":
@@ -33,12 +33,15 @@ def pack_model(model: nn.Module, matrices: list[Matrix], specs: list[StackSpec])
 
 
 def stacks(model: nn.Module) -> dict[str, Stack]:
-    """Every stack of a packed model by the name of its matrix."""
+    """Returns every stack of a packed model by the name of its matrix."""
     return {name: m for name, m in model.named_modules() if isinstance(m, Stack)}
 
 
 def resident_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers the live model holds, shared ones once."""
+    """Returns the bytes of all parameters and buffers that the model holds, shared ones once.
+
+    Tensors on the meta device hold nothing.
+    """
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers()) if not t.is_meta}
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
@@ -52,8 +55,8 @@ def _pack_embedding(model: nn.Module, matrix: Matrix, spec: StackSpec) -> None:
         _set(model, matrix.tied, TiedHead(packed, getattr(head, "bias", None)))
         _untie(model, f"{matrix.tied}.weight")
     if packed.original is not None:
-        # Its rows come from the stack at every call; a place for them stays, and holds nothing.
-        packed.original.padding_idx = None  # of the gradient of rows that are constants now
+        # Rows come from the stack at every call; an empty buffer keeps the name `weight`.
+        packed.original.padding_idx = None  # it masks gradients of rows, which are constants now
         del packed.original._parameters["weight"]
         packed.original.register_buffer("weight", torch.empty(0), persistent=False)
     _set(model, matrix.module, packed)
@@ -74,7 +77,7 @@ def _pack_experts(
 
 
 def _untie(model: Any, name: str) -> None:
-    """transformers would tie the parameter again, which is none any more."""
+    """Drops the head's weight from the ties, or transformers would tie what is no parameter now."""
     model.all_tied_weights_keys = {
         key: origin for key, origin in model.all_tied_weights_keys.items() if key != name
     }

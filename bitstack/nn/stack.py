@@ -1,7 +1,7 @@
-"""The loaded blocks of one matrix as a module: buffers only, whose stored dtypes survive any cast.
+"""Holds the loaded blocks of one matrix as a module and multiplies with them.
 
-A stack knows its level and multiplies with it; where its tensors come from is `load`'s business,
-and how the product is computed the kernels'.
+Blocks are buffers, whose stored dtypes survive any cast of the model. Does not read them from
+files (see `container.reading`) or compute the product (see `kernels`).
 """
 
 from collections.abc import Callable, Mapping
@@ -17,43 +17,48 @@ Read = Callable[[str], Tensor]  # name within the stack -> tensor
 
 
 class Stack(nn.Module):
-    """A rows x columns matrix at one level. `level` 0 holds nothing and cannot be used.
+    """A rows x columns matrix at one level. At level 0 it holds nothing and cannot be used.
 
     `dtype` is that of the matrix it stands for, and follows the casts of the model.
     """
 
     def __init__(self, spec: StackSpec, dtype: torch.dtype = torch.float32) -> None:
-        nn.Module.__init__(self)  # what else a stack may pass for has weights to make
+        # Not super(): in a PackedLinear that would be nn.Linear, which makes a weight.
+        nn.Module.__init__(self)
         self.spec, self.level, self.dtype = spec, 0, dtype
 
     def set_level(self, level: int, read: Read, device: torch.device | str = "cpu") -> None:
-        """Go to `level`: read the tensors it lacks, drop those it does not need.
+        """Goes to `level`: reads the tensors it lacks and drops those it does not need.
 
         Everything is read before anything changes, so a failing `read` leaves the stack as it was.
+
+        Args:
+            read: Returns a tensor by its name within the stack, such as `plane_1`.
         """
         self.hold(level, self.tensors(level, read, device))
 
     def tensors(
         self, level: int, read: Read, device: torch.device | str = "cpu"
     ) -> dict[str, Tensor]:
-        """What the stack has to hold at `level`: its own tensors, and those it lacks read."""
+        """Returns the tensors of `level` by name: those it holds, and the others from `read`."""
         own: dict[str, Any] = self._buffers
         names = [tensor.name for tensor in self.spec.resident(level)]
         return {name: own[name] if name in own else read(name).to(device) for name in names}
 
     def hold(self, level: int, tensors: Mapping[str, Tensor | None]) -> None:
-        """Hold `tensors`, those of `level`, instead.
+        """Holds `tensors`, those of `level`, in place of its own.
 
-        One assignment: a product that runs meanwhile in another thread is of one level.
+        It is one assignment, so a product that runs in another thread sees one level only.
         """
         self._buffers = dict(tensors)
         self._non_persistent_buffers_set = set()
         self.level = level
 
     def reserve(self, level: int) -> None:
-        """Hold places for the tensors of `level`: on the meta device, and in no state dict.
+        """Holds places for the tensors of `level`: on the meta device, and in no state dict.
 
-        Whoever plans devices counts them and puts them somewhere; nobody reads them.
+        transformers counts them when it plans a `device_map` and moves them to a device; nothing
+        reads them.
         """
         specs = self.spec.resident(level)
         self.hold(
@@ -62,15 +67,16 @@ class Stack(nn.Module):
         self._non_persistent_buffers_set = {t.name for t in specs}
 
     def empty(self) -> None:
-        """Give up every tensor; the stack is at level 0 again."""
+        """Drops every tensor; the stack is at level 0 again."""
         self.hold(0, {})
 
     @property
     def device(self) -> torch.device:
+        """The device of its tensors; a stack at level 0 has none."""
         return next(iter(self.buffers())).device
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move with the model, but keep blocks and scales as they are stored when it is cast."""
+        """Moves with the model, but keeps blocks and scales in their stored dtypes in a cast."""
         stored: dict[str, Any] = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, tensor in stored.items():
@@ -81,25 +87,26 @@ class Stack(nn.Module):
         return self
 
     def dequantize(self) -> Tensor:
-        """The matrix, fp32 [rows, columns]."""
+        """Returns the matrix, fp32 [rows, columns]."""
         if self.spec.format == "signs":
             return kernels.sign_dequantize(*self._signs(), self.spec.columns)
         return kernels.dequantize(*self._coded(), self.spec.rows, self.spec.columns)
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """`x` [..., columns] times the transposed matrix plus `bias`: [..., rows]."""
+        """Returns `x` [..., columns] times the transposed matrix plus `bias`: [..., rows]."""
         if self.spec.format == "signs":
             return kernels.sign_linear(x, *self._signs(), bias)
         return kernels.coded_linear(x, *self._coded(), self.spec.rows, bias)
 
     def gather(self, ids: Tensor) -> Tensor:
-        """Rows `ids` (int64, any shape) of the matrix, fp32 [*ids.shape, columns]."""
+        """Returns rows `ids` (int64, any shape) of the matrix, fp32 [*ids.shape, columns]."""
         spec = self.spec
         if spec.format == "signs":
             planes, lefts, rights = self._signs()
             flat = ids.reshape(-1)
-            some = [p[flat] for p in planes], [a[flat] for a in lefts]
-            rows = kernels.sign_dequantize(*some, rights, spec.columns)
+            # Planes and left factors have a row for every row of the matrix; right factors do not.
+            chosen = [p[flat] for p in planes], [a[flat] for a in lefts]
+            rows = kernels.sign_dequantize(*chosen, rights, spec.columns)
             return rows.view(*ids.shape, spec.columns)
         return kernels.coded_rows(ids, *self._coded(), spec.rows, spec.columns)
 

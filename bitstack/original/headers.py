@@ -1,7 +1,7 @@
-"""The tensors of a model folder's files, and whether they are those of a given model.
+"""Reads which tensors a model folder's files hold, and checks that they are a given model's.
 
-Reads headers only: names, dtypes and shapes, before and after transformers' own renaming and
-fusing. Values are `source`'s business.
+Reads names, dtypes and shapes only, before and after transformers' own renaming and fusing. Does
+not read values; see `original.source`.
 """
 
 import re
@@ -27,20 +27,25 @@ _FLOATS = {
     "BF16": torch.bfloat16,
 }
 WEIGHTS = "model*.safetensors"  # files of a model folder
+Shape = tuple[int, ...]
 OTHER_MODEL = "the folder is incomplete or its config.json is another model's"
 
 
 @dataclass(frozen=True)
 class Header:
-    """Where one stored tensor is, and what; `dtype` as safetensors spells it."""
+    """File, dtype (as safetensors spells it) and shape of one stored tensor."""
 
     file: Path
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
 
 
 def read_headers(folder: Path) -> dict[str, Header]:
-    """All tensors of the folder's `model*.safetensors`. UserError where there are none."""
+    """Returns the headers of all tensors in the folder's `model*.safetensors`, by name.
+
+    Raises:
+        UserError: There is no such file, or one cannot be read.
+    """
     headers: dict[str, Header] = {}
     for file in sorted(folder.glob(WEIGHTS)):
         try:
@@ -58,13 +63,17 @@ def read_headers(folder: Path) -> dict[str, Header]:
 
 
 def stored_dtype(headers: dict[str, Header]) -> torch.dtype:
-    """The dtype of the first floating tensor, for a config that names none."""
-    found = (_FLOATS[h.dtype] for h in headers.values() if h.dtype in _FLOATS)
-    return next(found, torch.float32)
+    """Returns the dtype of the first floating-point tensor, for a config that names none."""
+    dtypes = (_FLOATS[h.dtype] for h in headers.values() if h.dtype in _FLOATS)
+    return next(dtypes, torch.float32)
 
 
 def keys_by_tensor(model: PreTrainedModel, headers: dict[str, Header]) -> dict[str, list[str]]:
-    """Which stored tensors make which tensor of the model, after renaming and fusing."""
+    """Returns the names of the stored tensors that make each tensor of the model.
+
+    The renaming and fusing is that of transformers. A stored tensor that the model has no place
+    for is listed under its renamed name.
+    """
     mapping = get_model_conversion_mapping(model)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
@@ -82,9 +91,16 @@ def keys_by_tensor(model: PreTrainedModel, headers: dict[str, Header]) -> dict[s
 def check_checkpoint(
     folder: Path, model: PreTrainedModel, headers: dict[str, Header], keys: dict[str, list[str]]
 ) -> None:
-    """Every parameter has its tensors, and every tensor a place, a float dtype and its shape.
+    """Checks that every parameter has its tensors, and every tensor a place and a fitting header.
 
-    UserError names the first that has not. Shapes of fused tensors are seen when they are fused.
+    A header fits by a floating-point dtype and the parameter's shape. Shapes of fused tensors are
+    checked when they are fused; see `Source.load`.
+
+    Args:
+        keys: As `keys_by_tensor` returns it.
+
+    Raises:
+        UserError: Something is missing, left over or does not fit; the message names the first.
     """
     for name, parameter in model.named_parameters():
         if name not in keys and name not in model.all_tied_weights_keys:
@@ -94,7 +110,7 @@ def check_checkpoint(
     state = model.state_dict()
     for name, parts in keys.items():
         if name not in state:
-            _check_leftover(folder, model, name)
+            _refuse_unknown(folder, model, name)
             continue
         header = headers[parts[0]]
         if state[name].is_floating_point() and header.dtype not in _FLOATS:
@@ -106,33 +122,35 @@ def check_checkpoint(
             raise mismatch(folder, name, header.shape, state[name].shape)
 
 
-def mismatch(folder: Path, name: str, found: tuple[int, ...], needed: tuple[int, ...]) -> UserError:
-    """The error for stored weights of another shape than the model's."""
+def mismatch(folder: Path, name: str, stored: Shape, needed: Shape) -> UserError:
+    """Returns the error for stored weights of another shape than the model's."""
     return UserError(
-        f"{folder}: weights for {name} are {tuple(found)} in the files, but config.json makes them "
-        f"{tuple(needed)}: it is another model's"
+        f"{folder}: weights for {name} are {tuple(stored)} in the files, but config.json makes "
+        f"them {tuple(needed)}: it is another model's"
     )
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, on one line; transformers' lists of all models are cut."""
+    """Returns the message of an error on one line; transformers' lists of all models are cut."""
     kind = type(error).__name__
     text = f"{kind}: {error}" if isinstance(error, KeyError) else str(error) or kind
     return textwrap.shorten(text, 300, placeholder=" …")
 
 
 def _targets(name: str, pattern: str | None, converters: list[WeightConverter]) -> list[str]:
-    """A converter names its first target; the others (a split) follow from its patterns."""
+    """Names of the model's tensors that a stored tensor goes into; several where it is split."""
     if pattern is None:
         return [name]
     converter = next(c for c in converters if pattern in c.source_patterns)
-    first = converter.target_patterns[0]
+    first = converter.target_patterns[0]  # the one that `name` was made with
     return [name.replace(first, target) for target in converter.target_patterns]
 
 
-def _check_leftover(folder: Path, model: PreTrainedModel, name: str) -> None:
-    """A tensor without a place is refused where it belongs to a matrix (a bias that config.json
-    denies, an adapter) or to a layer too many; others, as old buffers, mean nothing."""
+def _refuse_unknown(folder: Path, model: PreTrainedModel, name: str) -> None:
+    """Raises UserError for a tensor without a place that belongs to a matrix or a layer too many.
+
+    Such are a bias that config.json denies and an adapter; others, as old buffers, do no harm.
+    """
     ignored = model._keys_to_ignore_on_load_unexpected or ()
     if any(re.search(pattern, name) for pattern in ignored):
         return

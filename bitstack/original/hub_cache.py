@@ -1,7 +1,8 @@
-"""Models named on the Hub, as folders of the local cache: small files first, weights when needed.
+"""Gives models named on the Hub as folders of the local cache: small files first, weights later.
 
 Everything goes through the cache of huggingface_hub: a download resumes, is made once, and is
-shared with other tools. What the files hold is not known here.
+shared with other tools. Does not look into the files; see `original.source` and
+`container.manifest`.
 """
 
 import re
@@ -35,34 +36,46 @@ _NAME = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^@\s]+))?", re
 
 @dataclass(frozen=True)
 class Remote:
-    """A model on the Hub at one commit, so that what is fetched later belongs to the rest."""
+    """A model on the Hub at one commit, so that all files fetched belong together."""
 
     name: str
     commit: str
     token: str | bool | None = field(default=None, repr=False, compare=False)
 
     def fetch(self, patterns: Iterable[str]) -> None:
-        """Bring the files that match into the cache. UserError where the Hub does not give them."""
+        """Downloads the files that match into the cache.
+
+        Args:
+            patterns: File names or patterns such as `model*.safetensors`.
+
+        Raises:
+            UserError: The Hub does not give them.
+        """
         _download(self.name, self.commit, self.token, patterns)
 
 
 @dataclass(frozen=True)
 class Located:
-    """A model's folder on this machine, and where the rest of its files comes from."""
+    """A model's folder on this machine, and where missing files come from."""
 
     folder: Path
-    remote: Remote | None = None  # None: all there is lies in the folder
+    remote: Remote | None = None  # None: the folder is complete
 
 
 def locate(
     path: str | Path | Located, *, revision: str | None = None, token: str | bool | None = None
 ) -> Located:
-    """The folder of a model: `path` itself, or for `owner/name[@revision]` that of the cache.
+    """Returns a model's folder: `path` itself, or for `owner/name[@revision]` one of the cache.
 
-    Of a model on the Hub only the small files are there; `remote` fetches others. What looks like
-    no name on the Hub is taken for a folder, whether it exists or not. `token` is as
-    huggingface_hub takes it, None: the one logged in with, or HF_TOKEN. UserError where the Hub
-    does not give the model, and for a revision of a folder.
+    Of a model on the Hub only the small files are downloaded; `remote` fetches the others. A path
+    that cannot be a name on the Hub is taken for a folder, whether it exists or not.
+
+    Args:
+        revision: Branch, tag or commit on the Hub; goes before one in `path`.
+        token: As huggingface_hub takes it; None for HF_TOKEN or the stored login.
+
+    Raises:
+        UserError: The Hub does not give the model, or a revision is given for a folder.
     """
     if isinstance(path, Located):
         return path
@@ -71,13 +84,13 @@ def locate(
         if revision is not None:
             raise UserError(f"revision {revision}: {path} is a folder, and only the Hub has them")
         return Located(Path(path))
-    name, wanted = named["name"], revision or named["revision"]
-    folder = _download(name, wanted, token, SMALL)
+    name = named["name"]
+    folder = _download(name, revision or named["revision"], token, SMALL)
     return Located(folder, Remote(name, folder.name, token))
 
 
 def is_name(text: str) -> bool:
-    """Whether a text is `owner/name`, without a revision, and so may be a name on the Hub."""
+    """Tells whether a text is `owner/name` without a revision, and so may be a name on the Hub."""
     named = _NAME.fullmatch(text)
     return named is not None and named["revision"] is None
 
@@ -101,7 +114,7 @@ def _download(
 
 
 class _Bar(tqdm):
-    """Not drawn where stderr is no terminal."""
+    """A progress bar that is not drawn where stderr is no terminal."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"disable": None} | kwargs)
@@ -109,7 +122,14 @@ class _Bar(tqdm):
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """Turns what huggingface_hub raises into a UserError of one line that begins with `what`."""
+    """Within it, an error of huggingface_hub becomes a UserError of one line.
+
+    Args:
+        what: The beginning of that line: what could not be done.
+
+    Raises:
+        UserError: The Hub or the network gave an error.
+    """
     try:
         yield
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
@@ -117,12 +137,12 @@ def hub_errors(what: str) -> Iterator[None]:
     except AttributeError as error:
         if error.obj is not None or error.name != "request":
             raise
-        # The closed client of `_reason`, met a moment later.
+        # huggingface_hub met a client that another thread had closed (see `_reason`).
         raise UserError(f"{what}: it cannot be reached; check the network and call again") from None
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong and what to do about it."""
+    """Says what went wrong and what to do about it."""
     cause = error.__cause__
     if isinstance(error, LocalEntryNotFoundError | RuntimeError) and isinstance(cause, Exception):
         return _reason(cause)  # the wrapper says only that the cache does not help
@@ -134,7 +154,7 @@ def _reason(error: Exception) -> str:
         return f"its terms are to be accepted first; do so on its page, and {LOG_IN}"
     if isinstance(error, HfHubHTTPError):
         return _answer(error)
-    # A thread that loses the connection closes the client of all, and the others say only that.
+    # A thread that loses the connection closes the client of all; the others report only that.
     closed = isinstance(error, RuntimeError) and "client has been closed" in str(error)
     if closed or isinstance(error, HTTPError | ConnectionError):
         return f"it cannot be reached ({one_line(error)}); check the network and call again"

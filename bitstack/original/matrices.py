@@ -1,8 +1,8 @@
-"""Which weights of a model are decomposed, found by structure on its meta skeleton.
+"""Finds which weights of a model are decomposed, by structure, on its meta skeleton.
 
 A matrix is a Linear, a GPT-2 Conv1D, one expert of a fused 3-D expert tensor, the input embedding
 or the LM head, whatever the model calls itself and them. Everything else stays dense and is listed
-with its bytes, never passed over in silence. Values are not read here.
+with its bytes, never passed over in silence. Does not read values; see `original.source`.
 """
 
 import re
@@ -45,12 +45,11 @@ class Matrix:
 
     @property
     def role(self) -> str:
-        """The name with layer and expert numbers removed: what the same matrix of another layer
-        is called."""
+        """The name without layer and expert numbers: equal for the same matrix of every layer."""
         return re.sub(r"\.\d+(?=\.|$)", "", self.name)
 
     def of(self, parameter: torch.Tensor) -> torch.Tensor:
-        """The [rows, columns] view of this matrix in the value of its parameter."""
+        """Returns the view [rows, columns] of this matrix in the value of its parameter."""
         value = parameter if self.expert is None else parameter[self.expert]
         return value.T if self.transposed else value
 
@@ -70,7 +69,11 @@ class Dense:
 
 
 def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The decoder layers: the module list that holds the most parameters."""
+    """Returns the name and the list of decoder layers: the list with the most parameters.
+
+    Raises:
+        UserError: The model has no torch.nn.ModuleList.
+    """
     lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     if not lists:
         raise UserError(
@@ -81,23 +84,27 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def find_matrices(model: nn.Module, *, embeddings: bool = True) -> list[Matrix]:
-    """All matrices of the model: embedding and LM head, then the others as its modules name them.
+    """Returns all matrices: embedding and LM head, then the others in the order of the modules.
 
-    With `embeddings` False the embedding and the LM head are left dense, tied or not.
+    Args:
+        embeddings: False leaves the embedding and the LM head dense, tied or not.
+
+    Raises:
+        UserError: The model has no list of decoder layers.
     """
     layers = find_layers(model)[0]
-    outer = {id(module) for module in _ends(model)}
-    found = [
+    outer = {id(module) for module in _embedding_and_head_modules(model)}
+    inner = [
         matrix
         for name, module in model.named_modules()
         if id(module) not in outer
         for matrix in _matrices_of(name, module, layers)
     ]
-    return [*_embedding_and_head(model), *found] if embeddings else found
+    return [*_embedding_and_head(model), *inner] if embeddings else inner
 
 
 def find_dense(model: nn.Module, matrices: list[Matrix]) -> list[Dense]:
-    """Every tensor of the live model that no matrix covers; a shared one counts once."""
+    """Returns every tensor of the live model that no matrix covers; a shared one counts once."""
     taken = {m.parameter for m in matrices} | {f"{m.tied}.weight" for m in matrices if m.tied}
     saved = set(model.state_dict())
     tensors = [*model.named_parameters(), *model.named_buffers()]
@@ -109,7 +116,11 @@ def find_dense(model: nn.Module, matrices: list[Matrix]) -> list[Dense]:
 
 
 def layer_of(name: str, layers: str) -> int | None:
-    """Index of the decoder layer that `name` lies in; `layers` is the list's name."""
+    """Returns the index of the decoder layer that `name` lies in; None outside of all layers.
+
+    Args:
+        layers: Name of the list of layers, as `find_layers` returns it.
+    """
     match = re.match(re.escape(layers) + r"\.(\d+)\.", name)
     return int(match.group(1)) if match else None
 
@@ -129,8 +140,9 @@ def _matrices_of(name: str, module: nn.Module, layers: str) -> Iterator[Matrix]:
 
 
 def _experts_of(name: str, module: nn.Module, layer: int | None) -> Iterator[Matrix]:
-    """Fused experts: 3-D parameters [experts, out, in], or [experts, in, out] where the module
-    says `is_transposed`, the flag that transformers' expert kernels read.
+    """Matrices of fused experts: 3-D parameters [experts, out, in], or [experts, in, out].
+
+    The second where the module says `is_transposed`, which transformers' expert kernels read.
 
     Modules without the flag keep their 3-D parameters dense: a convolution has one too, and
     experts multiplied all at once (Llama 4) cannot be unpacked one by one.
@@ -148,14 +160,14 @@ def _experts_of(name: str, module: nn.Module, layer: int | None) -> Iterator[Mat
             yield Matrix(f"{full}.{e}", full, name, "expert", rows, columns, layer, e, transposed)
 
 
-def _ends(model: Any) -> tuple[Any, Any]:
-    """Input embedding and LM head, as every transformers model tells them."""
+def _embedding_and_head_modules(model: Any) -> tuple[Any, Any]:
+    """Input embedding and LM head, None for a head that a model lacks."""
     return model.get_input_embeddings(), model.get_output_embeddings()
 
 
 def _embedding_and_head(model: nn.Module) -> Iterator[Matrix]:
     names = {id(module): name for name, module in model.named_modules()}
-    embedding, head = _ends(model)
+    embedding, head = _embedding_and_head_modules(model)
     tied = head is not None and head.weight is embedding.weight
     if isinstance(embedding, nn.Embedding):
         name = names[id(embedding)]

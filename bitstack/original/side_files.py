@@ -1,4 +1,4 @@
-"""What goes with weights into a folder: the config, and the files that are copied as they are."""
+"""Prepares what a model folder holds beside its weights: the config, and files that are copied."""
 
 import copy
 import shutil
@@ -16,16 +16,20 @@ _COPIED = (
 
 
 def copy_beside(source: Path, folder: Path) -> None:
-    """Copy tokenizer, generation settings and licence of the model folder `source`."""
+    """Copies tokenizer, generation settings and licence from the model folder `source`."""
     for pattern in _COPIED:
         for file in source.glob(pattern):
             shutil.copyfile(file, folder / file.name)
 
 
 def config_of(model: Any, source: Path, dtype: str) -> PretrainedConfig:
-    """A copy of the config to save with `model`, which was made from that of the folder `source`.
+    """Returns the config to save with `model`, which was made from the folder `source`.
 
-    The folder's own where it is another type: that of a model of which `model` is the text part.
+    It is a copy of the model's own. Where the folder's config is of another type, as that of a
+    model of text and images whose text part is `model`, it is the folder's.
+
+    Args:
+        dtype: Name of the dtype to write into it, such as `bfloat16`.
     """
     whole = load_config(source)
     config = copy.deepcopy(model.config) if type(whole) is type(model.config) else whole

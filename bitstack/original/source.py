@@ -1,8 +1,8 @@
-"""A model folder, opened: its config, its skeleton without weights, and any part made real.
+"""Opens a model folder: its config, its skeleton without weights, and weights part by part.
 
 Weights come from the safetensors files through transformers' own conversion (renamed keys, fused
-experts), for the asked modules only, so that one decoder layer at a time lies in memory. What is
-done with the weights is not known here.
+experts), for the named parameters only, so that one decoder layer at a time lies in memory. Does
+not choose which weights are decomposed; see `original.matrices`.
 """
 
 from collections.abc import Iterator
@@ -45,8 +45,10 @@ from bitstack.original.hub_cache import Located, locate
 
 
 def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of `config` with its parameters on the meta device and its buffers real, in the
-    dtypes that `from_pretrained` would give them."""
+    """Returns the model of `config` with parameters on the meta device and real buffers.
+
+    Dtypes are those that `from_pretrained` would give.
+    """
     with init_empty_weights(include_buffers=False), no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     widen(model, dtype)
@@ -57,8 +59,8 @@ def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def widen(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Routers and their like to fp32, where transformers keeps them so whatever the dtype."""
-    kept = model._get_dtype_plan(dtype)
+    """Casts to fp32 what transformers keeps in fp32 whatever the dtype, such as routers."""
+    kept = model._get_dtype_plan(dtype)  # pattern of names -> dtype
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         for pattern, wide in kept.items():
             if pattern in name:
@@ -66,10 +68,10 @@ def widen(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def tie(model: Any) -> None:
-    """Make every tied parameter the one it is tied to, where both are still parameters."""
+    """Makes tied parameters one object again, where both are still parameters."""
     for target, origin in model.all_tied_weights_keys.items():
-        module, key = _split(model, target)
-        home, name = _split(model, origin)
+        module, key = _module_and_key(model, target)
+        home, name = _module_and_key(model, origin)
         if key in module._parameters and name in home._parameters:
             module._parameters[key] = home._parameters[name]
 
@@ -97,12 +99,15 @@ class Source:
         return sum(t.numel() * t.dtype.itemsize for t in tensors)
 
     def tokenizer(self) -> Any:
-        """The folder's tokenizer."""
+        """Returns the folder's tokenizer."""
         return load_tokenizer(self.path)
 
     def load(self, parameters: list[str], *, device: str = "cpu") -> None:
-        """Fill the named parameters of `model` with fp32 values. UserError where the files hold
-        tensors that do not make them."""
+        """Fills the named parameters of `model` with fp32 values.
+
+        Raises:
+            UserError: The tensors of the files do not make a parameter of its shape.
+        """
         self._convert(parameters, device)
         tie(self.model)
         for name in parameters:
@@ -111,26 +116,26 @@ class Source:
             value.data = value.data.float()
 
     def _convert(self, names: list[str], device: str = "cpu") -> None:
-        """Read the named tensors, renamed and fused by transformers' own rules."""
+        """Reads the named tensors, renamed and fused by transformers' own rules."""
         wanted = [key for name in names for key in self.keys.get(name, ())]
         mapping: Any = get_model_conversion_mapping(self.model)
-        with _silent():
+        with _no_progress_bar():
             paths = {self.headers[key].file for key in wanted}
             files = {path: safe_open(path, framework="pt") for path in paths}
             state = {key: files[self.headers[key].file].get_slice(key) for key in wanted}
             options = LoadStateDictConfig(device_map={"": device}, weight_mapping=mapping)
             info, _ = convert_and_load_state_dict_in_model(self.model, state, options)
-        for name, found, needed in sorted(info.mismatched_keys):
-            raise mismatch(self.path, name, found, needed)
+        for name, stored, needed in sorted(info.mismatched_keys):
+            raise mismatch(self.path, name, stored, needed)
         for name in info.conversion_errors:
             raise UserError(
                 f"{self.path}: weights for {name} cannot be made of the stored ones: {OTHER_MODEL}"
             )
 
     def release(self, parameters: list[str]) -> None:
-        """Put the named parameters back on the meta device."""
+        """Puts the named parameters back on the meta device, which frees their memory."""
         for name in parameters:
-            module, key = _split(self.model, name)
+            module, key = _module_and_key(self.model, name)
             empty = torch.empty_like(
                 self.model.get_parameter(name), device="meta", dtype=self._dtypes[name]
             )
@@ -138,11 +143,15 @@ class Source:
         tie(self.model)
 
     def check(self, name: str) -> torch.Tensor:
-        """The value of a loaded parameter. UserError where it is missing, NaN or infinite."""
+        """Returns the value of a loaded parameter.
+
+        Raises:
+            UserError: The files lack it, or it holds NaN or infinite values.
+        """
         value = self.model.get_parameter(name)
         if value.is_meta:
             raise UserError(f"{self.path}: no weights for {name} (the files lack this tensor)")
-        # A piece at a time: what isfinite makes on the way is larger than the weight.
+        # In pieces: the intermediate tensors of isfinite are larger than the weight.
         if not all(torch.isfinite(part).all() for part in value.flatten().split(1 << 22)):
             raise UserError(
                 f"{self.path}: weight {name} holds NaN or infinite values; a model with broken "
@@ -152,7 +161,11 @@ class Source:
 
 
 def open_source(path: str | Path | Located) -> Source:
-    """Open a model folder (or Hub name). UserError where it is missing, incomplete or not ours."""
+    """Opens a model folder or a model named on the Hub; reads headers and buffers, no weights.
+
+    Raises:
+        UserError: It is missing, incomplete, already quantised or no causal language model.
+    """
     place = locate(path)
     folder = place.folder
     if not folder.is_dir():
@@ -182,7 +195,11 @@ def open_source(path: str | Path | Located) -> Source:
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """The config of a model folder or container. UserError where it cannot be read."""
+    """Returns the config of a model folder or container.
+
+    Raises:
+        UserError: It cannot be read, or needs code of its repository.
+    """
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
@@ -190,7 +207,11 @@ def load_config(folder: Path) -> PretrainedConfig:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder or container. UserError where there is none to use."""
+    """Returns the tokenizer of a model folder or container.
+
+    Raises:
+        UserError: There is none that can be used.
+    """
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -198,8 +219,8 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Without transformers' own bar, which would be drawn for every layer."""
+def _no_progress_bar() -> Iterator[None]:
+    """Hides transformers' own bar, which would be drawn for every layer."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -209,6 +230,6 @@ def _silent() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _split(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+def _module_and_key(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     module, _, key = name.rpartition(".")
     return model.get_submodule(module), key

@@ -1,9 +1,9 @@
-"""Text in, token ids out: for calibration and for every measurement.
+"""Reads text and turns it into token ids, for calibration and for every measurement.
 
-A source is one string, the same everywhere: a text file (gzip too), a folder of text files, a
+A text source is one string, the same everywhere: a text file (gzip too), a folder of text files, a
 `.jsonl` file, or `hf:DATASET[:CONFIG][:COLUMN]`. Documents are read one at a time, so a limit on
-the tokens also limits what is read. Which windows are scored, and how, is the business of
-`bitstack.metrics`.
+the tokens also limits what is read. Does not choose the windows that are scored; see
+`metrics.loss`.
 """
 
 import gzip
@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
+from bitstack.machine.extras import require
 
 FORMS = (
     "a text file, a folder of text files, FILE.jsonl, FILE.jsonl:COLUMN "
@@ -44,11 +45,14 @@ class Tokens:
 
 
 def read_documents(source: str) -> Iterator[str]:
-    """The documents of `source` that hold more than white space, one at a time, in a fixed order.
+    """Yields the documents of `source` that hold more than white space, in a fixed order.
 
     A text file is one document, a folder one for each text file (sorted by path, hidden and
     binary files skipped), a `.jsonl` file one for each line, a data set one for each row of its
-    split `train`. Raises UserError when there is none, or a file or line cannot be read.
+    split `train`.
+
+    Raises:
+        UserError: There is no document, or a file or line cannot be read.
     """
     documents = (text for text in _documents(source) if text.strip())
     first = next(documents, None)
@@ -58,19 +62,27 @@ def read_documents(source: str) -> Iterator[str]:
 
 
 def has_rows(source: str) -> bool:
-    """Whether `source` is cut into documents by itself: the lines of a `.jsonl`, rows of a data
-    set. A text file is whole."""
+    """Tells whether `source` has a document in each row: a `.jsonl` file or a data set.
+
+    A text file is one document.
+    """
     return source.startswith(HUB) or _path_and_column(source)[0].name.endswith(JSONL)
 
 
 def token_ids(
     source: str, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int | None = None
 ) -> Tokens:
-    """Every document tokenised whole, with the tokenizer's own special tokens, and joined.
+    """Tokenises every document whole, with the tokenizer's own special tokens, and joins the ids.
 
-    Reading stops at the document that brings `max_tokens`; the ids are cut there. A single file
+    Reading stops at the document that reaches `max_tokens`; the ids are cut there. A single file
     is always tokenised in one piece: cut anywhere, even at a line end, a general tokenizer may
-    give other ids. Raises UserError as `read_documents` does, or if `max_tokens` is below 1.
+    give other ids.
+
+    Args:
+        max_tokens: At most so many ids; None for all.
+
+    Raises:
+        UserError: There is no document, one cannot be read, or `max_tokens` is below 1.
     """
     if max_tokens is not None and max_tokens < 1:
         raise UserError(f"max tokens is {max_tokens}; it must be at least 1, or left out for all")
@@ -79,7 +91,7 @@ def token_ids(
     for index, text in enumerate(read_documents(source)):
         # A zero byte between documents: two short ones must not hash like one long one.
         digest.update((b"\0" if index else b"") + text.encode())
-        new = tokenizer(text, verbose=False)["input_ids"]  # not verbose: long is what we want
+        new = tokenizer(text, verbose=False)["input_ids"]  # not verbose: no warning of long texts
         new = new if max_tokens is None else new[: max_tokens - len(ids)]
         ids += new
         size += _decoded_bytes(new, tokenizer)
@@ -89,10 +101,17 @@ def token_ids(
 
 
 def windows(ids: Tensor, length: int, *, count: int, seed: int) -> Tensor:
-    """Calibration windows: int64 [min(count, N // length), length] of `ids` [N].
+    """Returns calibration windows of `ids` [N]: int64 [min(count, N // length), length].
 
-    They never overlap and stand at equal distances over the whole text; `seed` shifts all of
-    them together. Raises UserError if the text is shorter than one window.
+    They never overlap and stand at equal distances over the whole text.
+
+    Args:
+        length: Tokens of a window.
+        count: Windows, or fewer where the text is short.
+        seed: Seed of the shift that moves all windows together.
+
+    Raises:
+        UserError: The text is shorter than one window.
     """
     if len(ids) < length:
         raise UserError(
@@ -124,7 +143,7 @@ def _documents(source: str) -> Iterator[str]:
 
 
 def _path_and_column(source: str) -> tuple[Path, str]:
-    """`FILE.jsonl:COLUMN` taken apart, unless a file of that whole name exists."""
+    """Takes `FILE.jsonl:COLUMN` apart, unless a file of that whole name exists."""
     path, colon, column = source.rpartition(":")
     if colon and path.endswith(JSONL) and not Path(source).exists():
         return Path(path), column or DEFAULT_COLUMN
@@ -201,6 +220,7 @@ def _hub_rows(source: str) -> Iterator[str]:
     name, config, column, *extra = [*source.removeprefix(HUB).split(":"), "", ""]
     if not name or any(extra):
         raise UserError(f"text source {source!r}: a data set is hf:DATASET[:CONFIG][:COLUMN]")
+    require("datasets")
     from datasets import load_dataset  # seconds to import, and few need it
 
     with _quiet_hub():
@@ -222,7 +242,7 @@ def _hub_rows(source: str) -> Iterator[str]:
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Retries of the hub client are not news: the error that follows says all."""
+    """Silences the hub client's warnings of its retries: the error that follows says all."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)

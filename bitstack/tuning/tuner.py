@@ -1,12 +1,12 @@
-"""Scales and codes tuned against the original model: every prefix of the order at once.
+"""Tunes scales and codes against the original model, for every prefix of the order at once.
 
-What learns are the scale sets (u, v and T of each level) and, by small steps, the codes, by the KL
+The scale sets (u, v and T of each level) learn, and by small steps the codes. The loss is the KL
 divergence of the stacked model's predictions from the original's. Each step draws one budget along
 the predicted order, so that all levels learn in the company in which they will be used. Phases go
 from coarse to fine: each keeps what the one before moved, with its scales, and draws where most
 levels lie above it; these then come nearer at no cost to those below. Memory: the packed model with
 codes of a byte a weight for each chain, and two more where they learn; the original's final states
-lie in files. How a stack learns is `tuned`'s business.
+lie in files. Does not know how a stack learns; see `tuning.tuned_stack`.
 """
 
 import math
@@ -23,112 +23,118 @@ from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.spill import Spill
 from bitstack.tuning.tuned_stack import Planes, TunedStack
 
-_LEAST = 1e-9  # nats; below it a budget is as good as the original and has nothing to learn
+_LEAST_LOSS = 1e-9  # nats; below it a budget is as good as the original and has nothing to learn
 
 
 @dataclass(frozen=True)
 class Phase:
-    """`steps` in which `planes` learn, one entry for every chain of every stack;
-    `levels_at(share)` gives the level of every stack for a budget `share` of the way from the
-    smallest to the largest."""
+    """A number of steps in which the same planes learn."""
 
     steps: int
-    planes: Sequence[Sequence[Planes]]
-    levels_at: Callable[[float], list[int]]
+    planes: Sequence[Sequence[Planes]]  # of every stack, one entry for every chain
+    levels_at: Callable[[float], list[int]]  # level of every stack, for a random number in [0, 1)
 
 
 @dataclass
 class Tuner:
-    """Tunes the scales of `model`'s stacks, a packed fp32 model that computes through `stacks`.
+    """Tunes `stacks`, through which `model`, a packed fp32 model, computes.
 
-    `runner` holds the original and the windows. `rate` is Adam's for the scales of level 1,
-    `code_rate` the step of the codes at level 2 as a share of the table's range, in a matrix of 128
-    columns; both halve with every level.
+    Both rates halve with every level.
     """
 
     model: nn.Module
     stacks: Sequence[TunedStack]
-    runner: LayerRunner
+    runner: LayerRunner  # the original, and the windows to tune on
     spill: Spill
     seed: int = 0
-    rate: float = 1e-3
-    code_rate: float = 0.0
+    scale_rate: float = 1e-3  # Adam's, for the scales of level 1
+    code_rate: float = 0.0  # step at level 2 as a share of the table's range, at 128 columns
 
     def run(
         self,
         phases: Sequence[Phase],
-        keep: Callable[[int], None] = lambda finished: None,
+        after_phase: Callable[[int], None] = lambda finished: None,
         *,
         done: int = 0,
         show: bool = False,
     ) -> None:
-        """One phase after the other, one batch of windows and one budget a step.
+        """Runs one phase after the other, one batch of windows and one budget a step.
 
-        The first `done` were run before; after each of the others `keep` hears how many are.
+        Args:
+            after_phase: called after each phase with how many are finished.
+            done: phases that an earlier run has finished; they are left out.
+            show: whether a progress bar is shown.
         """
         steps = sum(phase.steps for phase in phases[done:])
-        with self.runner.outer(), tqdm(total=steps, desc="tune", disable=not show or None) as bar:
-            self._targets()
+        with (
+            self.runner.outer_loaded(),
+            tqdm(total=steps, desc="tune", disable=not show or None) as bar,
+        ):
+            self._spill_targets()
             for index, phase in enumerate(phases[done:], start=done):
-                self._phase(phase, torch.Generator().manual_seed(self.seed + index), bar)
-                keep(index + 1)
+                self._run_phase(phase, torch.Generator().manual_seed(self.seed + index), bar)
+                after_phase(index + 1)
 
-    def _phase(self, phase: Phase, generator: torch.Generator, bar: tqdm) -> None:
-        """Adam, cosine to zero."""
+    def _run_phase(self, phase: Phase, generator: torch.Generator, bar: tqdm) -> None:
+        """Adam for the scales, own steps for the codes; both rates fall along a cosine to zero."""
         batches = iter(_shuffled(len(self.runner.windows), phase.steps, generator))
         for stack, planes in zip(self.stacks, phase.planes, strict=True):
-            stack.begin(planes)
-        optimizer = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
+            stack.begin_phase(planes)
+        optimizer = torch.optim.Adam(self._parameter_groups(), betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, phase.steps))
         for step in range(phase.steps):
-            share = float(torch.rand((), generator=generator))
-            for stack, level in zip(self.stacks, phase.levels_at(share), strict=True):
+            number = float(torch.rand((), generator=generator))
+            for stack, level in zip(self.stacks, phase.levels_at(number), strict=True):
                 stack.level = level
-                share_left = (1 + math.cos(math.pi * step / phase.steps)) / 2
-                stack.code_rate = self.code_rate * share_left
+                cosine = (1 + math.cos(math.pi * step / phase.steps)) / 2
+                stack.code_rate = self.code_rate * cosine
             optimizer.zero_grad(set_to_none=True)
             # Its logarithm: each budget's loss counts relative to what it is there.
-            self._loss(next(batches)).clamp_min(_LEAST).log().backward()
+            self._divergence(next(batches)).clamp_min(_LEAST_LOSS).log().backward()
             optimizer.step()
             schedule.step()
             bar.update()
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """Scales by level, those that learn: one is half as far from the original as that below,
-        and so are the steps it needs."""
-        found: dict[int, list[nn.Parameter]] = {}
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """The scales that learn, by level, each with its rate. A level is half as far from the
+        original as the one below, and so are the steps it needs."""
+        by_level: dict[int, list[nn.Parameter]] = {}
         for stack in self.stacks:
-            for level in stack.free_levels():
-                found.setdefault(level, []).append(stack.change[str(level)])
-        return [{"params": own, "lr": self.rate / 2 ** (j - 1)} for j, own in found.items()]
+            for level in stack.learning_levels():
+                by_level.setdefault(level, []).append(stack.scale_changes[str(level)])
+        return [
+            {"params": own, "lr": self.scale_rate / 2 ** (j - 1)} for j, own in by_level.items()
+        ]
 
     @torch.no_grad()
-    def _targets(self) -> None:
-        """The original's states behind its last layer, into files, where those of the layers below
-        lie before."""
+    def _spill_targets(self) -> None:
+        """Writes the original's states behind its last layer to files.
+
+        The same files hold the states behind the lower layers before.
+        """
         runner = self.runner
-        runner.learn()
+        runner.record_calls()
         for index in range(len(runner)):
-            with runner.layer(index):
+            with runner.layer_loaded(index):
                 for batch in range(len(runner.windows)):
-                    hidden = self._state(batch) if index else runner.enter(batch)
-                    self.spill.put(_target(batch), [runner.step(index, hidden)])
+                    hidden = self._spilled(batch) if index else runner.embed_batch(batch)
+                    self.spill.put(_target_key(batch), [runner.run_layer(index, hidden)])
 
-    def _state(self, batch: int) -> Tensor:
-        return self.spill.peek(_target(batch))[0].to(self.runner.device)
+    def _spilled(self, batch: int) -> Tensor:
+        return self.spill.get(_target_key(batch))[0].to(self.runner.device)
 
-    def _loss(self, batch: int) -> Tensor:
-        """KL(original || stacked), nats per token."""
+    def _divergence(self, batch: int) -> Tensor:
+        """KL(original || stacked) over a batch, nats per token."""
         ids = self.runner.windows[batch].to(self.runner.device)
         with torch.no_grad():
-            target = self.runner.logits(batch, self._state(batch)).float().log_softmax(-1)
-        found = self.model(ids, use_cache=False).logits.float().log_softmax(-1)
+            target = self.runner.logits(batch, self._spilled(batch)).float().log_softmax(-1)
+        stacked = self.model(ids, use_cache=False).logits.float().log_softmax(-1)
         return F.kl_div(
-            found.flatten(0, 1), target.flatten(0, 1), log_target=True, reduction="batchmean"
+            stacked.flatten(0, 1), target.flatten(0, 1), log_target=True, reduction="batchmean"
         )
 
 
-def _target(batch: int) -> str:
+def _target_key(batch: int) -> str:
     return f"target-{batch}"
 
 

@@ -1,8 +1,9 @@
-"""What attention costs beside its projections: scores, weighted sums and the KV cache, by layer.
+"""Counts what attention costs beside its projections: scores, weighted sums and the KV cache.
 
-Read from the config, since none of it is a weight. Latent attention is counted as its paper runs it
-(DeepSeek-V2, arXiv 2405.04434, section 2.1): the latent and the shared rotary key are cached, and
-every head attends to them directly. A sliding window or a chunk bounds the keys a layer reads.
+Everything is read from the config, since none of it is a weight. Latent attention is counted as its
+paper runs it (DeepSeek-V2, arXiv 2405.04434, section 2.1): the latent and the shared rotary key are
+cached, and every head attends to them directly. A sliding window or a chunk bounds the keys that a
+layer reads. Does not count the projections; see `metrics.capacity.flops`.
 """
 
 from dataclasses import dataclass
@@ -17,34 +18,30 @@ FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attenti
 
 @dataclass(frozen=True)
 class AttentionCost:
-    """One layer. A query meets each key with 2·`score` + 2·`value` FLOPs in each head.
-
-    `cached` numbers are kept for every token; at most `window` keys are read (None: all);
-    `chunk` windows start anew at every multiple of themselves.
-    """
+    """Attention of one layer: each query and key cost 2·`score` + 2·`value` FLOPs in each head."""
 
     heads: int
-    score: int
-    value: int
-    cached: int
-    window: int | None = None
-    chunk: bool = False
+    score: int  # width of a key in the score q·k
+    value: int  # width of a value in the weighted sum
+    cached: int  # numbers kept in the KV cache for every token
+    window: int | None = None  # most keys that a query reads; None: all
+    chunk: bool = False  # windows do not slide but start anew at every multiple of their length
 
     def flops(self, context: int, tokens: int) -> float:
-        """Mean FLOPs per token of `tokens` tokens after `context` cached ones."""
+        """Returns the mean FLOPs of each of `tokens` tokens after `context` cached ones."""
         return 2 * self.heads * (self.score + self.value) * self._keys(context, tokens)
 
     def cache_numbers(self, context: int, tokens: int) -> float:
-        """Mean numbers read from and written to the cache per token."""
+        """Returns the mean count of numbers that each token reads from the KV cache or adds."""
         return self.cached * self._keys(context, tokens)
 
     def _keys(self, context: int, tokens: int) -> float:
-        """Mean keys a token meets, itself among them, at positions context .. context+tokens-1."""
+        """Returns the mean keys of a query, its own among them, after `context` cached tokens."""
         first, last = context + 1, context + tokens
         return (self._sum_keys(last) - self._sum_keys(first - 1)) / tokens
 
     def _sum_keys(self, count: int) -> int:
-        """Keys met by the first `count` tokens of a text together."""
+        """Returns the sum of the keys of the first `count` queries of a text."""
         window = self.window
         if window is None or count <= window:
             return count * (count + 1) // 2
@@ -55,9 +52,13 @@ class AttentionCost:
 
 
 def attention_layers(config: PretrainedConfig) -> list[AttentionCost]:
-    """The attention of every layer of `config` (a language model's own, not a composite).
+    """Returns the attention cost of every layer.
 
-    Raises UserError if there are no attention heads, or a layer is of a kind not counted here.
+    Args:
+        config: Config of the language model itself, not of a composite model.
+
+    Raises:
+        UserError: there are no attention heads, or a layer has no softmax attention.
     """
     heads, layers = _positive(config, "num_attention_heads"), _positive(config, "num_hidden_layers")
     kinds = _kinds(config, layers)
@@ -75,7 +76,7 @@ def attention_layers(config: PretrainedConfig) -> list[AttentionCost]:
 
 
 def _widths(config: PretrainedConfig, heads: int) -> tuple[int, int, int]:
-    """Numbers per key and head in the score and in the sum, and numbers cached for a token."""
+    """Returns (width of a key, width of a value, numbers cached for a token)."""
     rank = getattr(config, "kv_lora_rank", None)
     if rank:
         rotary = int(config.qk_rope_head_dim)

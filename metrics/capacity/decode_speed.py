@@ -1,7 +1,8 @@
-"""Seconds that one generated token takes, measured on the machine at hand.
+"""Measures the seconds that one generated token takes on this machine.
 
-Greedy steps of one sequence with a KV cache, which is what a user waits for. Figures of different
-runs compare only on the same machine with the same threads and load: compare ratios within one run.
+Times greedy steps of one sequence with a KV cache, which is what a user waits for. The
+figures depend on the machine, its threads and its load: compare ratios within one run. Does not
+time the prompt.
 """
 
 import statistics
@@ -15,10 +16,17 @@ from bitstack.errors import UserError
 
 @torch.inference_mode()
 def seconds_per_token(model: PreTrainedModel, *, tokens: int = 32, context: int = 16) -> float:
-    """Median time, in seconds, of `tokens` single-token steps after a prompt of `context` tokens.
+    """Returns the median seconds of a single-token step.
 
-    The prompt is arbitrary: no dense model's speed depends on it. Raises UserError if either
-    number is below 1.
+    The prompt is arbitrary; only its length matters for the speed of a dense model.
+
+    Args:
+        model: A causal language model with a KV cache.
+        tokens: Steps to time, after one to warm up.
+        context: Tokens of the prompt.
+
+    Raises:
+        UserError: `tokens` or `context` is below 1.
     """
     if tokens < 1 or context < 1:
         raise UserError(f"tokens {tokens}, context {context}: both must be at least 1")
@@ -32,7 +40,7 @@ def seconds_per_token(model: PreTrainedModel, *, tokens: int = 32, context: int 
         start = time.perf_counter()
         output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
         if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
+            torch.cuda.synchronize(model.device)  # kernels run on after the call returns
         times.append(time.perf_counter() - start)
     model.train(was_training)
     return statistics.median(times[1:])

@@ -1,11 +1,12 @@
-"""Operations and bytes of one generated token, counted on the model's own modules.
+"""Counts the FLOPs and the bytes moved of one generated token on the model's own modules.
 
-Products are found by structure: every module with `in_features` and `out_features`, every other
-2-D weight (Conv1D, routers), every fused 3-D expert tensor at its active share. A module that runs
-otherwise may say so with `operations_per_token`; bytes are those of the tensors really held, so a
-packed model counts its blocks. Attention comes from the config: grouped queries, latent attention,
-windows, chunks. Norms, activations, softmax and biases are left out, as is usual (they are under
-1%). Nothing is run or loaded: a model on the meta device does. Time is `decode_speed`'s business.
+Matrix products are found by structure: every module with `in_features` and `out_features`, every
+other 2-D weight (Conv1D, routers), every fused 3-D expert tensor at its active share. A module that
+computes in another way gives its FLOPs as `operations_per_token`. Bytes are those of the tensors in
+memory, so a packed model counts its blocks. Attention is read from the config; see
+`metrics.capacity.attention_cost`. Norms, activations, softmax and biases are left out, as is usual
+(they are under 1%). Does not run or load the model: one on the meta device will do. For time see
+`metrics.capacity.decode_speed`.
 """
 
 import math
@@ -20,7 +21,7 @@ from bitstack.container.blocks import StackSpec
 from bitstack.errors import UserError
 from bitstack.metrics.capacity.attention_cost import attention_layers
 
-ACTIVE_EXPERTS = (
+ACTIVE_EXPERTS = (  # names in configs for the experts that one token uses
     "num_experts_per_tok",
     "num_experts_per_token",
     "moe_topk",
@@ -32,35 +33,42 @@ ACTIVE_EXPERTS = (
 
 @dataclass(frozen=True)
 class TokenCost:
-    """One generated token, the mean over `tokens` of them that follow a prompt of `context`.
+    """Cost of one generated token, the mean over `tokens` tokens after a prompt of `context`.
 
-    FLOPs count 2 for a multiply-add. Bytes are read once per token: weights, one embedding row,
-    and the KV cache read and written.
+    A multiply-add counts as 2 FLOPs. Every byte counts once per token.
     """
 
-    context: int
+    context: int  # tokens
     tokens: int
-    linear_flops: float
-    attention_flops: float
-    head_flops: float
-    weight_bytes: float
-    cache_bytes: float
+    linear_flops: float  # of all products but the LM head
+    attention_flops: float  # of scores and weighted sums
+    head_flops: float  # of the LM head
+    weight_bytes: float  # all weights in use, and one row of the embedding
+    cache_bytes: float  # of the KV cache, read or written
 
     @property
     def flops(self) -> float:
+        """All FLOPs of a token."""
         return self.linear_flops + self.attention_flops + self.head_flops
 
     @property
     def bytes_moved(self) -> float:
+        """All bytes that a token moves between memory and processor."""
         return self.weight_bytes + self.cache_bytes
 
 
 def token_cost(model: PreTrainedModel, *, context: int = 0, tokens: int = 1) -> TokenCost:
-    """Cost per token of generating `tokens` tokens one by one after a prompt of `context`.
+    """Counts the mean cost of a token that is generated with a KV cache.
 
-    The token itself is among the keys it attends to. Raises UserError where the cost is not
-    defined here: no attention heads in the config, layers without softmax attention, experts
-    without a number of active ones.
+    Args:
+        model: A causal language model, dense or packed; the meta device will do.
+        context: Tokens of the prompt.
+        tokens: Generated tokens, over which the mean is taken. A token attends to itself too.
+
+    Raises:
+        UserError: `context` or `tokens` is out of range, or the cost is not defined: no attention
+            heads in the config, a layer without softmax attention, experts without a number of
+            active ones.
     """
     if context < 0 or tokens < 1:
         raise UserError(f"context {context}, tokens {tokens}: context is ≥ 0 and tokens ≥ 1")
@@ -79,12 +87,18 @@ def token_cost(model: PreTrainedModel, *, context: int = 0, tokens: int = 1) -> 
 
 
 def published_flops(config: PretrainedConfig, length: int = 1024) -> float:
-    """FLOPs per generated token as information capacity's published code counts them.
+    """Computes FLOPs per generated token as the published code of information capacity does.
 
     `layers·[4d² + 4d·kv + 6d·ffn + 2·heads·head_dim·(length−1)] + 2d·V`, the mean over `length`
-    tokens from an empty cache, with head_dim = d // heads whatever the config says, and all
-    feed-forward layers dense and gated (arXiv 2511.08066, its repository's flops.py). Raises
-    UserError for a config that lacks one of these or has latent attention.
+    tokens from an empty cache (arXiv 2511.08066, flops.py of its repository). As there, head_dim is
+    d // heads whatever the config says, and all feed-forward layers are dense and gated.
+
+    Args:
+        config: Config of the model.
+        length: Tokens over which the mean is taken.
+
+    Raises:
+        UserError: the config lacks one of the sizes, or has latent attention.
     """
     config = config.get_text_config()
     layers, d = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
@@ -101,13 +115,13 @@ def published_flops(config: PretrainedConfig, length: int = 1024) -> float:
 
 
 def text_config(model: Any) -> PretrainedConfig:
-    """The config of the language model, also where it is one part of a larger model."""
+    """Returns the config of the language model, also where it is a part of a larger model."""
     config: PretrainedConfig = model.config.get_text_config()
     return config
 
 
 def module_bytes(module: nn.Module) -> int:
-    """Bytes of the parameters and buffers that `module` holds, each once."""
+    """Returns the bytes of the parameters and buffers of `module`, each tensor once."""
     return _bytes([*module.parameters(), *module.buffers()])
 
 
@@ -123,25 +137,26 @@ def _field(config: PretrainedConfig, name: str) -> int:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one token costs in one module, its share of use already taken."""
+    """Cost of one token in one module, times the share of tokens that use it."""
 
     flops: float
     bytes: float
 
 
 class _Structure:
-    """What the walk has to know of the whole model."""
+    """Facts of the whole model that the walk over its modules needs."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.config = text_config(model)
         self.head = model.get_output_embeddings()
+        # The layers are the largest list of modules; other lists may be sets of experts.
         lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
         self.layers = max(lists, key=module_bytes, default=None)
         names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
         self.experts = {getattr(self.config, name, None) for name in names} - {None}
 
     def share(self, module: nn.Module) -> float:
-        """The share of a set of experts that one token uses; 1 for any other module."""
+        """Returns the share of a set of experts that one token uses; 1 for any other module."""
         fused = [p.shape[0] for p in module.parameters(recurse=False) if p.ndim == 3]
         if isinstance(module, nn.ModuleList) and module is not self.layers:
             fused = [len(module)] if len(module) in self.experts else []
@@ -160,10 +175,10 @@ class _Structure:
 
 
 def _parts(module: nn.Module, structure: _Structure, share: float) -> Iterator[_Part]:
-    """Every part of `module` that one token uses, but the LM head."""
+    """Yields the cost of every part of `module` except the LM head."""
     if module is structure.head:
         return
-    if hasattr(module, "num_embeddings"):
+    if hasattr(module, "num_embeddings"):  # one row is read, nothing is multiplied
         yield _Part(0, share * module_bytes(module) / int(module.num_embeddings))  # type: ignore[arg-type]
         return
     operations = _unit_operations(module)
@@ -178,10 +193,10 @@ def _parts(module: nn.Module, structure: _Structure, share: float) -> Iterator[_
 
 
 def _unit_operations(module: nn.Module) -> int | None:
-    """FLOPs of a module that is one product, dense or packed; None for anything else."""
-    offered = getattr(module, "operations_per_token", None)
-    if isinstance(offered, int):
-        return offered
+    """Returns the FLOPs of a module that is one product, dense or packed; None for another."""
+    operations = getattr(module, "operations_per_token", None)
+    if isinstance(operations, int):
+        return operations
     spec = getattr(module, "spec", None)
     if isinstance(spec, StackSpec):  # sums of `rank` signed products a block, or one coded product
         products = int(module.level) * spec.rank if spec.format == "signs" else 1  # type: ignore[arg-type]
@@ -192,13 +207,14 @@ def _unit_operations(module: nn.Module) -> int | None:
 
 
 def _plain_operations(parameters: list[nn.Parameter]) -> int:
-    """FLOPs of weights used directly. Beside fused experts, what is 2-D is their biases."""
+    """Returns the FLOPs of weights that a module multiplies by itself."""
+    # Beside fused 3-D experts, 2-D parameters are their biases.
     cubes = [p.numel() for p in parameters if p.ndim == 3]
     return 2 * sum(cubes or (p.numel() for p in parameters if p.ndim == 2))
 
 
 def _head(model: PreTrainedModel) -> _Part:
-    """The LM head; one that holds nothing itself reads the embedding it is tied to."""
+    """Returns the cost of the LM head; one without own tensors reads the tied embedding."""
     head = model.get_output_embeddings()
     operations = None if head is None else _unit_operations(head)
     if head is None or operations is None:

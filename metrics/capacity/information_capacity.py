@@ -1,10 +1,12 @@
-"""Information capacity: bits a model saves on text, over the logarithm of what a token costs.
+"""Measures information capacity: bits a model saves on text over the logarithm of a token's cost.
 
-Two variants. `faithful` is the published measure, figure for figure (arXiv 2511.08066 and its
-code): it reads another stretch of text for every tokenizer, and subtracts a hand-set bias. `bytes`
-gives every model the same bytes, has no bias, and divides by a measured cost: FLOPs, bytes moved or
-time, all per byte of text. Both carry a bootstrap interval over documents. Reading files, measuring
-time and predicting other sizes is left to others.
+The variant "faithful" is the published measure, number for number (arXiv 2511.08066 and its code).
+It reads another stretch of text for every tokenizer and adds a bias set by hand. The variant
+"bytes" reads the same bytes with every model, has no bias, and divides by a cost per byte of text:
+FLOPs, bytes moved or nanoseconds. Both give a bootstrap interval over documents.
+
+Does not read files, see `metrics.loss.documents`, does not measure time, see
+`metrics.capacity.decode_speed`, and does not predict other sizes, see `metrics.capacity.series`.
 """
 
 import math
@@ -22,35 +24,30 @@ from bitstack.metrics.loss.documents import encode, passages, start_token, unkno
 from bitstack.metrics.loss.sequence_loss import positions, sequence_losses
 from bitstack.metrics.statistics.bootstrap import Interval, bootstrap
 
-BIAS = -27.0  # the published default; -24 for its mixed text, -18.7 for its Chinese FineWeb-Edu
+BIAS = -27.0  # bits, the published default; -24 for mixed text, -18.7 for Chinese FineWeb-Edu
 MAX_LENGTH = 1024  # tokens, published
-PASSAGE_BYTES = 2048
+PASSAGE_BYTES = 2048  # of the variant "bytes"
 DENOMINATORS = ("flops", "bytes", "nanoseconds")
 
 
 @dataclass(frozen=True)
 class InformationCapacity:
-    """One measurement. `text_size`, `nll` and `cost` are per token (`faithful`) or byte (`bytes`).
+    """One measurement; "per unit" is per token (variant "faithful") or per byte ("bytes")."""
 
-    text_size and nll are in bits; `flops_per_token` is given with either variant. `interval` is
-    None with fewer than two documents. `unknown_tokens` > 0 means that the tokenizer lost text, and
-    the figures flatter the model.
-    """
-
-    variant: str
-    text_size: float
-    nll: float
-    bias: float
-    denominator: str
-    cost: float
+    variant: str  # "faithful" or "bytes"
+    text_size: float  # bits per unit of the text itself
+    nll: float  # bits per unit under the model
+    bias: float  # bits per unit; 0 for "bytes"
+    denominator: str  # "flops", "bytes" or "nanoseconds"
+    cost: float  # of a unit, in `denominator`
     flops_per_token: float
     information_capacity: float
-    interval: Interval | None
-    max_length: int
+    interval: Interval | None  # of information_capacity; None with fewer than two documents
+    max_length: int  # of a document: tokens for "faithful", bytes for "bytes"
     documents: int
-    skipped_documents: int
+    skipped_documents: int  # of fewer than 2 tokens
     scored_tokens: int
-    unknown_tokens: int
+    unknown_tokens: int  # above 0 the tokenizer lost text, and the capacity comes out too high
 
 
 def information_capacity(
@@ -61,8 +58,18 @@ def information_capacity(
     variant: str = "faithful",
     **options: Any,
 ) -> InformationCapacity:
-    """`faithful` or `by_bytes`, by the name of the variant, "faithful" or "bytes"; `options` are
-    those of that function. Raises UserError for another variant."""
+    """Measures the variant of that name with `faithful` or `by_bytes`.
+
+    Args:
+        model: A causal language model, dense or packed.
+        tokenizer: The model's tokenizer.
+        documents: Texts.
+        variant: "faithful" or "bytes".
+        **options: As in the function of the variant.
+
+    Raises:
+        UserError: another variant, or as in the function of the variant.
+    """
     if variant not in ("faithful", "bytes"):
         raise UserError(f"variant {variant!r} is neither 'faithful' nor 'bytes'")
     measure = faithful if variant == "faithful" else by_bytes
@@ -79,13 +86,24 @@ def faithful(
     seed: int = 0,
     progress: bool = False,
 ) -> InformationCapacity:
-    """`(TS − NLL + bias) / log2(FLOPs)` per token, as the published code computes it.
+    """Computes `(TS − NLL + bias) / log2(FLOPs)` per token, as the published code does.
 
-    Each document is cut at `max_length` tokens (None: 1024, or the model's positions if fewer).
-    TS: mean over documents of the bits of decode(ids[1:]) per token, rounded to 2 decimals. NLL:
-    mean over all tokens but the first of each document, logits cut to the tokenizer's length.
-    Documents of fewer than 2 tokens have no TS and are counted as skipped. Raises UserError if
-    none is left, or FLOPs are not defined.
+    Text size TS: mean over documents of the bits of decode(ids[1:]) per token, rounded to 2
+    decimals. NLL: bits, mean over all tokens but the first of each document, logits cut to the
+    tokenizer's length (arXiv 2511.08066). Documents of fewer than 2 tokens are skipped.
+
+    Args:
+        model: A causal language model, dense or packed.
+        tokenizer: The model's tokenizer.
+        documents: Texts.
+        max_length: Tokens at which a document is cut; None for the model's positions, at most 1024.
+        bias: Bits per token: −24 for the paper's mixed text, −18.7 for its Chinese one.
+        seed: Seed of the random draws behind the confidence interval.
+        progress: Show a progress bar.
+
+    Raises:
+        UserError: no document has 2 tokens, the FLOPs of the config are not defined, or an
+            argument is out of range.
     """
     if max_length is None:
         max_length = min(MAX_LENGTH, positions(model) or MAX_LENGTH)
@@ -103,6 +121,7 @@ def faithful(
     sums = np.column_stack([sizes, ones, losses.nats / math.log(2), losses.tokens])
 
     def capacity(total: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Rounded, because the published code rounds it.
         size = np.round(total[..., 0] / total[..., 1], 2)
         return (size - total[..., 2] / total[..., 3] + bias) / math.log2(flops)
 
@@ -137,15 +156,27 @@ def by_bytes(
     seed: int = 0,
     progress: bool = False,
 ) -> InformationCapacity:
-    """`(8 − bits per byte) / log2(cost per byte)` on the same bytes for every tokenizer.
+    """Computes `(8 − bits per byte) / log2(cost per byte)` on the same bytes for every tokenizer.
 
-    Documents are cut into passages of at most `max_bytes` bytes, all of them scored from the first
-    token on, after the tokenizer's BOS (or EOS) token; longer ones than the model's positions in
-    windows of that length, or of `max_length` tokens. The cost of a byte is the `denominator`
-    ("flops", "bytes" moved, or
-    "nanoseconds" from `seconds_per_token`) of a token, the mean over a passage, times tokens per
-    byte. The units of the cost are part of the definition. Raises UserError if there is no text,
-    or a cost of a byte is 1 or less, where the logarithm means nothing.
+    Documents are cut into passages. Every token of a passage is scored, after the BOS (or EOS)
+    token. The cost of a byte is the cost of a token, the mean over a passage, times tokens per
+    byte. Its unit is a part of the definition: capacities of different denominators do not compare.
+
+    Args:
+        model: A causal language model, dense or packed.
+        tokenizer: The model's tokenizer.
+        documents: Texts.
+        denominator: "flops", "bytes" (moved between memory and processor) or "nanoseconds".
+        seconds_per_token: Measured time of a token, for "nanoseconds".
+        max_bytes: Most bytes of a passage.
+        max_length: Tokens of a window where a passage is longer than that; None for the model's
+            positions.
+        seed: Seed of the random draws behind the confidence interval.
+        progress: Show a progress bar.
+
+    Raises:
+        UserError: there is no text, a byte costs 1 or less (the logarithm would be 0 or negative),
+            or an argument is out of range.
     """
     texts = [piece for text in documents for piece in passages(text, max_bytes)]
     ids = encode(tokenizer, texts, special=False)
@@ -188,14 +219,14 @@ def by_bytes(
 def _windows(
     ids: list[list[int]], start: int, limit: int | None
 ) -> tuple[list[list[int]], list[int]]:
-    """Each text after the start token, in pieces the model takes, and the text of each piece."""
+    """Returns windows of at most `limit` ids that cover the texts, and the text of each window."""
     room = max(map(len, ids)) if limit is None else limit - 1
     pieces = [(i, first) for i, one in enumerate(ids) for first in range(0, len(one), room)]
     return [[start, *ids[i][f : f + room]] for i, f in pieces], [i for i, _ in pieces]
 
 
 def _limit(model: PreTrainedModel, length: int | None) -> int | None:
-    """The most tokens of a window, the start token among them."""
+    """Returns the most tokens of a window, the start token included; None: no limit."""
     most = positions(model)
     if length is not None and (length < 2 or (most is not None and length > most)):
         raise UserError(f"maximum length is {length} tokens; it must be from 2 to {most or 'any'}")
@@ -205,7 +236,7 @@ def _limit(model: PreTrainedModel, length: int | None) -> int | None:
 def _cost(
     model: PreTrainedModel, denominator: str, length: int, seconds: float | None
 ) -> tuple[float, float]:
-    """(FLOPs, cost in the unit of the denominator) of a token, the mean over `length` tokens."""
+    """Returns (FLOPs, cost in the denominator's unit) of a token, the mean over `length`."""
     if denominator not in DENOMINATORS:
         raise UserError(f"denominator {denominator!r} is none of {', '.join(DENOMINATORS)}")
     token = token_cost(model, tokens=length)

@@ -1,7 +1,8 @@
-"""Information capacity of models and containers by name, and what it foretells of another size.
+"""Measures the information capacity of models by name, and predicts the loss of another size.
 
-All of them read the same documents. The measure itself is `information_capacity`'s business, the
-prediction `capacity_series`'s.
+All models read the same documents; containers are measured at every budget. Does not define the
+measure, see `metrics.capacity.information_capacity`, nor the prediction, see
+`metrics.capacity.series`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,20 +26,20 @@ from bitstack.original.source import load_config
 
 @dataclass(frozen=True)
 class MeasuredCapacity:
-    """One model as named, its size, and its capacity on a text."""
+    """The information capacity of one model on a text, with its size."""
 
-    model: str
-    budget_bytes: int | None
-    resident_bytes: int
-    text: str
+    model: str  # folder or Hub name, as given
+    budget_bytes: int | None  # None: no budget was given
+    resident_bytes: int  # of the whole model
+    text: str  # the source, as given
     text_sha256: str
     capacity: InformationCapacity
 
     def to_json(self) -> dict[str, Any]:
-        """All fields of both in one object."""
-        own = {name: getattr(self, name) for name in MeasuredCapacity.__dataclass_fields__}
-        own.pop("capacity")
-        return own | asdict(self.capacity)
+        """Returns all fields in one object, those of `capacity` among them."""
+        fields = {name: getattr(self, name) for name in MeasuredCapacity.__dataclass_fields__}
+        fields.pop("capacity")
+        return fields | asdict(self.capacity)
 
 
 def measure_capacity(
@@ -55,35 +56,54 @@ def measure_capacity(
     seed: int = 0,
     progress: bool = False,
 ) -> list[MeasuredCapacity]:
-    """Every model of `paths`, containers at every budget, on at most `max_bytes` of `text`.
+    """Measures every model, containers at every budget, on the same documents.
 
-    `max_length` is in tokens; `bias` belongs to the variant "faithful", `denominator` to "bytes".
-    Raises UserError for an option of the other variant, and what reading, opening and measuring
-    refuse.
+    Args:
+        paths: Containers and original models: folders, or names on the Hub.
+        text: Source of the text, as in `original.text`.
+        budgets: Budgets of the containers, for example "1.5GiB"; none loads everything.
+        variant: "faithful" or "bytes".
+        max_length: Tokens of a document ("faithful") or of a window ("bytes"); None for the model's
+            positions, for "faithful" at most 1024.
+        bias: Bits per token, of the variant "faithful"; None for −27.
+        denominator: "flops", "bytes" or "nanoseconds", of the variant "bytes"; None for "flops".
+        max_bytes: About how many bytes of the text to use; None uses all.
+        device: "auto", "cpu" or "cuda".
+        seed: Seed of the random draws behind the confidence intervals.
+        progress: Show progress bars.
+
+    Raises:
+        UserError: an option of the other variant, or the text, a model or the measure is refused.
     """
     options = _options(variant, max_length, bias, denominator)
     texts = read_texts(text, max_bytes=max_bytes)
     digest = texts_sha256(texts)
-    found = []
+    capacities = []
     for name, opened in opened_models(paths, budgets, device):
         pair = opened.model, opened.tokenizer
         if options.get("denominator") == "nanoseconds":
             options["seconds_per_token"] = seconds_per_token(opened.model)
         capacity = information_capacity(*pair, texts, seed=seed, progress=progress, **options)
-        found.append(
+        capacities.append(
             MeasuredCapacity(
                 name, opened.budget_bytes, opened.resident_bytes, text, digest, capacity
             )
         )
-    return found
+    return capacities
 
 
 def opened_models(
     paths: Sequence[str], budgets: Sequence[str], device: str
 ) -> Iterator[tuple[str, Opened]]:
-    """Every model of `paths` in turn, containers at every budget (all there is without one).
+    """Yields the name and the loaded model of every path, containers once for every budget.
 
-    Raises UserError for budgets where there is no container.
+    Args:
+        paths: Containers and original models: folders, or names on the Hub.
+        budgets: Budgets of the containers; none loads everything.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        UserError: a model cannot be opened, or there are budgets but no container.
     """
     containers = [path for path in paths if is_container(locate(path).folder)]
     for path in paths:
@@ -93,9 +113,14 @@ def opened_models(
 
 
 def predict(series: Sequence[MeasuredCapacity], path: str) -> Prediction:
-    """NLL to expect of the model `path`, of which only the config is read, from its series.
+    """Predicts the NLL of another size of a series.
 
-    For the variant "faithful". Raises UserError for the other, and as `predict_nll`.
+    Args:
+        series: Measured sizes of the series, of the variant "faithful".
+        path: The model to predict; only its config is read.
+
+    Raises:
+        UserError: another variant, sizes measured at different lengths, or as in `predict_nll`.
     """
     capacities = [one.capacity for one in series]
     if capacities[0].variant != "faithful":

@@ -1,7 +1,7 @@
-"""The loss to expect of another size of a series, from the information capacity of its sizes.
+"""Predicts the loss of another size of a series of models from their information capacity.
 
-Within a series information capacity is about constant (arXiv 2511.08066, section 4), so one
-measured size tells of the others. Measuring is `information_capacity`'s business.
+Within a series information capacity is about constant (arXiv 2511.08066, section 4), so the loss of
+one size gives that of the others. Does not measure; see `metrics.capacity.information_capacity`.
 """
 
 import math
@@ -10,29 +10,38 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from bitstack.errors import UserError
 from bitstack.metrics.capacity.information_capacity import InformationCapacity
-from bitstack.metrics.statistics.bootstrap import LEVEL, Interval
+from bitstack.metrics.statistics.bootstrap import Interval
+from bitstack.metrics.statistics.student_t import t_quantile
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """NLL (bits, per token or byte as its sources) expected of another size of a series."""
+    """The NLL predicted for another size of a series."""
 
-    nll: float
-    interval: Interval | None
-    sources: int
+    nll: float  # bits, per token or byte as in the measured sizes
+    interval: Interval | None  # of nll
+    sources: int  # measured sizes
 
 
 def predict_nll(series: Sequence[InformationCapacity], cost: float) -> Prediction:
-    """NLL of another size of a series, whose information capacity is taken to be constant.
+    """Predicts the NLL of another size, taking the information capacity IC to be constant.
 
-    `NLL = TS + bias − IC·log2(cost)` (arXiv 2511.08066, section 4) with the mean IC of `series`;
-    `cost` in the unit of theirs. The interval is a prediction interval over the sizes (Student's
-    t), or with one size alone the interval of that size. Raises UserError if the measurements
-    differ in variant, bias, text size or denominator, or cost is 1 or less.
+    `NLL = TS + bias − IC·log2(cost)` with the mean IC of `series` (arXiv 2511.08066, section 4).
+
+    Args:
+        series: Measurements of at least one size, all on the same terms.
+        cost: Cost of a token (or byte) of the other size, in the unit of the measurements.
+
+    Returns:
+        The prediction. Its interval is a prediction interval over the sizes (Student's t); with
+        one size alone it comes from that size's own interval.
+
+    Raises:
+        UserError: the measurements differ in variant, bias, text size or denominator, or `cost`
+            is 1 or less.
     """
     if len({_terms(one) for one in series}) != 1:
         raise UserError(
@@ -51,11 +60,12 @@ def predict_nll(series: Sequence[InformationCapacity], cost: float) -> Predictio
 def _nll_interval(
     series: Sequence[InformationCapacity], values: NDArray[np.float64], top: float, scale: float
 ) -> Interval | None:
-    n, own = len(values), series[0].interval
+    n, only = len(values), series[0].interval
     if n == 1:
-        return own and Interval(top - own.high * scale, top - own.low * scale, own.level)
+        return only and Interval(top - only.high * scale, top - only.low * scale, only.level)
+    # A new size scatters like the others, and their mean is uncertain too: s·sqrt(1 + 1/n).
     spread = float(values.std(ddof=1)) * math.sqrt(1 + 1 / n) * scale
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * spread
+    half = t_quantile(n - 1) * spread
     centre = top - float(values.mean()) * scale
     return Interval(centre - half, centre + half)
 

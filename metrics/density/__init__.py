@@ -1,2 +1,2 @@
-"""Capacity density (the Densing Law): the size a reference model needs for the same quality, over
-the size at hand. Does not run benchmarks itself; see `tasks`."""
+"""Capacity density (the Densing Law): the size at which a reference model is as good as a model,
+over the model's own size. Does not run benchmark tasks; see `metrics.tasks`."""

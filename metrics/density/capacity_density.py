@@ -1,11 +1,13 @@
-"""Capacity density: the size a reference model would need for a model's score, over its own size.
+"""Computes capacity density: the size of a reference model with the same score, over the own size.
 
     ρ = N̂ / N,   N̂ = ((L̂ − b D₀^-β) / a)^(-1/α),   L̂ = l − ln(c / (S − d) − 1) / γ
 
-(Densing Law, arXiv 2412.04315 v2, sections 3.2 and 3.3.) Beside it stands the density by bytes,
-N̂·2 bytes over the bytes really stored, which moves along a compression curve where ρ counts a
-compressed model's parameters in full. Outside the range a law can be inverted in there is no
-figure, and the result says why. Fitting the law is left to `density_fit`.
+S is the score, L̂ the loss that the law gives it, N̂ the effective parameters, N the actual ones
+(Densing Law, arXiv 2412.04315 v2, sections 3.2 and 3.3). Beside ρ stands the density by bytes,
+2·N̂ bytes (a reference model in 16 bits) over the bytes really stored: compression raises it, while
+ρ counts every parameter of a compressed model in full. Where the law cannot be inverted the result
+holds no figure and a reason. Does not fit the law, see `metrics.density.fit`; does not run the
+model, see `metrics.density.scoring`.
 """
 
 import math
@@ -19,29 +21,29 @@ from bitstack.errors import UserError
 from bitstack.metrics.density.law import DensityLaw
 from bitstack.metrics.statistics.bootstrap import LEVEL, Interval
 
-DRAWS = 4000
+DRAWS = 4000  # of the law's constants and of the score, behind the intervals
 BYTES_PER_PARAMETER = 2  # of a reference model, which is stored in 16 bits
 Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Density:
-    """Effective parameters and densities of one model; all None where `reason` says why.
+    """Effective parameters and densities of one model.
 
-    `byte_density` is None without stored bytes. An interval is None where an end is unbounded.
-    `extrapolated` says that N̂ lies outside the sizes of the reference series.
+    Figures are None where the density is not defined; `reason` then says why. An interval is None
+    where one of its ends is unbounded.
     """
 
-    parameters: float
+    parameters: float  # N
     stored_bytes: int | None
-    loss: float | None
-    effective_parameters: float | None
-    interval: Interval | None
-    density: float | None
+    loss: float | None  # nats: L̂ of the score, or as measured
+    effective_parameters: float | None  # N̂
+    interval: Interval | None  # of N̂
+    density: float | None  # ρ
     density_interval: Interval | None
-    byte_density: float | None
+    byte_density: float | None  # None also without stored bytes
     byte_interval: Interval | None
-    extrapolated: bool
+    extrapolated: bool  # N̂ lies outside the sizes of the reference series
     reason: str | None
 
 
@@ -54,11 +56,18 @@ def density(
     stored_bytes: int | None = None,
     seed: int = 0,
 ) -> Density:
-    """The density of a model with `score` in [0, 1], as published.
+    """Computes the density of a model from its score, as published.
 
-    `score_error` is the standard error of the score; the interval also carries the uncertainty of
-    the law's constants. Raises UserError for a score outside [0, 1] and sizes that are not
-    positive.
+    Args:
+        score: From 0 to 1, of the benchmark that the law's series was scored on.
+        parameters: Of the model, counted as those of the series were.
+        score_error: Standard error of the score. The intervals carry it and the uncertainty of the
+            law's constants.
+        stored_bytes: Bytes of the whole model; None leaves the density by bytes out.
+        seed: Of the random draws behind the intervals.
+
+    Raises:
+        UserError: the score is outside [0, 1], or a size is not above 0.
     """
     _check(parameters, stored_bytes)
     if not 0 <= score <= 1 or not score_error >= 0:
@@ -87,10 +96,17 @@ def density_of_loss(
     stored_bytes: int | None = None,
     seed: int = 0,
 ) -> Density:
-    """The same from a loss measured on the law's own text, without the way over a score.
+    """Computes the density of a model from a loss measured as the law's series was.
 
-    Not the published definition, but defined where a score is at chance or at its ceiling. `loss`
-    and its standard error in nats. Raises UserError for a loss that is not positive.
+    Not the published definition, which starts from a score; but a loss gives a density also where
+    the score is at chance or at its ceiling.
+
+    Args:
+        loss: Nats per token or per answer, as in the law's series.
+        loss_error: Standard error of the loss, in nats.
+
+    Raises:
+        UserError: the loss or a size is not above 0.
     """
     _check(parameters, stored_bytes)
     if not (math.isfinite(loss) and loss > 0 and loss_error >= 0):
@@ -111,8 +127,8 @@ def _density(
     term = float(law.loss.token_term(law.reference_tokens))
     size = float(law.loss.size(loss, law.reference_tokens)) if loss > term else math.inf
     if not (math.isfinite(size) and size > 0):
-        reason = f"loss {loss:.4g} has no size in the law, which leaves {term:.4g} to any size"
-        reason += f" after {law.reference_tokens:.4g} tokens"
+        reason = f"loss {loss:.4g} is out of reach of the law: no size gets below {term:.4g}"
+        reason += f" with {law.reference_tokens:.4g} training tokens"
         return _undefined(parameters, stored_bytes, reason)
     interval = _interval(law, losses, rng)
     by_bytes = BYTES_PER_PARAMETER / stored_bytes if stored_bytes else None
@@ -133,7 +149,7 @@ def _density(
 
 
 def _losses(law: DensityLaw, scores: Vector, thetas: Vector) -> Vector:
-    """L̂ of drawn scores under drawn laws: +inf at or below the floor, −inf at the ceiling."""
+    """Returns L̂ of drawn scores under drawn laws: +inf at the floor, −inf at the ceiling."""
     top, floor = thetas[:, 0], thetas[:, 3]
     with np.errstate(all="ignore"):
         losses = law.score.loss(scores, thetas)
@@ -142,9 +158,9 @@ def _losses(law: DensityLaw, scores: Vector, thetas: Vector) -> Vector:
 
 
 def _interval(law: DensityLaw, losses: Vector | None, rng: np.random.Generator) -> Interval | None:
-    """Quantiles of N̂ over draws; where a draw leaves the range it counts as 0 or infinite.
+    """Returns the interval of N̂ over the draws of the law; None if half of the draws are no law.
 
-    Draws of a law in which size or training does not help are left out; None if they are many.
+    A draw outside the range of the law counts as a size of 0 or as an infinite one.
     """
     thetas = law.loss.fit.draws(DRAWS, rng)
     if losses is None or thetas is None:
@@ -152,6 +168,7 @@ def _interval(law: DensityLaw, losses: Vector | None, rng: np.random.Generator) 
     with np.errstate(all="ignore"):
         sizes = law.loss.size(losses, law.reference_tokens, thetas)
         sizes = np.where(losses <= law.loss.token_term(law.reference_tokens, thetas), np.inf, sizes)
+    # Where α or β is not above 0, larger models or more training would not help: no law.
     sizes = np.where(np.isposinf(losses), 0.0, sizes)[(thetas[:, 1] > 0) & (thetas[:, 3] > 0)]
     if len(sizes) < DRAWS / 2:
         return None

@@ -1,6 +1,7 @@
-"""The laws of capacity density fitted on a reference series, with intervals.
+"""Fits the laws of capacity density to a reference series, with intervals.
 
-Bounded least squares from several starts (scipy). The laws themselves are in `density_law`.
+Uses bounded least squares from several starts. Does not define the laws; see
+`metrics.density.law`. Does not measure the reference models; see `metrics.density.scoring`.
 """
 
 import math
@@ -20,7 +21,7 @@ from bitstack.metrics.density.law import (
 )
 from bitstack.metrics.statistics.least_squares import fit
 
-EXPONENTS = (0.005, 3.0)  # range in which α and β are sought
+EXPONENTS = (0.005, 3.0)  # bounds of α and β
 Vector = NDArray[np.float64]
 
 
@@ -31,9 +32,16 @@ def fit_law(
     floor: float | None = None,
     ceiling: float | None = None,
 ) -> DensityLaw:
-    """Fit both laws; `floor` (chance) and `ceiling` of the score are fitted too where not given.
+    """Fits both laws.
 
-    Raises UserError for a series too small, or without different sizes and numbers of tokens.
+    Args:
+        references: The series, with different sizes and different numbers of training tokens.
+        reference_tokens: D₀, the training tokens at which sizes are compared.
+        floor: Score of a model that guesses; None fits it.
+        ceiling: Best score that a model can have; None fits it.
+
+    Raises:
+        UserError: the series is too small, or all its models have one size or one number of tokens.
     """
     if not (math.isfinite(reference_tokens) and reference_tokens > 0):
         raise UserError(f"reference tokens is {reference_tokens}; it must be above 0")
@@ -46,13 +54,18 @@ def fit_law(
 
 
 def fit_loss(references: Sequence[Reference]) -> LossLaw:
-    """The loss law, by least squares of ln L (so that all sizes weigh alike)."""
+    """Fits the loss law by least squares of ln L, in which models of all sizes weigh alike.
+
+    Raises:
+        UserError: as `fit_law`.
+    """
     _check(references, 5, "the loss law, with its 4 constants and an interval,")
     size, tokens, loss = (_column(references, f) for f in ("parameters", "tokens", "loss"))
     middle = (float(np.log(size).mean()), float(np.log(tokens).mean()))
     n, d = np.log(size) - middle[0], np.log(tokens) - middle[1]
     target = np.log(loss)
 
+    # ln of the sum of both terms, each given by its own logarithm.
     def residuals(theta: Vector) -> Vector:
         return np.logaddexp(theta[0] - theta[1] * n, theta[2] - theta[3] * d) - target
 
@@ -69,7 +82,11 @@ def fit_loss(references: Sequence[Reference]) -> LossLaw:
 def fit_score(
     references: Sequence[Reference], *, floor: float | None = None, ceiling: float | None = None
 ) -> ScoreLaw:
-    """The score law, by least squares of S; `floor` and `ceiling` hold d and c + d fixed."""
+    """Fits the score law by least squares of S; `floor` and `ceiling` hold d and c + d fixed.
+
+    Raises:
+        UserError: as `fit_law`, and where no score lies between floor and ceiling.
+    """
     least = 3 + (floor is None) + (ceiling is None)
     _check(references, least, "the score law, with its constants and an interval,")
     loss, score = _column(references, "loss"), _column(references, "score")
@@ -79,7 +96,8 @@ def fit_score(
             f"scores lie in {score.min():.3g}..{score.max():.3g}, floor {bottom} and ceiling {top}:"
             " the series must have scores between them; give other ones or leave them out"
         )
-    # Noise carries scores past both ends, so the ends are only kept apart by the middle.
+    # Noise carries scores beyond floor and ceiling, so neither is bounded by the scores; a middle
+    # score between them keeps the two apart.
     middle = (max(score.min(), bottom) + min(score.max(), top)) / 2
     low = np.array([middle if ceiling is None else top, math.log(1e-3), -20.0, bottom])
     high = np.array([top, math.log(1e3), 50.0, middle if floor is None else bottom])

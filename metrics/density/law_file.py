@@ -1,4 +1,7 @@
-"""Density laws and series of reference models as JSON files."""
+"""Reads and writes density laws, and reads series of reference models, as JSON files.
+
+Does not fit a law; see `metrics.density.fit`.
+"""
 
 import json
 import math
@@ -15,9 +18,12 @@ FORMAT = 1
 
 
 def read_references(path: str | Path) -> list[Reference]:
-    """A reference series: a JSON list of objects with parameters, tokens, loss and score.
+    """Reads a reference series: a JSON list of objects with parameters, tokens, loss and score.
 
-    `name` is optional. Raises UserError naming the row and field that cannot be used.
+    A `name` is optional.
+
+    Raises:
+        UserError: the file cannot be read, or a row cannot be used; the message names the field.
     """
     rows = _read(path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -27,7 +33,7 @@ def read_references(path: str | Path) -> list[Reference]:
 
 
 def to_json(law: DensityLaw) -> dict[str, Any]:
-    """A law as plain JSON values, with readable constants and intervals beside the fit."""
+    """Returns a law as JSON values: the fit, and beside it readable constants with intervals."""
     readable = {
         part.__class__.__name__: {
             name: {"value": value, "interval": _interval(part.intervals[name])}
@@ -39,9 +45,10 @@ def to_json(law: DensityLaw) -> dict[str, Any]:
 
 
 def save_law(law: DensityLaw, path: str | Path, **extra: Any) -> None:
-    """Write a law, and `extra` JSON values beside it (how it was measured).
+    """Writes a law, and beside it the JSON values `extra`, for example how it was measured.
 
-    Raises UserError where the file cannot be written.
+    Raises:
+        UserError: the file cannot be written.
     """
     text = json.dumps(to_json(law) | extra, indent=1, allow_nan=False)
     try:
@@ -53,7 +60,11 @@ def save_law(law: DensityLaw, path: str | Path, **extra: Any) -> None:
 
 
 def load_law(path: str | Path) -> DensityLaw:
-    """Read a law. Raises UserError for a file that is none."""
+    """Reads a law.
+
+    Raises:
+        UserError: the file cannot be read or holds no law.
+    """
     data = _read(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UserError(f"{path}: not a density law of format {FORMAT}; make one with density fit")
@@ -75,10 +86,11 @@ def load_law(path: str | Path) -> DensityLaw:
 
 
 def classics_law() -> DensityLaw:
-    """The law that comes with the project, made by `scripts/fit_reference_law.py`.
+    """Returns the law that comes with the project, made by `scripts/fit_reference_law.py`.
 
-    Five models of 0.46M to 5.5M parameters (with embeddings), loss on held-out classics, score on
-    BLiMP. Its constants are poorly known: one degree of freedom, and two numbers of tokens.
+    It was fitted on five models of 0.46M to 5.5M parameters (with embeddings), by their loss on
+    held-out old books and their score on BLiMP. Its constants are poorly known: five losses, of
+    models trained on only two different numbers of tokens, leave one degree of freedom.
     """
     with as_file(files("bitstack.recipes") / "density-law-classics.json") as path:
         return load_law(path)

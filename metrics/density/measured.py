@@ -1,7 +1,8 @@
-"""Density of a model at hand, by its loss on a text, measured as the series of a law was.
+"""Measures the density of an open model by its loss on a text, in the way of a law's series.
 
-A token's loss depends on how much stands before it and on the tokenizer, so losses compare only
-over whole windows of one length, in tokens of one kind. The law itself is `capacity_density`'s.
+The loss of a token depends on how much text stands before it and on the tokenizer, so losses
+compare only over whole windows of one length and with one tokenizer. Does not compute the density
+of a loss; see `metrics.density.capacity_density`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,15 +19,15 @@ from bitstack.metrics.loss.documents import encode, fingerprint
 from bitstack.metrics.loss.sequence_loss import sequence_losses
 from bitstack.metrics.statistics.bootstrap import Interval, bootstrap, standard_error
 
-LAW_WINDOW = 256  # tokens, where a law does not say its own
+LAW_WINDOW = 256  # tokens, for a law without a protocol
 
 
 @dataclass(frozen=True)
 class WindowedLoss:
-    """Mean nats per token, the first token of every window not scored; interval over documents."""
+    """Mean loss over whole windows; the first token of each has no context and is not scored."""
 
-    nats: float
-    interval: Interval | None
+    nats: float  # per token
+    interval: Interval | None  # over documents
     windows: int
 
 
@@ -39,11 +40,12 @@ def windowed_loss(
     seed: int = 0,
     progress: bool = False,
 ) -> WindowedLoss:
-    """Loss on every document cut into windows of `window` tokens; what is left over is not used.
+    """Measures the loss on documents cut into windows of `window` tokens; the rest is not used.
 
-    Raises UserError if no document is as long as a window.
+    Raises:
+        UserError: no document is as long as a window.
     """
-    pieces, owner = [], []
+    pieces, owner = [], []  # token ids of every window, and the document it comes from
     for index, ids in enumerate(encode(tokenizer, documents)):
         for first in range(0, len(ids) - window + 1, window):
             pieces.append(ids[first : first + window])
@@ -67,10 +69,12 @@ def law_density(
     seed: int = 0,
     progress: bool = False,
 ) -> Density:
-    """Density of an open model by its loss on `texts`, measured as the law's series was.
+    """Measures the density of an open model by its loss on `texts`, as the law's series was.
 
-    Raises UserError if its tokenizer is another than the series', or no text fills a window. That
-    the texts are of the same kind as the series' is left to the caller.
+    The texts must be of the kind that the series was measured on; this is not checked.
+
+    Raises:
+        UserError: the model has another tokenizer than the series, or no text fills a window.
     """
     protocol = law.protocol
     if protocol is not None and protocol.tokenizer != fingerprint(opened.tokenizer):

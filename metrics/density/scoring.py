@@ -1,8 +1,9 @@
-"""The densities of models by name, from a score, or from a loss measured as the law's series was.
+"""Measures the densities of models by name: from a score, a loss on a text, or a loss on answers.
 
-Ways to the same N̂: a score (the published one), a loss on the kind of text the series was
-measured on, or the conditional loss of answers. The law is
-`capacity_density`'s business, the losses those of `measured_density` and `conditional_loss`.
+All three give effective parameters N̂: the score as published; the loss on the kind of text that the
+law's series was measured on; the loss of answers given their instructions. Does not compute the
+density, see `metrics.density.capacity_density`; nor the losses, see `metrics.density.measured` and
+`metrics.loss.conditional_loss`.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from bitstack.errors import UserError
 from bitstack.live.opening import Opened
+from bitstack.machine.extras import require
 from bitstack.metrics.capacity.measured import opened_models
 from bitstack.metrics.density.capacity_density import Density, density, density_of_loss
 from bitstack.metrics.density.law import DensityLaw
@@ -25,19 +27,20 @@ from bitstack.metrics.loss.conditional_loss import (
 )
 from bitstack.metrics.loss.documents import read_texts
 from bitstack.metrics.statistics.bootstrap import standard_error
-from bitstack.metrics.tasks.scores import mean_accuracy, run_tasks, task_pairs
+from bitstack.metrics.tasks.runner import run_tasks, task_pairs
+from bitstack.metrics.tasks.scores import mean_accuracy
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A model as named, its size, and its density."""
+    """A model and its density."""
 
-    model: str
-    budget_bytes: int | None
+    model: str  # folder or Hub name, as given
+    budget_bytes: int | None  # None: no budget was given
     density: Density
 
     def to_json(self) -> dict[str, Any]:
-        """All fields of both in one object."""
+        """Returns all fields in one object, those of `density` among them."""
         return {"model": self.model, "budget_bytes": self.budget_bytes} | asdict(self.density)
 
 
@@ -51,7 +54,11 @@ def score_models(
     budgets: Sequence[str] = (),
     device: str = "auto",
 ) -> list[Scored]:
-    """`measure` of every model of `paths`, containers at every budget."""
+    """Measures every model of `paths`, a container at every budget.
+
+    Args:
+        measure: One of `by_score`, `by_tasks`, `by_text` and `by_pairs`.
+    """
     return [
         Scored(name, opened.budget_bytes, measure(opened))
         for name, opened in opened_models(paths, budgets, device)
@@ -59,7 +66,7 @@ def score_models(
 
 
 def by_score(law: DensityLaw, score: float, error: float = 0.0, *, seed: int = 0) -> Measure:
-    """Density of a model whose score is known."""
+    """Returns the measure of density from a score that is known, with its standard error."""
     return lambda opened: density(
         law,
         score=score,
@@ -79,7 +86,15 @@ def by_tasks(
     seed: int = 0,
     progress: bool = False,
 ) -> Measure:
-    """Density by the mean of the tasks' accuracies, which the law's scores must be of."""
+    """Returns the measure of density from the mean accuracy on `tasks`.
+
+    The law must have been fitted on scores of the same tasks.
+
+    Args:
+        folder: Of the tasks' data, or of task files; as in `metrics.tasks.runner.run_tasks`.
+        limit: Documents of every task; None takes all.
+    """
+    require("lm_eval")  # said before a model is loaded
 
     def measure(opened: Opened) -> Density:
         scores = run_tasks(opened, tasks, folder, limit=limit, seed=seed, progress=progress)
@@ -97,7 +112,11 @@ def by_text(
     seed: int = 0,
     progress: bool = False,
 ) -> Measure:
-    """Density by the loss on a text of the kind the law's series was measured on."""
+    """Returns the measure of density from the loss on the text source `text`.
+
+    The text must be of the kind that the law's series was measured on. At most `max_bytes` of it
+    are read.
+    """
     texts = read_texts(text, max_bytes=max_bytes)
     return lambda opened: law_density(opened, law, texts, seed=seed, progress=progress)
 
@@ -105,9 +124,10 @@ def by_text(
 def by_pairs(
     law: DensityLaw, pairs: Sequence[Pair], *, seed: int = 0, progress: bool = False
 ) -> Measure:
-    """Density by the nats of an answer given its instruction, the mean over `pairs`.
+    """Returns the measure of density from the mean loss of the answers, in nats per answer.
 
-    Raises UserError for a law of losses over windows of a text.
+    Raises:
+        UserError: the law was fitted on losses over windows of a text.
     """
     if law.protocol is not None:
         raise UserError(
@@ -131,16 +151,16 @@ def by_pairs(
 
 @dataclass(frozen=True)
 class AnswerLoss:
-    """A model as named, its size, and its conditional loss."""
+    """A model, its size, and the loss of answers given their instructions."""
 
-    model: str
-    budget_bytes: int | None
+    model: str  # folder or Hub name, as given
+    budget_bytes: int | None  # None: no budget was given
     parameters: int
-    resident_bytes: int
+    resident_bytes: int  # of the whole model
     loss: ConditionalLoss
 
     def to_json(self) -> dict[str, Any]:
-        """All fields of both in one object."""
+        """Returns all fields in one object, those of `loss` among them."""
         own = {name: getattr(self, name) for name in AnswerLoss.__dataclass_fields__}
         own.pop("loss")
         return own | asdict(self.loss)
@@ -155,14 +175,14 @@ def answer_losses(
     seed: int = 0,
     progress: bool = False,
 ) -> list[AnswerLoss]:
-    """Conditional loss of every model of `paths`, containers at every budget."""
-    found = []
+    """Measures the loss of answers of every model of `paths`, a container at every budget."""
+    losses = []
     for name, opened in opened_models(paths, budgets, device):
         loss = conditional_loss(opened.model, opened.tokenizer, pairs, seed=seed, progress=progress)
-        found.append(
+        losses.append(
             AnswerLoss(name, opened.budget_bytes, opened.parameters, opened.resident_bytes, loss)
         )
-    return found
+    return losses
 
 
 def answers(
@@ -171,7 +191,11 @@ def answers(
     tasks_folder: str | Path | None,
     limit: int | None = None,
 ) -> list[Pair]:
-    """The pairs of a JSONL file or of lm-eval tasks. Raises UserError unless one is given."""
+    """Reads pairs of instruction and answer from a JSONL file or from lm-eval tasks.
+
+    Raises:
+        UserError: both or neither of `pairs` and `tasks` are given.
+    """
     if (pairs is None) == (tasks is None):
         raise UserError("give --pairs FILE.jsonl or --tasks NAME,NAME: whose answers")
     if tasks is not None:
@@ -194,9 +218,13 @@ def choose_measure(
     seed: int = 0,
     progress: bool = False,
 ) -> Measure:
-    """The measure asked for, with the law of a file (None: the shipped law).
+    """Returns the measure of density from whichever of score, tasks, text and pairs is given.
 
-    Raises UserError unless exactly one of `score`, `tasks`, `text` and `pairs` is given.
+    Args:
+        law: File of the law; None takes the shipped one.
+
+    Raises:
+        UserError: not exactly one of `score`, `tasks`, `text` and `pairs` is given.
     """
     if sum(one is not None for one in (score, tasks, text, pairs)) != 1:
         raise UserError("give one of --score, --tasks, --text and --pairs: what density goes by")

@@ -1,8 +1,8 @@
-"""How the best capacity density grows with time, and what follows from it.
+"""Fits how the best capacity density grows with time, and predicts from it.
 
-`ln ρ_max = A t + B`, t in days, on the envelope: the models that were the densest so far when they
-came out (Densing Law, arXiv 2412.04315 v2, section 4.2: A ≈ 0.007, doubling in about 95 days). The
-densities come from `capacity_density`.
+`ln ρ_max = A t + B`, t in days, on the envelope: the models that were the densest of all when they
+came out (Densing Law, arXiv 2412.04315 v2, section 4.2: A ≈ 0.007, doubling in about 95 days). Does
+not compute the densities; see `metrics.density.capacity_density`.
 """
 
 import json
@@ -13,13 +13,13 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from bitstack.errors import UserError
-from bitstack.metrics.statistics.bootstrap import LEVEL, Interval
+from bitstack.machine.extras import require
+from bitstack.metrics.statistics.bootstrap import Interval
 from bitstack.metrics.statistics.least_squares import monotone
+from bitstack.metrics.statistics.student_t import t_quantile
 
-HARDWARE_YEARS = 2.1  # in which chips of one price double in operations per second (the paper)
+HARDWARE_YEARS = 2.1  # in which chips of one price double in operations per second (same paper)
 DAYS_PER_YEAR = 365
 
 
@@ -34,52 +34,47 @@ class Released:
 
 @dataclass(frozen=True)
 class Trend:
-    """`growth` A per day, and what it means. Intervals need 3 models on the envelope.
+    """The fitted growth of density. Intervals and R² need 3 models on the envelope."""
 
-    `intercept` is ln ρ on the day `start`; `doubling_days` is None where density does not grow.
-    """
-
-    growth: float
+    growth: float  # A, per day
     growth_interval: Interval | None
-    start: str
-    intercept: float
+    start: str  # first day of the envelope
+    intercept: float  # B: ln ρ on the day `start`
     r_squared: float | None
-    doubling_days: float | None
+    doubling_days: float | None  # None where density does not grow
     doubling_interval: Interval | None
-    envelope: tuple[str, ...]
+    envelope: tuple[str, ...]  # names, by date
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A trend, and the day on which a model of `share` of the size is as good as one of `since`.
-
-    `day_interval` comes from the trend's growth; None where that has none above 0.
-    """
+    """A trend, and the day on which a model of `share` of the size is as good as one of `since`."""
 
     trend: Trend
     fixed_price_doubling_days: float | None  # with hardware growing as well
-    share: float | None
-    since: str | None
+    share: float | None  # 0.5: half of the size
+    since: str | None  # day of the model to be matched
     day: str | None
-    day_interval: tuple[str, str] | None
+    day_interval: tuple[str, str] | None  # from that of the growth; None unless it is above 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Returns plain values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class PriceFall:
-    """How a price for the same quality fell."""
+    """How fast a price for the same quality fell."""
 
-    factor: float
+    factor: float  # first price over last price
     halving_days: float
 
 
 def read_released(path: str | Path) -> list[Released]:
-    """A JSON list of objects with name, date (YYYY-MM-DD) and density, in any order.
+    """Reads a JSON list of objects with name, date (YYYY-MM-DD) and density, in any order.
 
-    Raises UserError naming the row and the field that cannot be used.
+    Raises:
+        UserError: the file cannot be read, or a row cannot be used; the message names the field.
     """
     try:
         rows = json.loads(Path(path).read_text())
@@ -91,7 +86,7 @@ def read_released(path: str | Path) -> list[Released]:
 
 
 def envelope(models: Sequence[Released]) -> list[Released]:
-    """The models denser than all that came out before, by date; of one day the densest."""
+    """Returns the models denser than all that came out before, by date; of one day the densest."""
     best: list[Released] = []
     for model in sorted(models, key=lambda m: (m.day, -m.density)):
         if not best or model.density > best[-1].density:
@@ -100,9 +95,10 @@ def envelope(models: Sequence[Released]) -> list[Released]:
 
 
 def fit_trend(models: Sequence[Released]) -> Trend:
-    """Fit ln ρ_max over days; the order of `models` does not matter.
+    """Fits ln ρ_max over days; the order of `models` does not matter.
 
-    Raises UserError if fewer than two models of different days are on the envelope.
+    Raises:
+        UserError: fewer than two models are on the envelope.
     """
     best = envelope(models)
     if len(best) < 2:
@@ -112,10 +108,13 @@ def fit_trend(models: Sequence[Released]) -> Trend:
         )
     start = best[0].day
     days = [(model.day - start).days for model in best]
+    require("scipy")
+    from scipy import stats
+
     line = stats.linregress(days, [math.log(model.density) for model in best])
     growth, freedom, interval = float(line.slope), len(best) - 2, None
     if freedom > 0:
-        half = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * line.stderr)
+        half = t_quantile(freedom) * float(line.stderr)
         interval = Interval(growth - half, growth + half)
     positive = interval if interval is not None and interval.low > 0 else None
     return Trend(
@@ -131,10 +130,16 @@ def fit_trend(models: Sequence[Released]) -> Trend:
 
 
 def forecast(path: str | Path, *, share: float | None = None, since: str | None = None) -> Forecast:
-    """The trend of the models in a file, and by when `share` (0.5: half) of the size will do.
+    """Fits the trend of the models in a file, and predicts when a smaller model is as good.
 
-    `since` is the day (YYYY-MM-DD) of the model to be matched, the last of the file without one.
-    Raises UserError as `read_released`, `fit_trend` and `same_quality_day`.
+    Args:
+        path: As in `read_released`.
+        share: Size of the smaller model over that of the model to be matched, for example 0.5; None
+            predicts no day.
+        since: Day (YYYY-MM-DD) of the model to be matched; None takes the last day of the file.
+
+    Raises:
+        UserError: as `read_released`, `fit_trend` and `same_quality_day`.
     """
     models = read_released(path)
     trend = fit_trend(models)
@@ -152,16 +157,21 @@ def forecast(path: str | Path, *, share: float | None = None, since: str | None 
 
 
 def doubling_days(growth: float) -> float:
-    """Days in which density doubles: ln 2 / A. Raises UserError unless `growth` is above 0."""
+    """Returns the days in which density doubles: ln 2 / A.
+
+    Raises:
+        UserError: `growth` (A, per day) is not above 0.
+    """
     if not growth > 0:
         raise UserError(f"growth is {growth} per day; density must grow for a doubling time")
     return math.log(2) / growth
 
 
 def same_quality_day(growth: float, share: float, since: date) -> date:
-    """When a model of `share` (0.5: half) of the size will be as good as one of the day `since`.
+    """Returns the day on which a model of `share` of the size is as good as one of the day `since`.
 
-    Raises UserError unless 0 < share < 1 and `growth` (per day) is above 0.
+    Raises:
+        UserError: `share` is not between 0 and 1, or `growth` (per day) is not above 0.
     """
     if not 0 < share < 1:
         raise UserError(f"share is {share}; it must be between 0 and 1, 0.5 for half the size")
@@ -173,20 +183,30 @@ def same_quality_day(growth: float, share: float, since: date) -> date:
 
 
 def fixed_price_doubling_days(growth: float, hardware_years: float = HARDWARE_YEARS) -> float:
-    """Days in which the effective size that one price runs doubles: density and hardware together.
+    """Returns the days in which the effective size that runs at one price doubles.
 
-    `growth` per day; chips double in `hardware_years`. The paper's 88 days, from A = 0.007.
+    Density and hardware grow together: arXiv 2412.04315 gets 88 days from A = 0.007.
+
+    Args:
+        growth: A, of density, per day.
+        hardware_years: Years in which chips of one price double in operations per second.
+
+    Raises:
+        UserError: the growth of both together is not above 0.
     """
     if not hardware_years > 0:
         raise UserError(f"hardware years is {hardware_years}; it must be above 0")
+    # Rates of exponential growth add up.
     return doubling_days(growth + math.log(2) / (hardware_years * DAYS_PER_YEAR))
 
 
 def price_fall(before: float, after: float, days: float) -> PriceFall:
-    """Factor and halving time of a price that fell from `before` to `after` within `days`.
+    """Returns the factor and the halving time of a price that fell from `before` to `after`.
 
-    The paper's case: 20 to 0.075 dollars per million tokens, 266.7 times. Raises UserError unless
-    it fell.
+    The case of arXiv 2412.04315: from 20 to 0.075 dollars per million tokens, 266.7 times.
+
+    Raises:
+        UserError: the price did not fall, or `days` is not above 0.
     """
     if not (before > after > 0 and days > 0):
         raise UserError(f"price {before} to {after} in {days} days: it must fall, and take time")

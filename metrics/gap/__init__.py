@@ -1,2 +1,2 @@
-"""The gap between a student and its teacher, or a compressed model and its original, and the law of
-which teacher suits a student. Trains nothing; see `scripts/pilot_capacity_gap.py`."""
+"""Capacity gap: how far a student is from its teacher, or a compressed model from its original, and
+which size of teacher suits a student. Does not train; see `scripts/pilot_capacity_gap.py`."""

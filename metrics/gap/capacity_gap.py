@@ -1,8 +1,9 @@
-"""How far a student is from its teacher, token by token: KL, loss gap, top-1 agreement.
+"""Measures how far a student is from its teacher: KL divergence, loss gap, top-1 agreement.
 
-Overall, by position in the window and by how often the target token occurs in the text, each with
-a bootstrap interval over documents. The student may be any model of the same tokenizer, a packed
-one too. Which teacher suits a student is `gap_law`'s business.
+Means over all tokens, by position in the window, and by how often the target token occurs in the
+text, each with a bootstrap interval over documents. The student may be any model with the same
+tokenizer, also one that runs from packed blocks. Does not say which teacher suits a student; see
+`metrics.gap.law`.
 """
 
 from collections.abc import Sequence
@@ -20,39 +21,36 @@ from bitstack.metrics.loss.documents import check_tokenizers, encode
 from bitstack.metrics.loss.sequence_loss import check_ids, forward, positions
 from bitstack.metrics.statistics.bootstrap import Interval, bootstrap
 
-WINDOW = 1024
+WINDOW = 1024  # tokens, where the models read as many
 BATCH_TOKENS = 4096
-SOFTMAX_ELEMENTS = 2**22
-LEAST = -1e20  # stands for the logarithm of a probability of 0
+SOFTMAX_ELEMENTS = 2**22  # probabilities in memory at a time
+LEAST_LOG = -1e20  # stands for the logarithm of a probability of 0
 FIGURES = ("kl", "loss_gap", "agreement", "teacher_loss", "student_loss")
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Means over `tokens` tokens: KL(teacher || student), student − teacher loss (nats), the share
-    of tokens for which both have the same most likely token, and both losses. An interval is None
-    with fewer than two units."""
+    """Means over some tokens."""
 
     tokens: int
-    kl: float
-    loss_gap: float
-    agreement: float
-    teacher_loss: float
+    kl: float  # KL(teacher || student), nats per token
+    loss_gap: float  # student's loss − teacher's loss, nats per token
+    agreement: float  # share of tokens for which both predict the same most likely token
+    teacher_loss: float  # nats per token
     student_loss: float
-    intervals: dict[str, Interval | None]
+    intervals: dict[str, Interval | None]  # by the names above; None with fewer than two units
 
 
 @dataclass(frozen=True)
 class CapacityGap:
-    """The gap, whole and in parts. `unit` is what the bootstrap draws: documents, or the windows of
-    a text that is one document."""
+    """The gap over all tokens and over parts of them."""
 
     whole: Gap
-    by_position: dict[str, Gap]
-    by_frequency: dict[str, Gap]
+    by_position: dict[str, Gap]  # "4-7": targets with 4 to 7 tokens of the window before them
+    by_frequency: dict[str, Gap]  # "10-99": targets that occur 10 to 99 times in the text
     documents: int
-    unit: str
-    window: int
+    unit: str  # drawn by the bootstrap: "document", or "window" of a text that is one document
+    window: int  # tokens
 
 
 def capacity_gap(
@@ -66,11 +64,20 @@ def capacity_gap(
     seed: int = 0,
     progress: bool = False,
 ) -> CapacityGap:
-    """Compare two models on `documents`, cut into windows of `window` tokens.
+    """Compares two models on `documents`.
 
-    The first token of a window has no context and is not scored. Positions count from 1, the token
-    with one before it; frequencies count a target in the text itself. Raises UserError if the
-    tokenizers differ, the window does not fit a model, or no window has two tokens.
+    The first token of a window has no context and is not scored.
+
+    Args:
+        tokenizer: The teacher's.
+        student_tokenizer: The student's, checked to be the same; None: both models share one.
+        window: Tokens of the windows that documents are cut into; None takes 1024, or fewer where a
+            model reads fewer.
+        seed: Of the random draws behind the intervals.
+
+    Raises:
+        UserError: the tokenizers differ, the window does not fit a model, no window has two tokens,
+            or a model gives figures that are not finite.
     """
     check_tokenizers(tokenizer, student_tokenizer or tokenizer, documents)
     window = _window(window, teacher, student)
@@ -86,17 +93,18 @@ def capacity_gap(
         )
     for model in (teacher, student):
         check_ids(model, [piece for _, piece in pieces])
+    # One document gives no spread over documents: then the windows are drawn.
     single = len({document for document, _ in pieces}) == 1
-    owners = list(range(len(pieces))) if single else [document for document, _ in pieces]
-    figures, unit, place, target = _compare(
-        teacher, student, [piece for _, piece in pieces], owners, len(tokenizer), progress
+    units = list(range(len(pieces))) if single else [document for document, _ in pieces]
+    figures, unit, position, target = _compare(
+        teacher, student, [piece for _, piece in pieces], units, len(tokenizer), progress
     )
     parts = _Parts(figures, np.unique(unit, return_inverse=True)[1], seed)
-    often = np.bincount(target)[target]
+    frequency = np.bincount(target)[target]  # of every target in the text itself
     return CapacityGap(
         whole=parts.gap(np.ones(len(unit), dtype=bool)),
-        by_position=parts.buckets(place, 2),
-        by_frequency=parts.buckets(often, 10),
+        by_position=parts.buckets(position, 2),
+        by_frequency=parts.buckets(frequency, 10),
         documents=len(documents),
         unit="window" if single else "document",
         window=window,
@@ -104,13 +112,15 @@ def capacity_gap(
 
 
 class _Parts:
-    """Per-token figures [tokens, 5] with the unit of every token, to be averaged over parts."""
+    """Averages the figures of every token, [tokens, 5] in the order of FIGURES, over parts."""
 
     def __init__(self, figures: NDArray[np.float64], unit: NDArray[np.int64], seed: int) -> None:
         self.figures, self.unit, self.seed = figures, unit, seed
 
     def gap(self, chosen: NDArray[np.bool_]) -> Gap:
+        """Returns the means over the tokens that `chosen` [tokens] is true for."""
         some, unit = self.figures[chosen], self.unit[chosen]
+        # The bootstrap draws units: sums of every figure and the number of tokens, per unit.
         count = np.bincount(unit)
         columns = [np.bincount(unit, column) for column in some.T]
         sums = np.column_stack([*columns, count])[count > 0]
@@ -123,56 +133,59 @@ class _Parts:
         return Gap(tokens=len(some), intervals=intervals, **values)
 
     def buckets(self, values: NDArray[np.int64], base: int) -> dict[str, Gap]:
-        """Parts by powers of `base`: from base^k to base^(k+1) − 1, empty ones left out."""
-        found, low = {}, 1
+        """Returns parts by powers of `base`, from base^k to base^(k+1) − 1, without empty ones."""
+        gaps, low = {}, 1
         while low <= values.max():
             chosen = (values >= low) & (values < low * base)
             name = str(low) if base * low - 1 == low else f"{low}-{base * low - 1}"
             if chosen.any():
-                found[name] = self.gap(chosen)
+                gaps[name] = self.gap(chosen)
             low *= base
-        return found
+        return gaps
 
 
 def _compare(
     teacher: PreTrainedModel,
     student: PreTrainedModel,
     pieces: list[list[int]],
-    owners: list[int],
+    units: list[int],
     vocabulary: int,
     progress: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Figures [tokens, 5], and the owner, position and id of every scored token."""
+    """Returns figures [tokens, 5], and unit, position and id of every scored token."""
     was_training = teacher.training, student.training
     teacher.eval(), student.eval()
     order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i]))
-    figures, owner, place, target = [], [], [], []
-    for batch in tqdm(_equal(order, pieces), desc="comparing", disable=None if progress else True):
+    batches = _batches(order, pieces)
+    figures, unit, position, target = [], [], [], []
+    for batch in tqdm(batches, desc="comparing", disable=None if progress else True):
         ids = torch.tensor([pieces[i] for i in batch])
         figures.append(_token_figures(teacher, student, ids, vocabulary).double().cpu().numpy())
         count = ids.shape[1] - 1
-        owner.append(np.repeat([owners[i] for i in batch], count))
-        place.append(np.tile(np.arange(1, count + 1), len(batch)))
+        unit.append(np.repeat([units[i] for i in batch], count))
+        position.append(np.tile(np.arange(1, count + 1), len(batch)))
         target.append(ids[:, 1:].flatten().numpy())
     teacher.train(was_training[0]), student.train(was_training[1])
     table = np.concatenate(figures)
-    if not (np.abs(table) < -LEAST / 1e6).all():  # a NaN, or a token held impossible that came
+    # A NaN, or a token that came though a model gave it a probability of 0.
+    if not (np.abs(table) < -LEAST_LOG / 1e6).all():
         raise UserError("a model gives figures that are not finite; the gap is not defined")
-    return table, np.concatenate(owner), np.concatenate(place), np.concatenate(target)
+    return table, np.concatenate(unit), np.concatenate(position), np.concatenate(target)
 
 
 @torch.inference_mode()
 def _token_figures(
     teacher: PreTrainedModel, student: PreTrainedModel, ids: Tensor, vocabulary: int
 ) -> Tensor:
-    """The five figures of every token of `ids` [b, t] but the first: fp32 [b·(t − 1), 5]."""
+    """Returns the FIGURES of every token of `ids` [b, t] but the first: fp32 [b·(t − 1), 5]."""
     logits = [forward(m, ids)[:, :-1, :vocabulary].flatten(0, 1) for m in (teacher, student)]
     targets = ids[:, 1:].flatten()
     rows = max(1, SOFTMAX_ELEMENTS // logits[0].shape[-1])
     parts = []
     for t, s, y in zip(*(x.split(rows) for x in logits), targets.split(rows), strict=True):
-        # Finite even where a probability is 0: then 0 times it is 0, and no NaN.
-        a, b = (x.to(t.device).float().log_softmax(-1).clamp_(min=LEAST) for x in (t, s))
+        # Log-probabilities of teacher (a) and student (b). Finite even where a probability is 0:
+        # then 0 times its logarithm is 0 in the KL, not NaN.
+        a, b = (x.to(t.device).float().log_softmax(-1).clamp_(min=LEAST_LOG) for x in (t, s))
         losses = [-x.gather(1, y.to(x.device)[:, None]).squeeze(1) for x in (a, b)]
         top = a.argmax(-1, keepdim=True)
         agree = b.gather(1, top).squeeze(1) == b.amax(-1)
@@ -181,8 +194,8 @@ def _token_figures(
     return torch.cat(parts)
 
 
-def _equal(order: list[int], pieces: list[list[int]]) -> list[list[int]]:
-    """Batches of pieces of one length, at most BATCH_TOKENS tokens each."""
+def _batches(order: list[int], pieces: list[list[int]]) -> list[list[int]]:
+    """Returns batches of pieces of equal length, at most BATCH_TOKENS tokens each."""
     batches: list[list[int]] = []
     for index in order:
         length = len(pieces[index])

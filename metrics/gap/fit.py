@@ -1,9 +1,9 @@
-"""The line from student size to best teacher, fitted on one's own distillation runs.
+"""Fits the line from student size to best teacher on your own distillation runs.
 
-For every student size the best teacher is read off its runs: the vertex of a parabola in ln T
-through the best one and its neighbours. A best teacher at the edge of those tried is no optimum,
-only a bound; it is listed and left out of the line (as arXiv 2311.07052 fits its law). Running the
-distillations is left to others.
+The best teacher of a student size is the vertex of a parabola of the loss over ln T, through the
+best teacher tried and its two neighbours. Where the smallest or largest teacher tried is the best,
+the optimum may lie beyond it: that student is listed and left out of the line, which is fitted as
+in arXiv 2311.07052. Does not run distillations; see `scripts/pilot_capacity_gap.py`.
 """
 
 import csv
@@ -16,54 +16,57 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from bitstack.errors import UserError
-from bitstack.metrics.statistics.bootstrap import LEVEL, Interval
+from bitstack.machine.extras import require
+from bitstack.metrics.statistics.bootstrap import Interval
+from bitstack.metrics.statistics.student_t import t_quantile
 
 FIELDS = ("student", "teacher", "loss")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One distilled student: both sizes in parameters, its held-out loss in nats."""
+    """One distilled student."""
 
-    student: float
+    student: float  # parameters
     teacher: float
-    loss: float
+    loss: float  # of the student on held-out text, nats per token
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best teacher of one student size. `edge` is "smallest" or "largest" where the best
-    teacher was the first or last tried: then the optimum may lie beyond it."""
+    """The best teacher of one student size."""
 
-    student: float
+    student: float  # parameters
     teacher: float
-    loss: float
+    loss: float  # of the student, nats per token
     teachers_tried: int
-    edge: str | None
+    edge: str | None  # "smallest" or "largest" of those tried: the optimum may lie beyond it
 
 
 @dataclass(frozen=True)
 class GapLine:
-    """`T* = slope·S + intercept` over the interior optima; None, with `reason`, below two of them.
-    Intervals need three. `ratio` is the mean of T*/S over them."""
+    """`T* = slope·S + intercept` over the interior optima, those at no edge of the teachers tried.
+
+    Figures are None with fewer than two interior optima; `reason` then says so.
+    """
 
     slope: float | None
-    slope_interval: Interval | None
-    intercept: float | None
+    slope_interval: Interval | None  # needs three interior optima
+    intercept: float | None  # parameters
     intercept_interval: Interval | None
     r_squared: float | None
-    ratio: float | None
-    optima: tuple[Optimum, ...]
+    ratio: float | None  # mean of T*/S over the interior optima
+    optima: tuple[Optimum, ...]  # all, smallest student first
     reason: str | None
 
 
 def read_runs(path: str | Path) -> list[Run]:
-    """Runs from a CSV file with a header or a JSON list, with fields student, teacher, loss.
+    """Reads runs from a CSV file with a header or a JSON list; fields student, teacher, loss.
 
-    Raises UserError naming the row and the field that cannot be used.
+    Raises:
+        UserError: the file cannot be read, or a row cannot be used; the message names the field.
     """
     try:
         text = Path(path).read_text("utf-8-sig")
@@ -82,30 +85,34 @@ def read_runs(path: str | Path) -> list[Run]:
 
 
 def fit_gap(runs: Sequence[Run]) -> GapLine:
-    """Fit the line. Runs of one student and teacher are averaged; their order does not matter.
+    """Fits the line. Runs of the same student and teacher are averaged.
 
-    Raises UserError if no student has runs from two teachers or more.
+    Raises:
+        UserError: no student has runs from two teachers or more.
     """
-    tried: dict[float, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    losses: dict[float, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        tried[run.student][run.teacher].append(run.loss)
-    optima = [best for student in sorted(tried) if (best := _optimum(student, tried[student]))]
+        losses[run.student][run.teacher].append(run.loss)
+    optima = [best for student in sorted(losses) if (best := _optimum(student, losses[student]))]
     if not optima:
         raise UserError(f"{len(runs)} runs: no student has two teachers, so none is the best")
-    inside = [best for best in optima if best.edge is None]
-    if len(inside) < 2:
+    interior = [best for best in optima if best.edge is None]
+    if len(interior) < 2:
         reason = (
-            f"{len(inside)} of {len(optima)} student sizes have a best teacher between others; "
+            f"{len(interior)} of {len(optima)} student sizes have a best teacher between others; "
             "a line needs at least 2"
         )
-        return GapLine(None, None, None, None, None, _ratio(inside), tuple(optima), reason)
-    return _line(inside, tuple(optima))
+        return GapLine(None, None, None, None, None, _ratio(interior), tuple(optima), reason)
+    return _line(interior, tuple(optima))
 
 
-def _line(inside: list[Optimum], optima: tuple[Optimum, ...]) -> GapLine:
-    line = stats.linregress([o.student for o in inside], [o.teacher for o in inside])
-    freedom = len(inside) - 2
-    t = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) if freedom else math.nan
+def _line(interior: list[Optimum], optima: tuple[Optimum, ...]) -> GapLine:
+    require("scipy")
+    from scipy import stats
+
+    line = stats.linregress([o.student for o in interior], [o.teacher for o in interior])
+    freedom = len(interior) - 2
+    t = t_quantile(freedom) if freedom else math.nan
 
     def around(centre: float, error: float) -> Interval | None:
         return Interval(centre - t * error, centre + t * error) if freedom else None
@@ -117,7 +124,7 @@ def _line(inside: list[Optimum], optima: tuple[Optimum, ...]) -> GapLine:
         intercept=intercept,
         intercept_interval=around(intercept, float(line.intercept_stderr)),
         r_squared=float(line.rvalue) ** 2 if freedom else None,
-        ratio=_ratio(inside),
+        ratio=_ratio(interior),
         optima=optima,
         reason=None,
     )
@@ -135,7 +142,7 @@ def _optimum(student: float, losses: dict[float, list[float]]) -> Optimum | None
     some = slice(best - 1, best + 2)
     x = np.log(teachers[some]) - math.log(teachers[best])
     a, b, c = np.polyfit(x, means[some], 2)
-    shift = float(-b / (2 * a)) if a > 0 else 0.0
+    shift = float(-b / (2 * a)) if a > 0 else 0.0  # vertex of a x² + b x + c, x = ln(T / best)
     loss = float(np.polyval([a, b, c], shift))
     return Optimum(student, teachers[best] * math.exp(shift), loss, len(teachers), None)
 

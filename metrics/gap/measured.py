@@ -1,6 +1,6 @@
-"""The gap between two models by name: a teacher, and a student that may be a container.
+"""Measures the gap between two models by name: a teacher, and a student that may be a container.
 
-The comparison itself is `capacity_gap`'s business.
+Does not compare the models itself; see `metrics.gap.capacity_gap`.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,19 +15,19 @@ from bitstack.original.hub_cache import locate
 
 @dataclass(frozen=True)
 class MeasuredGap:
-    """Both models as named, their sizes, the text, and the gap."""
+    """Two models, their sizes, the text, and the gap."""
 
-    teacher: str
+    teacher: str  # folder or Hub name, as given
     student: str
-    budget_bytes: int | None
+    budget_bytes: int | None  # of the student; None: no budget was given
     teacher_bytes: int  # resident
     student_bytes: int
-    text: str
+    text: str  # the source, as given
     text_sha256: str
     gap: CapacityGap
 
     def to_json(self) -> dict[str, Any]:
-        """All fields of both in one object."""
+        """Returns all fields in one object, those of `gap` among them."""
         own = {name: getattr(self, name) for name in MeasuredGap.__dataclass_fields__}
         own.pop("gap")
         return own | asdict(self.gap)
@@ -45,21 +45,27 @@ def measure_gap(
     seed: int = 0,
     progress: bool = False,
 ) -> MeasuredGap:
-    """Open both, read the text, compare. `budget` is the student's.
+    """Opens both models, reads the text source `text`, and compares the models on it.
 
-    Raises UserError for what opening, reading and `capacity_gap` refuse.
+    Args:
+        budget: Of the student, which must then be a container.
+        window: Tokens of a window, as in `capacity_gap`.
+        max_bytes: Of the text; None reads all.
+
+    Raises:
+        UserError: a model or the text cannot be used, or `capacity_gap` refuses them.
     """
     if budget is not None and not is_container(locate(student).folder):
         raise UserError(f"--budget {budget}: is the student's, and {student} is no container")
     documents = read_texts(text, max_bytes=max_bytes)
-    strong = open_model(teacher, device=device)
-    weak = open_model(student, budget=budget, device=device)
+    opened_teacher = open_model(teacher, device=device)
+    opened_student = open_model(student, budget=budget, device=device)
     gap = capacity_gap(
-        strong.model,
-        weak.model,
-        strong.tokenizer,
+        opened_teacher.model,
+        opened_student.model,
+        opened_teacher.tokenizer,
         documents,
-        student_tokenizer=weak.tokenizer,
+        student_tokenizer=opened_student.tokenizer,
         window=window,
         seed=seed,
         progress=progress,
@@ -67,9 +73,9 @@ def measure_gap(
     return MeasuredGap(
         teacher=teacher,
         student=student,
-        budget_bytes=weak.budget_bytes,
-        teacher_bytes=strong.resident_bytes,
-        student_bytes=weak.resident_bytes,
+        budget_bytes=opened_student.budget_bytes,
+        teacher_bytes=opened_teacher.resident_bytes,
+        student_bytes=opened_student.resident_bytes,
         text=text,
         text_sha256=texts_sha256(documents),
         gap=gap,

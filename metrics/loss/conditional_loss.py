@@ -1,8 +1,9 @@
-"""Loss of an answer given its instruction, and which of two sentences a model prefers.
+"""Measures the loss of an answer given its instruction, and which of two sentences a model prefers.
 
-The conditional loss is what capacity density is built on: −log P(answer | instruction), the answer
-with its reasoning (arXiv 2412.04315, section 3.1). A minimal pair (BLiMP, arXiv 1912.00582) is
-won where the acceptable sentence is the likelier one. Any pairs will do, from any source.
+The conditional loss is −log P(answer | instruction), the answer with its reasoning: the loss in the
+law of capacity density (arXiv 2412.04315, section 3.1). In a minimal pair (BLiMP,
+arXiv 1912.00582) the model is right where it gives the acceptable sentence the higher probability.
+Does not read benchmarks; see `metrics.tasks.runner` for their pairs.
 """
 
 import json
@@ -24,7 +25,7 @@ from bitstack.metrics.statistics.bootstrap import Interval, bootstrap, mean_inte
 
 @dataclass(frozen=True)
 class Pair:
-    """An instruction (may be empty) and the answer whose loss counts."""
+    """An instruction, which may be empty, and the answer whose loss is measured."""
 
     instruction: str
     answer: str
@@ -32,35 +33,34 @@ class Pair:
 
 @dataclass(frozen=True)
 class ConditionalLoss:
-    """Nats of the answers: mean per answer and per token; bits per byte compare across tokenizers.
-
-    The intervals are those of the figures above them; None with a single pair.
-    """
+    """Loss of all answers of a set of pairs; bits per byte compare across tokenizers."""
 
     pairs: int
-    tokens: int
+    tokens: int  # of the answers
     nats_per_answer: float
-    interval: Interval | None
+    interval: Interval | None  # of nats_per_answer; None with a single pair
     nats_per_token: float
-    token_interval: Interval | None
+    token_interval: Interval | None  # of nats_per_token; None with a single pair
     bits_per_byte: float
 
 
 @dataclass(frozen=True)
 class MinimalPairs:
-    """Share of pairs won, with its standard error, over all pairs and for each paradigm."""
+    """Share of pairs in which the model prefers the acceptable sentence."""
 
     pairs: int
-    accuracy: float
-    standard_error: float
-    interval: Interval | None
-    paradigms: dict[str, float]
+    accuracy: float  # 0 to 1; a tie counts half
+    standard_error: float  # of accuracy
+    interval: Interval | None  # of accuracy
+    paradigms: dict[str, float]  # accuracy of each paradigm by name
 
 
 def read_jsonl(path: str | Path, fields: Sequence[str]) -> list[tuple[str, ...]]:
-    """The text `fields` of every line of a JSONL file.
+    """Returns the text `fields` of every line of a JSONL file.
 
-    Raises UserError with the line number for a broken line or a field that is not a string.
+    Raises:
+        UserError: the file cannot be read or has no lines, a line is broken JSON, or a field is
+            no string. The message gives the line number.
     """
     rows: list[tuple[str, ...]] = []
     try:
@@ -78,7 +78,16 @@ def read_jsonl(path: str | Path, fields: Sequence[str]) -> list[tuple[str, ...]]
 def read_pairs(
     path: str | Path, instruction: str = "instruction", answer: str = "answer"
 ) -> list[Pair]:
-    """Instruction and answer of every line of a JSONL file; UserError as `read_jsonl`."""
+    """Returns the pair in every line of a JSONL file.
+
+    Args:
+        path: The JSONL file.
+        instruction: Name of the field with the instruction.
+        answer: Name of the field with the answer.
+
+    Raises:
+        UserError: as in `read_jsonl`.
+    """
     return [Pair(*row) for row in read_jsonl(path, (instruction, answer))]
 
 
@@ -90,11 +99,22 @@ def conditional_loss(
     seed: int = 0,
     progress: bool = False,
 ) -> ConditionalLoss:
-    """−ln P(answer | instruction) of every pair.
+    """Measures −ln P(answer | instruction) of `pairs`.
 
-    Instruction and answer are tokenised together and parted where the instruction alone ends; an
-    instruction too long for the model loses its beginning. An empty one becomes the start token.
-    Raises UserError for an empty answer, or one longer than the model's positions.
+    Instruction and answer are tokenised together; the answer starts after as many tokens as the
+    instruction has alone. An instruction that is too long for the model loses its beginning. An
+    empty one becomes the start token.
+
+    Args:
+        model: A causal language model, dense or packed.
+        tokenizer: The model's tokenizer.
+        pairs: At least one pair.
+        seed: Seed of the random draws behind the confidence intervals.
+        progress: Show a progress bar.
+
+    Raises:
+        UserError: there are no pairs, an answer is empty, or an answer does not fit the positions
+            of the model.
     """
     if not pairs:
         raise UserError("pairs: none given; at least one instruction with its answer is needed")
@@ -126,10 +146,22 @@ def minimal_pairs(
     seed: int = 0,
     progress: bool = False,
 ) -> MinimalPairs:
-    """Share of (acceptable, unacceptable) sentences where the first has the higher probability.
+    """Measures how often the acceptable sentence of a pair has the higher probability.
 
-    Whole sentences after the start token, log-probabilities summed, a tie counts half. Raises
-    UserError if there are no pairs.
+    The probability is that of the whole sentence after the start token: the sum of the
+    log-probabilities of all its tokens. A tie counts half.
+
+    Args:
+        model: A causal language model, dense or packed.
+        tokenizer: The model's tokenizer.
+        pairs: (acceptable, unacceptable) sentences, at least one pair.
+        paradigms: The paradigm of each pair, for example "anaphor_number_agreement"; None puts
+            all pairs into one, "all".
+        seed: Seed of the random draws behind the confidence interval.
+        progress: Show a progress bar.
+
+    Raises:
+        UserError: there are no pairs.
     """
     if not pairs:
         raise UserError("pairs: none given; at least one pair of sentences is needed")
@@ -138,25 +170,26 @@ def minimal_pairs(
     nats = sequence_losses(model, [start + one for one in ids], progress=progress).nats.reshape(
         -1, 2
     )
-    won = np.sign(nats[:, 1] - nats[:, 0]) / 2 + 0.5
+    right = np.sign(nats[:, 1] - nats[:, 0]) / 2 + 0.5  # 1 right, 0.5 a tie, 0 wrong
     groups = defaultdict(list)
-    for name, result in zip(paradigms or ["all"] * len(pairs), won, strict=True):
-        groups[name].append(result)
+    for name, value in zip(paradigms or ["all"] * len(pairs), right, strict=True):
+        groups[name].append(value)
     return MinimalPairs(
-        pairs=len(won),
-        accuracy=float(won.mean()),
-        standard_error=float(won.std() / math.sqrt(max(1, len(won) - 1))),
-        interval=mean_interval(won, seed=seed),
-        paradigms={name: float(np.mean(some)) for name, some in sorted(groups.items())},
+        pairs=len(right),
+        accuracy=float(right.mean()),
+        standard_error=float(right.std() / math.sqrt(max(1, len(right) - 1))),
+        interval=mean_interval(right, seed=seed),
+        paradigms={name: float(np.mean(values)) for name, values in sorted(groups.items())},
     )
 
 
 def _split(
     tokenizer: PreTrainedTokenizerBase, pair: Pair, limit: int | None, number: int
 ) -> tuple[list[int], int]:
-    """(ids, how many of them are the prompt) of one pair, cut on the left to fit the model."""
+    """Returns (ids, how many of them are the prompt) of one pair, cut on the left to `limit`."""
     instruction, answer = pair.instruction.rstrip(), pair.answer
-    answer = pair.instruction[len(instruction) :] + answer  # a space belongs to the next word
+    # Most tokenizers put a space into the token of the next word: it belongs to the answer.
+    answer = pair.instruction[len(instruction) :] + answer
     prompt, whole = encode(tokenizer, [instruction, instruction + answer], special=False)
     scored = len(whole) - len(prompt)
     if not pair.answer.strip() or scored < 1:
@@ -172,7 +205,7 @@ def _split(
 
 
 def _front(tokenizer: PreTrainedTokenizerBase, *, empty: bool) -> list[int]:
-    """BOS where the tokenizer puts it before a text; the start token where there is no text."""
+    """Returns BOS if the tokenizer puts it before a text; the start token for an empty one."""
     if empty:
         return [start_token(tokenizer)]
     bos = tokenizer.bos_token_id
@@ -184,8 +217,8 @@ def _fields(line: str, fields: Sequence[str], where: str) -> tuple[str, ...]:
         row: Any = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where}: broken JSON ({error}); repair or remove the line") from None
-    found = [row.get(name) for name in fields] if isinstance(row, dict) else []
-    values = [value for value in found if isinstance(value, str)]
-    if len(values) != len(fields):
+    values = [row.get(name) for name in fields] if isinstance(row, dict) else []
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) != len(fields):
         raise UserError(f"{where}: needs an object with the text fields {', '.join(fields)}")
-    return tuple(values)
+    return tuple(texts)

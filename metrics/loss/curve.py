@@ -1,16 +1,17 @@
-"""A plot of quality over memory: what every budget of a model costs and gives.
+"""Draws quality over memory: bits per byte of a model at every budget over its resident bytes.
 
-Draws what was measured and computes nothing.
+Does not measure the points; see `metrics.loss.evaluation`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from bitstack.machine.extras import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MIB = 2**20
 
@@ -19,9 +20,9 @@ MIB = 2**20
 class CurvePoint:
     """One measured model."""
 
-    resident_bytes: int
+    resident_bytes: int  # of the whole model
     bits_per_byte: float
-    label: str = ""
+    label: str = ""  # written beside the point
 
 
 def plot_memory_quality(
@@ -34,11 +35,28 @@ def plot_memory_quality(
     name: str = "memory-quality",
     formats: Sequence[str] = ("png", "svg"),
 ) -> list[Path]:
-    """Write `name`.png and `name`.svg, or other `formats`, into `folder`; returns their paths.
+    """Writes one plot, a line for each curve, into `folder`.
 
-    One line a curve, its points in order of bytes; the original is a point and a dashed line.
-    `caption` says how the points were measured.
+    Args:
+        curves: Points by the name of the curve, for example one container at several budgets.
+        original: The uncompressed model, drawn as a square and a dashed line; None for none.
+        folder: An existing folder.
+        title: Stands above the plot.
+        caption: Stands below it and says how the points were measured.
+        name: Name of the files, without extension.
+        formats: Extensions that matplotlib can write.
+
+    Returns:
+        Paths of the files, in the order of `formats`.
+
+    Raises:
+        UserError: matplotlib is not installed.
     """
+    require("matplotlib")
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
     axes = figure.add_subplot()
     for label, points in curves.items():
@@ -64,7 +82,7 @@ def plot_memory_quality(
     return paths
 
 
-def _draw(axes: Axes, label: str, points: Sequence[CurvePoint]) -> None:
+def _draw(axes: "Axes", label: str, points: Sequence[CurvePoint]) -> None:
     x = [point.resident_bytes / MIB for point in points]
     y = [point.bits_per_byte for point in points]
     axes.plot(x, y, marker="o", markersize=5, linewidth=1.6, label=label)
@@ -75,7 +93,7 @@ def _draw(axes: Axes, label: str, points: Sequence[CurvePoint]) -> None:
             )
 
 
-def _draw_original(axes: Axes, original: CurvePoint) -> None:
+def _draw_original(axes: "Axes", original: CurvePoint) -> None:
     axes.axhline(original.bits_per_byte, color="0.45", linewidth=0.9, linestyle="--", zorder=1)
     axes.plot(
         original.resident_bytes / MIB, original.bits_per_byte, marker="s", markersize=6,

@@ -1,6 +1,6 @@
-"""Documents as evaluators see them: passages of so many bytes, token ids, a start token.
+"""Cuts documents into passages and encodes them, in the same way for every evaluator.
 
-Reading files is `bitstack.text`'s business.
+Does not parse files; see `original.text`.
 """
 
 import hashlib
@@ -18,24 +18,31 @@ TEXT_PASSAGE = 4096  # bytes; with most tokenizers about 1024 tokens
 
 
 def read_texts(source: str, *, max_bytes: int | None = None) -> list[str]:
-    """The documents of a text source, at most about `max_bytes` of them (UTF-8).
+    """Returns the documents of a text source.
 
-    The lines of a `.jsonl` and the rows of a data set are documents, and the first are taken. A
-    text file is cut into passages of 4096 bytes, so that there is something to draw for an
-    interval, and the same passages for every tokenizer; they are taken at equal distances.
-    Raises UserError as `read_documents`, or if `max_bytes` is below 1.
+    Each line of a `.jsonl` file and each row of a data set is a document; with `max_bytes` the
+    first ones are taken. A text file is cut into passages of 4096 bytes, which are the same for
+    every tokenizer; with `max_bytes` they are taken at equal distances over the file. Many
+    passages are needed because a bootstrap interval draws whole documents.
+
+    Args:
+        source: Text file, folder, `.jsonl` file or `hf:` data set, as in `original.text`.
+        max_bytes: About how many UTF-8 bytes to take; None takes all.
+
+    Raises:
+        UserError: as in `read_documents`, or `max_bytes` is below 1.
     """
     if max_bytes is not None and max_bytes < 1:
         raise UserError(f"max bytes is {max_bytes}; it must be at least 1, or left out for all")
     if has_rows(source):
         return list(_first(read_documents(source), max_bytes))
-    found = [piece for text in read_documents(source) for piece in passages(text, TEXT_PASSAGE)]
-    count = len(found) if max_bytes is None else min(len(found), -(-max_bytes // TEXT_PASSAGE))
-    return [found[i * len(found) // count] for i in range(count)]
+    pieces = [piece for text in read_documents(source) for piece in passages(text, TEXT_PASSAGE)]
+    count = len(pieces) if max_bytes is None else min(len(pieces), -(-max_bytes // TEXT_PASSAGE))
+    return [pieces[i * len(pieces) // count] for i in range(count)]
 
 
 def _first(texts: Iterable[str], max_bytes: int | None) -> Iterator[str]:
-    """Texts up to the one that brings `max_bytes`."""
+    """Yields texts until `max_bytes` are reached; the last text is whole."""
     size = 0
     for text in texts:
         if max_bytes is not None and size >= max_bytes:
@@ -45,7 +52,7 @@ def _first(texts: Iterable[str], max_bytes: int | None) -> Iterator[str]:
 
 
 def texts_sha256(texts: Iterable[str]) -> str:
-    """SHA-256 of documents, a zero byte between two."""
+    """Returns the SHA-256 of the documents, joined by zero bytes."""
     return hashlib.sha256(b"\0".join(text.encode() for text in texts)).hexdigest()
 
 
@@ -56,25 +63,31 @@ def encode(
     special: bool = True,
     max_length: int | None = None,
 ) -> list[list[int]]:
-    """Token ids of each document, with the tokenizer's own special tokens unless `special` is
-    False; cut by the tokenizer at `max_length` tokens, special ones included, if it is given."""
+    """Returns the token ids of each document.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        documents: Texts, each encoded alone.
+        special: Add the tokenizer's own special tokens, such as BOS.
+        max_length: Tokens at which a document is cut, special ones included; None keeps all.
+    """
     options: dict[str, Any] = {"add_special_tokens": special, "verbose": False}
     if max_length is not None:
         options |= {"truncation": True, "max_length": max_length}
     texts = list(documents)
-    found: list[list[int]] = []
+    ids: list[list[int]] = []
     for first in range(0, len(texts), ENCODED_AT_ONCE):
-        some = texts[first : first + ENCODED_AT_ONCE]
-        # Long texts are wanted, so the tokenizer's warning about them is not.
-        coded: Any = tokenizer(some, **options)
-        found += coded["input_ids"]
-    return found
+        # Not verbose: the tokenizer would warn of every text longer than the model's positions.
+        encoded: Any = tokenizer(texts[first : first + ENCODED_AT_ONCE], **options)
+        ids += encoded["input_ids"]
+    return ids
 
 
 def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that stands before a text: BOS, or EOS where there is none (as GPT-2 has it).
+    """Returns the token that stands before a text: BOS, or EOS where there is none, as in GPT-2.
 
-    Raises UserError if the tokenizer has neither: the first token of a text would have no context.
+    Raises:
+        UserError: the tokenizer has neither, so the first token of a text would have no context.
     """
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if isinstance(token, int):
@@ -86,21 +99,25 @@ def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of the vocabulary: figures per token compare only where it is the same."""
+    """Returns the SHA-256 of the vocabulary.
+
+    Losses per token compare only between models of the same vocabulary.
+    """
     pairs = sorted(tokenizer.get_vocab().items(), key=lambda pair: (pair[1], pair[0]))
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 def unknown_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[Iterable[int]]) -> int:
-    """How often text was lost to the tokenizer's unknown token."""
+    """Counts the tokenizer's unknown token in `ids`: places where text was lost."""
     unknown = tokenizer.unk_token_id
     return 0 if unknown is None else sum(token == unknown for one in ids for token in one)
 
 
 def passages(text: str, max_bytes: int) -> Iterator[str]:
-    """`text` in pieces of at most `max_bytes` UTF-8 bytes, cut between characters.
+    """Yields `text` in pieces of at most `max_bytes` UTF-8 bytes, cut between characters.
 
-    Raises UserError if `max_bytes` is below 4, the longest character.
+    Raises:
+        UserError: `max_bytes` is below 4, the bytes of the longest character.
     """
     if max_bytes < 4:
         raise UserError(f"passage of {max_bytes} bytes: at least 4 are needed for one character")
@@ -117,7 +134,11 @@ def passages(text: str, max_bytes: int) -> Iterator[str]:
 def check_tokenizers(
     teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> None:
-    """UserError unless both tokenizers have one vocabulary and give the same ids for `texts`."""
+    """Checks that two models read the same tokens, so that their logits can be compared.
+
+    Raises:
+        UserError: the vocabularies differ, or the tokenizers give other ids for `texts`.
+    """
     if teacher is student:
         return
     a, b = teacher.get_vocab(), student.get_vocab()

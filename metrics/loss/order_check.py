@@ -1,7 +1,7 @@
-"""Does every block of the order buy quality? The loss along a container's order, step by step.
+"""Checks that the loss of a container falls along its order, step by step.
 
-Walks a loaded model up its order by live resizing and measures perplexity at each stop. The order
-itself is made elsewhere; here it is only held to what it promises.
+Loads the model once, grows it along the order by live resizing and measures the loss at each stop.
+Does not sort the blocks; see `ordering.greedy`.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,29 +20,29 @@ from bitstack.original.text import token_ids
 
 @dataclass(frozen=True)
 class Stop:
-    """One place along the order: whole resident bytes, nats per token."""
+    """One place along the order."""
 
-    resident_bytes: int
-    nll_per_token: float
+    resident_bytes: int  # of the whole model
+    nll_per_token: float  # nats
 
 
 @dataclass(frozen=True)
 class OrderCheck:
-    """All stops from the floor to the top, and how they were measured."""
+    """The loss at every stop, from the smallest model to the largest."""
 
     stops: list[Stop]
     step: float  # least growth between two stops, as a share of the larger one's bytes
-    tokens: int
-    window: int
-    text: str
+    tokens: int  # scored at each stop
+    window: int  # tokens
+    text: str  # the source, as given
 
     @property
     def violations(self) -> list[tuple[Stop, Stop]]:
-        """Neighbouring stops of which the larger model has the higher loss."""
+        """Neighbouring stops where the larger model has the higher loss."""
         return [(a, b) for a, b in pairwise(self.stops) if b.nll_per_token > a.nll_per_token]
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, and the violations as pairs of resident bytes."""
+        """Returns all fields, and the violations as pairs of resident bytes."""
         pairs = [[a.resident_bytes, b.resident_bytes] for a, b in self.violations]
         return asdict(self) | {"violations": pairs}
 
@@ -57,26 +57,38 @@ def check_order(
     device: str = "cpu",
     progress: bool = False,
 ) -> OrderCheck:
-    """Perplexity of the container `folder` on `text` wherever its order has grown by `step`.
+    """Measures the loss of a container on `text` at stops along its order.
 
-    UserError for a step outside 0 to 1, and for what `load` and the text refuse.
+    Args:
+        folder: The container.
+        text: Source of the text, as in `original.text`.
+        step: Least growth between two stops, as a share of the larger model's bytes: 0.01 gives
+            about 110 stops while a model grows to three times its size.
+        window: Tokens of a forward pass; None for the model's positions, at most 2048.
+        max_tokens: Use only the first tokens of the text; None uses all.
+        device: "cpu" or "cuda".
+        progress: Show a progress bar.
+
+    Raises:
+        UserError: `step` is not between 0 and 1, the container cannot be loaded, or the text
+            cannot be read.
     """
     if not 0 < step < 1:
         raise UserError(f"--step {step}: a share of the bytes between 0 and 1 is needed, as 0.01")
-    model = load(folder, device=device)
+    model: Any = load(folder, device=device)
     tokens = token_ids(text, load_tokenizer(model.bitstack.folder), max_tokens=max_tokens)
     stops = []
-    found = None
+    measured = None
     for size in tqdm(_sizes(model, step), desc="order", disable=None if progress else True):
         model.bitstack.resize(size)
-        found = perplexity(model, tokens, window=window)
-        stops.append(Stop(model.bitstack.resident_bytes, found.nll_per_token))
-    assert found is not None, "an order has a floor"
-    return OrderCheck(stops, step, found.tokens, found.window, text)
+        measured = perplexity(model, tokens, window=window)
+        stops.append(Stop(model.bitstack.resident_bytes, measured.nll_per_token))
+    assert measured is not None, "an order has a floor"
+    return OrderCheck(stops, step, measured.tokens, measured.window, text)
 
 
 def _sizes(model: Any, step: float) -> list[int]:
-    """Bytes of the floor, of every stop `step` above the one before, and of the top."""
+    """Returns the bytes of the floor, of every stop `step` above the last, and of everything."""
     budgets = model.bitstack.manifest.budgets
     sizes = [budgets.floor_bytes]
     for size in budgets.prefix_bytes:

@@ -1,8 +1,8 @@
-"""Perplexity of a causal language model over a text, and bits per byte beside it.
+"""Measures the perplexity of a causal language model on a text, and its bits per byte.
 
-A perplexity means nothing without its text, tokens, window and stride, so the result carries
-them. Works on any module that maps token ids to an object with `.logits`, packed models too.
-Reading and tokenising the text is left to `bitstack.text`.
+Two perplexities compare only with the same text, tokens, window and stride, so the result carries
+them. Works on any module that maps token ids to an object with `.logits`, dense or packed. Does not
+read or tokenise the text; see `original.text`.
 """
 
 import math
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from bitstack.errors import UserError
-from bitstack.machine.gathering import gathered, meet
+from bitstack.machine.gathering import gathered, process_group
 from bitstack.machine.workers import processes
 from bitstack.original.text import Tokens
 
@@ -28,7 +28,7 @@ SOFTMAX_ELEMENTS = 2**24  # logits turned to fp32 at a time: 64 MiB
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Mean negative log-likelihood of a text, and how it was measured."""
+    """Mean negative log-likelihood of a text, with the terms it was measured on."""
 
     tokens: int  # scored
     window: int  # tokens a forward pass sees
@@ -48,23 +48,30 @@ def perplexity(
     progress: bool = False,
     shared: bool = False,
 ) -> Perplexity:
-    """Score every token of the text once, each in the first window that holds it.
+    """Scores every token of the text once, in the first window that holds it.
 
-    Windows start at 0, stride, 2·stride … until one reaches the end. In each, the tokens that
-    were in no earlier window are scored; the first token of a window has no context and is never
-    scored. So with `stride == window` (the default) one token a window is left out, with a
-    smaller stride only the first of the text, and no token has fewer than `window - stride` of
-    context. The last window may be shorter; it is never padded. The result does not depend on
-    `batch_size`: fp32 per token, summed in fp64. `window` defaults to the model's positions, at
-    most 2048.
+    Windows start at 0, stride, 2·stride … until one reaches the end of the text. The first token
+    of a window has no context and is never scored. So with `stride == window` one token of each
+    window is left out. With a smaller stride only the first token of the text is left out, and
+    every other has a context of at least `window - stride` tokens. The last window may be shorter;
+    it is never padded. Losses are fp32 per token and summed in fp64.
 
-    Bits per byte, `nll_per_token / ln 2 · ids / bytes`, takes ids and bytes (UTF-8) from the
-    whole evaluated text, so it compares across tokenizers.
+    Bits per byte are `nll_per_token / ln 2 · ids / bytes`. Ids and UTF-8 bytes are those of the
+    whole text, so the figure compares across tokenizers.
 
-    With `shared` the processes of `accelerate launch` or `torchrun` take a part each, and all get
-    the result: to the bit the one of a single process with as many threads.
-    Raises UserError for a window or stride that cannot be, for a text of fewer than 2 tokens, and
-    for processes that cannot meet.
+    Args:
+        model: A causal language model, dense or packed.
+        tokens: The text, encoded by the model's tokenizer.
+        window: Tokens of a forward pass; None for the model's positions, at most 2048.
+        stride: Tokens from the start of one window to the next; None for `window`.
+        batch_size: Windows of a forward pass; the result does not depend on it.
+        progress: Show a progress bar.
+        shared: Share the batches with the other processes of `torchrun` or `accelerate launch`.
+            All get the result, the same bits as one process with as many threads.
+
+    Raises:
+        UserError: window or stride is out of range, the text has fewer than 2 tokens, or the
+            processes do not reach one another.
     """
     window, stride = _checked(model, window, stride)
     if len(tokens.ids) < 2 or tokens.bytes == 0:
@@ -72,10 +79,10 @@ def perplexity(
             f"text too short: {len(tokens.ids)} tokens of {tokens.bytes} bytes found, at least 2 "
             "tokens and 1 byte needed; give more text"
         )
-    found: list[tuple[int, float, int]] = []  # batch, nats, tokens
+    sums: list[tuple[int, float, int]] = []  # batch, nats, tokens
     rank, count = processes() if shared else (0, 1)
     if shared:
-        meet()  # what hinders them is said before the work, not after it
+        process_group()  # fails before the work if the processes cannot reach one another
     batches = list(_batches(len(tokens.ids), window, stride, batch_size))
     was_training = model.training
     model.eval()
@@ -85,19 +92,19 @@ def perplexity(
             own, desc="perplexity", unit="batch", disable=None if progress and not rank else True
         ):
             losses = _losses(model, _gather(tokens.ids, starts, length), fresh)
-            found.append((batch, float(losses.double().sum()), len(losses)))
+            sums.append((batch, float(losses.double().sum()), len(losses)))
     finally:
         model.train(was_training)
-    # Added in the order of the text, so that the sum does not depend on who computed what.
-    found = sorted(gathered(found) if shared else found)
-    scored = sum(size for _, _, size in found)
-    nll = sum(nats for _, nats, _ in found) / scored
+    # Added in the order of the batches: a float sum must not depend on which process had which.
+    sums = sorted(gathered(sums) if shared else sums)
+    scored = sum(size for _, _, size in sums)
+    nll = sum(nats for _, nats, _ in sums) / scored
     return Perplexity(
         tokens=scored,
         window=window,
         stride=stride,
         nll_per_token=nll,
-        perplexity=torch.tensor(nll, dtype=torch.float64).exp().item(),  # inf, no OverflowError
+        perplexity=torch.tensor(nll, dtype=torch.float64).exp().item(),  # inf, where math raises
         bits_per_byte=nll / math.log(2) * len(tokens.ids) / tokens.bytes,
     )
 
@@ -116,7 +123,7 @@ def _checked(model: nn.Module, window: int | None, stride: int | None) -> tuple[
 
 
 def _positions(model: nn.Module) -> int | None:
-    """The most tokens the model takes, None if it does not say (recurrent models, ALiBi)."""
+    """Returns the most tokens the model takes; None if unknown (recurrent models, ALiBi)."""
     config: Any = getattr(model, "config", None)
     if config is None:
         return None
@@ -127,9 +134,9 @@ def _positions(model: nn.Module) -> int | None:
 def _batches(
     size: int, window: int, stride: int, batch_size: int
 ) -> Iterator[tuple[list[int], int, int]]:
-    """(starts of the windows, their length, tokens to score at the end of each) of every batch.
+    """Yields (starts of the windows, their length, tokens to score at the end of each) by batch.
 
-    Windows of one batch are alike: the first of a text scores more tokens than those that
+    Windows of one batch have one shape: the first of a text scores more tokens than those that
     overlap it, and the last may be shorter and score fewer.
     """
     groups: dict[tuple[int, int], list[int]] = {}
@@ -153,9 +160,9 @@ def _gather(ids: Tensor, starts: list[int], length: int) -> Tensor:
 
 @torch.inference_mode()
 def _losses(model: nn.Module, ids: Tensor, fresh: int) -> Tensor:
-    """Nats of the last `fresh` tokens of every window: fp32 [windows · fresh]."""
+    """Returns the nats of the last `fresh` tokens of every window, fp32 [windows · fresh]."""
     ids = ids.to(next(chain(model.parameters(), model.buffers()), ids).device)
-    # A cache would only cost memory; a module that is no transformers model may not know the word.
+    # A KV cache would only cost memory. Other modules may not know the argument.
     options = {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
     logits = model(input_ids=ids, **options).logits[:, -fresh - 1 : -1]
     rows = max(1, SOFTMAX_ELEMENTS // logits.shape[-1])

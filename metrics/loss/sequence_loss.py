@@ -1,8 +1,8 @@
-"""Negative log-likelihoods of many texts under a causal language model, one sum for each text.
+"""Sums the negative log-likelihood of each of many texts under a causal language model.
 
-The one loop behind information capacity, conditional loss and minimal pairs. Texts of like length
-share a batch and are padded on the right, which no causal model can see. Tokenising, and what the
-sums mean, is left to the callers; perplexity over one long text is `perplexity`'s business.
+Information capacity, conditional loss and minimal pairs use this one loop. Texts of like length
+share a batch and are padded on the right, where no causal model looks. Does not tokenise, see
+`metrics.loss.documents`, and does not cut long texts into windows, see `metrics.loss.perplexity`.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ SOFTMAX_ELEMENTS = 2**22  # logits turned to fp32 at a time: 16 MiB, about a cac
 
 @dataclass(frozen=True)
 class SequenceLosses:
-    """For each text, in the order given: nats (fp64 [n]) over its scored tokens (int64 [n])."""
+    """Loss of each of n texts, in the order given."""
 
-    nats: NDArray[np.float64]
-    tokens: NDArray[np.int64]
+    nats: NDArray[np.float64]  # [n], sums over the scored tokens
+    tokens: NDArray[np.int64]  # [n], scored
 
 
 def sequence_losses(
@@ -40,12 +40,23 @@ def sequence_losses(
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = False,
 ) -> SequenceLosses:
-    """Sum of -ln p over the tokens of each sequence after its prompt.
+    """Sums −ln p over the tokens of each sequence after its prompt.
 
-    `prompts` gives how many leading tokens are context only, at least 1 (the default), since the
-    first token has none. `vocabulary` cuts the logits to its length before the softmax (fp32).
-    A sequence with nothing to score has 0 tokens and 0 nats. Raises UserError if a sequence is
-    longer than the model's positions, has an id it does not know, or a loss is not finite.
+    Args:
+        model: A causal language model, dense or packed.
+        sequences: Token ids of each text.
+        prompts: How many leading tokens of each sequence are context only, at least 1; None for 1
+            everywhere, since the first token has no context.
+        vocabulary: Cut the logits to this length before the softmax, which is fp32.
+        batch_tokens: Tokens of a forward pass, padding included.
+        progress: Show a progress bar.
+
+    Returns:
+        One sum for each sequence; 0 nats over 0 tokens where there is nothing to score.
+
+    Raises:
+        UserError: a sequence is longer than the model's positions or has an id without an
+            embedding, or a loss is not finite.
     """
     prompts = [1] * len(sequences) if prompts is None else prompts
     assert all(p >= 1 for p in prompts), "the first token cannot be scored"
@@ -74,9 +85,16 @@ def sequence_losses(
 def token_losses(
     model: nn.Module, ids: Tensor, mask: Tensor, vocabulary: int | None = None
 ) -> Tensor:
-    """-ln p of the tokens of `ids` [b, t] that `mask` (bool [b, t - 1], on ids[:, 1:]) marks.
+    """Computes −ln p of the marked tokens of a batch.
 
-    fp32 [mask.sum()], row by row.
+    Args:
+        model: A causal language model.
+        ids: Token ids [b, t].
+        mask: Bool [b, t - 1]: which of ids[:, 1:] are scored.
+        vocabulary: Cut the logits to this length; None keeps all.
+
+    Returns:
+        Nats, fp32 [mask.sum()], row by row.
     """
     logits = forward(model, ids)[:, :-1, :vocabulary]
     mask, targets = mask.to(logits.device), ids[:, 1:].to(logits.device)
@@ -89,7 +107,7 @@ def token_losses(
 
 
 def forward(model: nn.Module, ids: Tensor) -> Tensor:
-    """Logits [b, t, vocabulary] of `ids` on the model's device, without a cache."""
+    """Returns the logits [b, t, vocabulary] of `ids` [b, t], computed without a KV cache."""
     device = next(chain(model.parameters(), model.buffers()), ids).device
     options = {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
     logits: Tensor = model(input_ids=ids.to(device), **options).logits
@@ -97,7 +115,7 @@ def forward(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def positions(model: nn.Module) -> int | None:
-    """The most tokens the model takes, None if its config does not say."""
+    """Returns the most tokens the model takes; None if its config does not say."""
     config = getattr(model, "config", None)
     if config is None:
         return None
@@ -106,7 +124,11 @@ def positions(model: nn.Module) -> int | None:
 
 
 def check_ids(model: nn.Module, sequences: Sequence[Sequence[int]]) -> None:
-    """UserError where a sequence has an id that the model has no embedding for."""
+    """Checks that the model has an embedding for every token id.
+
+    Raises:
+        UserError: a sequence has an id beyond the model's embeddings.
+    """
     find = getattr(model, "get_input_embeddings", None)
     highest = max((max(s) for s in sequences if len(s)), default=0)
     if find is not None and highest >= (count := find().num_embeddings):
@@ -128,7 +150,7 @@ def _check_lengths(model: nn.Module, sequences: Sequence[Sequence[int]]) -> None
 def _batches(
     sequences: Sequence[Sequence[int]], scored: NDArray, batch_tokens: int
 ) -> list[list[int]]:
-    """Indices of the texts to score, longest first, of at most `batch_tokens` padded tokens."""
+    """Returns batches of text indices, longest texts first, of at most `batch_tokens` each."""
     wanted = [index for index in range(len(sequences)) if scored[index]]
     order = sorted(wanted, key=lambda index: -len(sequences[index]))
     batches: list[list[int]] = []
@@ -142,7 +164,7 @@ def _batches(
 
 
 def _padded(sequences: list[Sequence[int]], prompts: list[int]) -> tuple[Tensor, Tensor]:
-    """Ids int64 [b, t], padded with 0 on the right, and which of ids[:, 1:] are scored."""
+    """Returns ids int64 [b, t], padded with 0 on the right, and the mask of those to score."""
     length = max(map(len, sequences))
     ids = torch.zeros(len(sequences), length, dtype=torch.int64)
     for row, sequence in zip(ids, sequences, strict=True):

@@ -1,7 +1,8 @@
-"""One page about a container: what every budget costs and gives, and how it was made.
+"""A web page about a container: size, quality and speed at every budget, and how it was made.
 
-`collect` measures, with the code that the commands run; `write_report` writes the page, and the
-same numbers as Markdown and JSON beside it.
+`collect` measures with the same code as the commands; `write_report` writes the page, and the same
+numbers as Markdown and JSON beside it. Does not define a metric; see the other folders of
+`metrics`.
 """
 
 from bitstack.metrics.report.data import Measured, Report, Row

@@ -1,8 +1,9 @@
-"""The three metrics along a compression curve: one container at several budgets, on one text.
+"""Measures three metrics along a compression curve: one container at several budgets, on one text.
 
-At every budget, and for the original where it is at hand: information capacity in both variants,
+At every budget, and for the original where it is given: information capacity in both variants,
 capacity density, and the gap to the original. A metric that is not defined for a model or a text
-is None, and `undefined` says why. The metrics themselves are in their own modules.
+is None, and `undefined` says why. Does not define the metrics; see `metrics.capacity`,
+`metrics.density` and `metrics.gap`.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,46 +29,41 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One model: its size and what was measured of it.
+    """One model: its size and what was measured of it."""
 
-    `faithful` and `by_bytes` are the two variants of information capacity; `density` holds N̂, ρ
-    and the density by bytes; `gap` is to the original. `undefined` names each that is None, with
-    the reason.
-    """
-
-    budget: str  # as asked for, or "original"
+    budget: str  # as given, or "original"
     budget_bytes: int | None
-    resident_bytes: int
+    resident_bytes: int  # of the whole model
     bits_per_weight: float
-    faithful: InformationCapacity | None
+    faithful: InformationCapacity | None  # as published
     by_bytes: InformationCapacity | None
     density: Density | None
-    gap: Gap | None
-    undefined: dict[str, str]
+    gap: Gap | None  # to the original
+    undefined: dict[str, str]  # why a metric is None, by its field's name
 
 
 @dataclass(frozen=True)
 class MetricsCurve:
-    """The original (where it is known) and every budget, in the order asked, and on what text."""
+    """The measurements of the original, where it is given, and of every budget, on one text."""
 
-    model: str  # the container, as named
+    model: str  # the container, as given
     original: str | None
-    text: str
+    text: str  # the source, as given
     text_sha256: str
     documents: int
     text_bytes: int
-    law: str | None  # the text the density law was fitted on, None where no one said
+    law: str | None  # the text that the density law was fitted on, if known
     denominator: str  # of `by_bytes`
-    seed: int
-    points: list[CurvePoint]
+    seed: int  # of the random draws behind the intervals
+    points: list[CurvePoint]  # the original first, then the budgets in the order given
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `write_json`."""
+        """Returns plain values for `write_json`."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class _Terms:
+class _Settings:
     """What all points of a curve share."""
 
     texts: list[str]
@@ -90,33 +86,39 @@ def metrics_along_curve(
     seed: int = 0,
     progress: bool = False,
 ) -> MetricsCurve:
-    """Measure the container `folder` at `budgets` on the text source `text`.
+    """Measures the container `folder` at `budgets` on the text source `text`.
 
-    `original`, the model folder it was made from, gives the gap and a point of its own. `law` is a
-    density law (None: the shipped one); a model with another tokenizer than its series has no
-    density. `denominator` is that of the variant by bytes: "bytes" moved, in which compression
-    counts, or "flops". At most `max_bytes` of the text are read. Models run on `device`; `seed`
-    draws the intervals. Raises UserError for what `open_model` and `read_texts` refuse.
+    Args:
+        original: Folder of the model it was made from; it gives the gap and a point of its own.
+        law: Density law; None takes the shipped one. A model with another tokenizer than the law's
+            series has no density.
+        denominator: Cost in information capacity by bytes: "bytes" moved, which compression
+            lowers, or "flops".
+        max_bytes: Of the text; None reads all.
+        seed: Of the random draws behind the intervals.
+
+    Raises:
+        UserError: the folder is no container, or a model, a budget or the text cannot be used.
     """
     if not is_container(locate(folder).folder):
         raise UserError(
             f"{folder}: not a container; a curve needs one made by `compress-model run`"
         )
     law = classics_law() if law is None else law
-    terms = _Terms(read_texts(text, max_bytes=max_bytes), law, denominator, seed, progress)
+    settings = _Settings(read_texts(text, max_bytes=max_bytes), law, denominator, seed, progress)
     teacher = None if original is None else open_model(original, device=device)
-    points = [] if teacher is None else [_point(ORIGINAL, teacher, teacher, terms)]
+    points = [] if teacher is None else [_point(ORIGINAL, teacher, teacher, settings)]
     for budget in budgets:
         opened = open_model(folder, budget=budget, device=device)
         name = budget.text if isinstance(budget, Budget) else str(budget)
-        points.append(_point(name, opened, teacher, terms))
+        points.append(_point(name, opened, teacher, settings))
     return MetricsCurve(
         model=str(folder),
         original=None if original is None else str(original),
         text=text,
-        text_sha256=texts_sha256(terms.texts),
-        documents=len(terms.texts),
-        text_bytes=sum(len(one.encode()) for one in terms.texts),
+        text_sha256=texts_sha256(settings.texts),
+        documents=len(settings.texts),
+        text_bytes=sum(len(one.encode()) for one in settings.texts),
         law=None if law.protocol is None else law.protocol.text,
         denominator=denominator,
         seed=seed,
@@ -124,9 +126,9 @@ def metrics_along_curve(
     )
 
 
-def _point(name: str, opened: Opened, teacher: Opened | None, terms: _Terms) -> CurvePoint:
-    model, tokenizer, texts = opened.model, opened.tokenizer, terms.texts
-    options = {"seed": terms.seed, "progress": terms.progress}
+def _point(name: str, opened: Opened, teacher: Opened | None, settings: _Settings) -> CurvePoint:
+    model, tokenizer, texts = opened.model, opened.tokenizer, settings.texts
+    options = {"seed": settings.seed, "progress": settings.progress}
     undefined: dict[str, str] = {}
 
     def attempt(metric: str, measure: Callable[[], T]) -> T | None:
@@ -136,14 +138,14 @@ def _point(name: str, opened: Opened, teacher: Opened | None, terms: _Terms) -> 
             undefined[metric] = " ".join(str(error).split())
             return None
 
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "faithful": attempt("faithful", lambda: faithful(model, tokenizer, texts, **options)),
         "by_bytes": attempt(
             "by_bytes",
-            lambda: by_bytes(model, tokenizer, texts, denominator=terms.denominator, **options),
+            lambda: by_bytes(model, tokenizer, texts, denominator=settings.denominator, **options),
         ),
-        "density": attempt("density", lambda: _density(opened, terms)),
-        "gap": attempt("gap", lambda: _gap(opened, teacher, terms)),
+        "density": attempt("density", lambda: _density(opened, settings)),
+        "gap": attempt("gap", lambda: _gap(opened, teacher, settings)),
     }
     return CurvePoint(
         budget=name,
@@ -151,18 +153,20 @@ def _point(name: str, opened: Opened, teacher: Opened | None, terms: _Terms) -> 
         resident_bytes=opened.resident_bytes,
         bits_per_weight=opened.bits_per_weight,
         undefined=undefined,
-        **found,
+        **metrics,
     )
 
 
-def _density(opened: Opened, terms: _Terms) -> Density:
-    found = law_density(opened, terms.law, terms.texts, seed=terms.seed, progress=terms.progress)
-    if found.reason is not None:
-        raise UserError(found.reason)
-    return found
+def _density(opened: Opened, settings: _Settings) -> Density:
+    density = law_density(
+        opened, settings.law, settings.texts, seed=settings.seed, progress=settings.progress
+    )
+    if density.reason is not None:
+        raise UserError(density.reason)
+    return density
 
 
-def _gap(opened: Opened, teacher: Opened | None, terms: _Terms) -> Gap:
+def _gap(opened: Opened, teacher: Opened | None, settings: _Settings) -> Gap:
     if teacher is None:
         raise UserError("no original to compare with; name the model folder it was made from")
     if opened is teacher:
@@ -171,8 +175,8 @@ def _gap(opened: Opened, teacher: Opened | None, terms: _Terms) -> Gap:
         teacher.model,
         opened.model,
         teacher.tokenizer,
-        terms.texts,
+        settings.texts,
         student_tokenizer=opened.tokenizer,
-        seed=terms.seed,
-        progress=terms.progress,
+        seed=settings.seed,
+        progress=settings.progress,
     ).whole

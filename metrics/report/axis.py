@@ -1,4 +1,7 @@
-"""From values to places on a chart, in percent, and the ticks between. Knows nothing of models."""
+"""Computes places on a chart, in percent, of values and of the lines of the grid.
+
+Does not choose what is drawn; see `metrics.report.charts`.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +14,9 @@ MOST_TICKS = 6
 
 @dataclass(frozen=True)
 class Tick:
-    """A line of the grid: its place in percent from the left or the bottom, and its words."""
+    """A line of the grid."""
 
-    place: float
+    place: float  # percent from the left or from the bottom
     label: str
 
 
@@ -26,19 +29,21 @@ class BytesAxis:
 
     @classmethod
     def over(cls, sizes: Sequence[int]) -> "BytesAxis":
-        """From the smallest to the largest of `sizes`, with room on either side, more on the left,
-        where the values' words stand."""
+        """Returns an axis from the smallest to the largest of `sizes`, with room on either side.
+
+        There is more room on the left, where the labels of the other axis stand.
+        """
         low, high = min(sizes), max(sizes)
         whole = high / low if high > low else 2.0
         return cls(low / whole**0.13, high * whole**0.05)
 
     def place(self, size: float) -> float:
-        """Percent from the left."""
+        """Returns the percent from the left."""
         return 100 * math.log(size / self.low) / math.log(self.high / self.low)
 
     @property
     def ticks(self) -> list[Tick]:
-        """Powers of two of bytes; where those are few, one and a half times them too."""
+        """Powers of two of bytes; where fewer than three fit, also 1.25 and 1.5 times them."""
         first, last = math.ceil(math.log2(self.low)), math.floor(math.log2(self.high))
         step = max(1, math.ceil((last - first + 1) / MOST_TICKS))
         sizes = [2.0**power for power in range(first, last + 1, step)]
@@ -63,9 +68,11 @@ class LinearAxis:
     def over(
         cls, values: Sequence[float], *, most: int = MOST_TICKS, room: float = 0
     ) -> "LinearAxis":
-        """Around all of `values`, from round number to round number in about `most` steps.
+        """Returns an axis around all of `values` that begins and ends at round numbers.
 
-        Below them is at least the share `room` of what they span.
+        Args:
+            most: About how many ticks.
+            room: Share of the values' range that stays free below the lowest.
         """
         low, high = min(values), max(values)
         low -= room * (high - low)
@@ -76,12 +83,12 @@ class LinearAxis:
         return cls(math.floor(low / step) * step, math.ceil(high / step) * step, step)
 
     def place(self, value: float) -> float:
-        """Percent from the bottom."""
+        """Returns the percent from the bottom."""
         return 100 * (value - self.low) / (self.high - self.low)
 
     @property
     def digits(self) -> int:
-        """Decimals that the step needs."""
+        """The decimals that a label needs."""
         return next(d for d in range(20) if abs(round(self.step, d) - self.step) < 1e-6 * self.step)
 
     @property
@@ -92,13 +99,13 @@ class LinearAxis:
 
 
 def _round_up(step: float) -> float:
-    """The least of 1, 2, 2.5, 5 times a power of ten that is at least `step`."""
+    """Returns the least of 1, 2, 2.5, 5 times a power of ten that is at least `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return power * min(f for f in (1, 2, 2.5, 5, 10) if f * power >= step * (1 - 1e-9))
 
 
 def short_bytes(size: float) -> str:
-    """`768 KiB`, `1.5 MiB`: no more digits than it takes."""
+    """Returns bytes in words with at most four digits, for example `768 KiB` or `1.5 MiB`."""
     units = ["B", *(f"{prefix.upper()}iB" for prefix in PREFIXES)]
     power = min(int(math.log2(size) // 10), len(units) - 1) if size >= 1 else 0
     return f"{size / 1024**power:.4g} {units[power]}"

@@ -1,6 +1,7 @@
-"""The charts of a report: which figures, in which unit, where on the page. Drawing is the page's.
+"""Makes the charts of a report: which figures, in which unit, at which place.
 
-All charts share one axis of bytes, so that one marker stands at the same place in each.
+All charts share one axis of bytes, so that one marker stands at the same place in each. Does not
+draw them; see `page.html.j2`.
 """
 
 from collections.abc import Iterable
@@ -14,33 +15,33 @@ from bitstack.metrics.statistics.bootstrap import Interval
 
 @dataclass(frozen=True)
 class Mark:
-    """One measured model: places in percent, and words for a person."""
+    """The dot of one measured model."""
 
-    name: str
+    name: str  # of the budget, or "original"
     bytes: int
     value: float
-    x: float
-    y: float
-    low: float | None  # of the interval, None without one
+    x: float  # percent from the left
+    y: float  # percent from the bottom
+    low: float | None  # ends of the interval, percent from the bottom; None without one
     high: float | None
     interval: Interval | None
-    minor: bool  # its name is left out where there is little room
+    minor: bool  # its name is left out on a narrow screen
 
     @property
     def side(self) -> str:
-        """To which side its words have room."""
+        """Side of the dot on which its tip has room."""
         return "right" if self.x < 30 else "left" if self.x > 70 else "over"
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Marks of a container in order of bytes, and the original beside them."""
+    """One figure of a container at every budget, and of the original."""
 
-    key: str
+    key: str  # names the chart in the page's script
     title: str
     unit: str
     better: str  # lower or higher
-    digits: int
+    digits: int  # decimals of the values
     x: BytesAxis
     y: LinearAxis
     marks: list[Mark]
@@ -48,40 +49,40 @@ class Chart:
 
     @property
     def all(self) -> list[Mark]:
-        """The original last, so that it is drawn over the others."""
+        """All marks, the original last, so that it is drawn over the others."""
         return [*self.marks, *filter(None, [self.original])]
 
     @property
     def path(self) -> str:
-        """The line through all marks, for a drawing of 100 × 100 with y downwards."""
+        """The line through the marks, for a drawing of 100 × 100 with y downwards."""
         return "M" + " L".join(f"{m.x:.3f} {100 - m.y:.3f}" for m in self.marks)
 
     @property
     def summary(self) -> str:
-        """The chart in one sentence, for those who do not see it."""
+        """The chart in one sentence, for screen readers."""
         first, last = self.marks[0], self.marks[-1]
-        words = f"{self.title}, {self.unit}: {self.say(first.value)} at {first.name}"
+        words = f"{self.title}, {self.unit}: {self.format(first.value)} at {first.name}"
         if last is not first:
-            words += f", {self.say(last.value)} at {last.name}"
+            words += f", {self.format(last.value)} at {last.name}"
         if self.original:
-            words += f"; the original {self.say(self.original.value)}"
-        return words + ". All values are in the table of measurements."
+            words += f"; the original {self.format(self.original.value)}"
+        return words + ". All values are in the tables of this page."
 
-    def say(self, value: float) -> str:
-        """The value with as many digits as it deserves."""
+    def format(self, value: float) -> str:
+        """Returns the value with the chart's decimals."""
         return f"{value:.{self.digits}f}"
 
     def cell(self, name: str) -> str:
-        """The value of the model `name` with its interval, for a table."""
+        """Returns the value of the budget `name` with its interval, for a table."""
         mark = next((mark for mark in self.all if mark.name == name), None)
         if mark is None:
             return "–"
         ends = mark.interval
-        within = f" ({self.say(ends.low)} to {self.say(ends.high)})" if ends else ""
-        return self.say(mark.value) + within
+        within = f" ({self.format(ends.low)} to {self.format(ends.high)})" if ends else ""
+        return self.format(mark.value) + within
 
     def data(self) -> dict[str, Any]:
-        """What the page's script needs to follow the line."""
+        """Returns what the page's script needs to move the marker along the line."""
         return {
             "points": [[mark.bytes, mark.value] for mark in self.marks],
             "low": self.y.low,
@@ -106,19 +107,31 @@ def make_chart(
     ticks: int = 6,
     room: float = 0,
 ) -> Chart | None:
-    """A chart of what is defined among `figures`; None where nothing is."""
+    """Returns a chart of the figures that are defined; None where none is.
+
+    Args:
+        figures: Of the container at every budget, in order of bytes.
+        original: Figure of the original; None where it was not measured.
+        digits: Decimals of the values.
+        better: "lower" or "higher".
+        ticks: About how many lines the grid has over the values.
+        room: Share of the values' range that stays free below the lowest.
+    """
     known = [one for one in figures if one[2] is not None]
     if not known:
         return None
-    whole = original if original and original[2] is not None else None
-    y = LinearAxis.over(_span([*known, *filter(None, [whole])]), most=ticks, room=room)
+    beside = original if original and original[2] is not None else None
+    y = LinearAxis.over(_span([*known, *filter(None, [beside])]), most=ticks, room=room)
     marks = [_mark(one, axis, y, minor=0 < i < len(known) - 1) for i, one in enumerate(known)]
-    first = _mark(whole, axis, y, minor=False) if whole else None
-    return Chart(key, title, unit, better, digits, axis, y, marks, first)
+    square = _mark(beside, axis, y, minor=False) if beside else None
+    return Chart(key, title, unit, better, digits, axis, y, marks, square)
 
 
 def _span(figures: list[Figure]) -> list[float]:
-    """All values, and the ends of their intervals as far as they leave the values readable."""
+    """Returns all values, and the ends of their intervals.
+
+    Ends farther than the values' own range are cut, so that the values stay readable.
+    """
     values = [one[2] for one in figures if one[2] is not None]
     ends = [end for one in figures if one[3] for end in (one[3].low, one[3].high)]
     room = max(values) - min(values) or abs(values[0])
@@ -137,22 +150,22 @@ def _mark(figure: Figure, x: BytesAxis, y: LinearAxis, *, minor: bool) -> Mark:
 
 
 def _inside(end: float | None, y: LinearAxis) -> float | None:
-    """Where an interval ends, or the chart does."""
+    """Returns the place of an interval's end, or of the chart's edge before it."""
     return None if end is None else min(max(y.place(end), 0), 100)
 
 
 def bytes_axis(report: Report) -> BytesAxis:
-    """From the floor to the original or to everything, whichever is larger."""
+    """Returns the axis from the floor to the original or to everything, whichever is larger."""
     return BytesAxis.over([report.sizes[0], report.sizes[-1], report.manifest.original_bytes])
 
 
 def loss_chart(report: Report, axis: BytesAxis) -> Chart | None:
-    """Bits per byte over bytes in memory."""
+    """Returns the chart of bits per byte over bytes in memory; None where no loss was measured."""
     rows = [
         (row.name, row.plan.resident_bytes, row.scored.bits_per_byte, None)
         for row in report.measured
         if row.scored
     ]
-    first = report.original and report.original.scored
-    original = first and ("original", report.manifest.original_bytes, first.bits_per_byte, None)
+    scored = report.original and report.original.scored
+    original = scored and ("original", report.manifest.original_bytes, scored.bits_per_byte, None)
     return make_chart("loss", "Loss", "bits per byte", rows, original, axis, digits=4, room=0.06)

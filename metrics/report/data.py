@@ -1,6 +1,7 @@
-"""What a report says, as plain values: no measuring and no drawing.
+"""Holds what a report says, as plain values.
 
-Everything about a container that needs no measurement is read off its manifest.
+Everything about a container that needs no measurement is read from its manifest. Does not measure,
+see `metrics.report.figures`; does not draw, see `metrics.report.charts`.
 """
 
 from collections.abc import Sequence
@@ -20,14 +21,14 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What was measured of one model: loss and speed (None: no text was given), task scores."""
+    """What was measured of one model."""
 
-    scored: Evaluation | None = None
-    tokens_per_second: float | None = None
+    scored: Evaluation | None = None  # loss; None: no text was given
+    tokens_per_second: float | None = None  # None: no text was given
     tasks: tuple[TaskScore, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """All fields; a task's score without the values of its documents."""
+        """Returns all fields; a task's score without the values of its documents."""
         return {
             "scored": self.scored and self.scored.to_json(),
             "tokens_per_second": self.tokens_per_second,
@@ -37,14 +38,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row(Measured):
-    """One budget: what it buys, and what was measured of it."""
+    """One budget: the model that fits it, and what was measured of that model."""
 
-    name: str  # floor, 2bpw, everything, or as asked for
+    name: str  # floor, 2bpw, everything, or as given
     plan: PlanRow
-    blocks: int  # loaded after the floor
+    blocks: int  # of the order that are loaded, beyond the floor
 
     def to_json(self) -> dict[str, Any]:
-        """All fields."""
+        """Returns all fields."""
         own = {"name": self.name, "plan": asdict(self.plan), "blocks": self.blocks}
         return own | super().to_json()
 
@@ -53,34 +54,34 @@ class Row(Measured):
 class Tasks:
     """Benchmark tasks that every model runs, and how."""
 
-    names: tuple[str, ...]  # as asked for: a group is one name
-    folder: str | None = None  # of the data, or of task files
+    names: tuple[str, ...]  # as given: a group is one name
+    folder: str | None = None  # of the tasks' data, or of task files
     limit: int | None = None  # documents of a task, None for all
-    seed: int = 0  # of the intervals
+    seed: int = 0  # of the random draws behind the intervals
 
 
 @dataclass(frozen=True)
 class DenseGroup:
-    """The same tensor of all layers, left dense."""
+    """The same tensor of all layers, left uncompressed."""
 
-    name: str  # layer numbers left out
+    name: str  # with * for the numbers of layers
     count: int
-    shape: tuple[int, ...] | None  # None where they differ
+    shape: tuple[int, ...] | None  # None where shapes differ
     dtype: str
-    bytes: int  # of all of them
+    bytes: int  # of all of them together
 
 
 @dataclass(frozen=True)
 class Report:
-    """A container, its rows in order of bytes, and how they were measured."""
+    """A container, its budgets, and how they were measured."""
 
-    container: str  # as named
+    container: str  # folder or Hub name, as given
     manifest: Manifest
-    rows: list[Row]
-    original: Measured | None = None  # the model it was made from, measured the same way
+    rows: list[Row]  # in order of bytes
+    original: Measured | None = None  # the model it was made from, measured in the same way
     metrics: MetricsCurve | None = None  # at the budgets of `rows`
     tasks: Tasks | None = None
-    environment: dict[str, Any] = field(default_factory=dict)  # what ran, on what, when
+    environment: dict[str, Any] = field(default_factory=dict)  # software, machine and date
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -95,11 +96,11 @@ class Report:
 
     @cached_property
     def dense(self) -> list[DenseGroup]:
-        """What was left dense, the most bytes first."""
+        """The tensors left uncompressed, the most bytes first."""
         return dense_groups(self.manifest)
 
     def to_json(self) -> dict[str, Any]:
-        """Every number of the page, for `write_json`."""
+        """Returns every number of the page, for `write_json`."""
         manifest = self.manifest
         return {
             "format": FORMAT,
@@ -124,7 +125,7 @@ class Report:
         }
 
     def steps(self) -> list[dict[str, Any]]:
-        """Every block of the order: its stack, the level it brings, and all bytes with it."""
+        """Returns every block of the order: its stack, its level, and resident bytes with it."""
         levels = [1] * len(self.manifest.stacks)
         steps = []
         for stack, size in zip(self.manifest.order, self.sizes[1:], strict=True):
@@ -135,7 +136,13 @@ class Report:
 
 
 def prefix_bytes(stack_bytes: Sequence[Sequence[int]], order: Sequence[int], floor: int) -> list:
-    """Bytes of every prefix of the order, from none of it (`floor`) to all."""
+    """Returns the bytes of every prefix of the order, from none of it (`floor`) to all of it.
+
+    Args:
+        stack_bytes: Resident bytes of every stack at level 1, 2, …
+        order: The stack that gets the next block, for every block.
+        floor: Bytes of the whole model with every stack at level 1.
+    """
     levels = [0] * len(stack_bytes)
     added = []
     for stack in order:
@@ -146,16 +153,16 @@ def prefix_bytes(stack_bytes: Sequence[Sequence[int]], order: Sequence[int], flo
 
 
 def dense_groups(manifest: Manifest) -> list[DenseGroup]:
-    """Tensors of one name but for the layer's number are one group."""
+    """Groups the uncompressed tensors whose names differ only in the number of a layer."""
     groups: dict[tuple[str, str], list] = {}
     for entry in manifest.dense:
         groups.setdefault((_without_numbers(entry.name), entry.dtype), []).append(entry)
-    found = []
+    dense = []
     for (name, dtype), entries in groups.items():
         shapes = {tuple(entry.shape) for entry in entries}
         shape = shapes.pop() if len(shapes) == 1 else None
-        found.append(DenseGroup(name, len(entries), shape, dtype, sum(e.bytes for e in entries)))
-    return sorted(found, key=lambda group: (-group.bytes, group.name))
+        dense.append(DenseGroup(name, len(entries), shape, dtype, sum(e.bytes for e in entries)))
+    return sorted(dense, key=lambda group: (-group.bytes, group.name))
 
 
 def _without_numbers(name: str) -> str:

@@ -1,6 +1,7 @@
-"""The figures of a report: which models are measured at which budgets, and what is made of it.
+"""Collects the figures of a report: the container at every budget, and its original.
 
-Measuring one of them is in `measure`. Nothing is written here.
+Does not measure a model, see `metrics.report.measure`; does not write the page, see
+`metrics.report.render`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,17 +14,18 @@ from bitstack.container.planning import plan
 from bitstack.errors import UserError
 from bitstack.live.opening import is_container
 from bitstack.machine.device import pick_device
+from bitstack.machine.extras import require
 from bitstack.metrics.report.along_curve import metrics_along_curve
 from bitstack.metrics.report.data import Measured, Report, Row, Tasks
-from bitstack.metrics.report.measure import Model, Terms, environment, measure_all
+from bitstack.metrics.report.measure import Model, Settings, environment, measure_all
 from bitstack.metrics.tasks.scores import with_recovery
 from bitstack.original.hub_cache import locate
 from bitstack.original.source import open_source
 
-# Between the floor and everything: quality changes most below 3 bits a weight.
+# Closer together where quality changes most, below 3 bits per weight.
 BUDGETS = ("1.5bpw", "2bpw", "2.5bpw", "3bpw", "4bpw", "6bpw")
-MAX_TOKENS = 20_000
-METRIC_BYTES = 50_000
+MAX_TOKENS = 20_000  # of the text, for loss
+METRIC_BYTES = 50_000  # of the text, for the three metrics
 
 
 def collect(
@@ -42,16 +44,28 @@ def collect(
     device: str = "auto",
     progress: bool = False,
 ) -> Report:
-    """The report of the container `folder`: loss and speed on the source `text`, scores on `tasks`.
+    """Collects the report of a container. Without `text` and `tasks` no model is loaded.
 
-    Without `budgets`: the floor, everything, and BUDGETS between. `original` is the folder it was
-    made from; without it, a folder of that name and size in the working directory or beside the
-    container. `metrics` adds information capacity, capacity density and capacity gap, on the first
-    METRIC_BYTES of the text. `tasks` are names of tasks or groups, run on their first `limit`
-    documents; `tasks_folder` is as `run_tasks` has it. Without `text` and `tasks` no model is
-    loaded. UserError for what `plan`, `open_model`, `token_ids`, `score` and `run_tasks` refuse,
-    and for an original of another size.
+    Args:
+        folder: Of the container, or its name on the Hub.
+        text: Source of the text that loss and speed are measured on.
+        budgets: Those to measure; none takes the floor, everything, and BUDGETS between.
+        original: Folder of the model it was made from; None looks for a folder of that name and
+            size in the working directory and beside the container.
+        max_tokens: Of the text; None reads all.
+        window: Tokens of a window, as in `metrics.loss.evaluation`.
+        stride: Tokens between the starts of two windows.
+        tasks: Names of benchmark tasks or of groups of them.
+        tasks_folder: Of the tasks' data, or of task files.
+        limit: Documents of every task; None takes all.
+        metrics: Whether to measure information capacity, capacity density and capacity gap, on the
+            first METRIC_BYTES of the text.
+
+    Raises:
+        UserError: a budget, model, text or task cannot be used, or the original has another size.
     """
+    if tasks is not None:
+        require("lm_eval")  # refuses before hours of measuring
     container = locate(folder).folder
     manifest = read_manifest(container)
     pick_device(device)
@@ -61,47 +75,47 @@ def collect(
         return report
     where = None if tasks_folder is None else str(tasks_folder)
     chosen = None if tasks is None else Tasks(tuple(tasks), where, limit)
-    terms = Terms(text, chosen, max_tokens, window, stride, device, progress)
-    measured = _measured(report, source, terms)
-    return measured if text is None or not metrics else _with_metrics(measured, source, terms)
+    settings = Settings(text, chosen, max_tokens, window, stride, device, progress)
+    measured = _measured(report, source, settings)
+    return measured if text is None or not metrics else _with_metrics(measured, source, settings)
 
 
-def _measured(report: Report, source: Path | None, terms: Terms) -> Report:
-    """The report with loss, speed and scores of its rows and of the original in `source`."""
+def _measured(report: Report, source: Path | None, settings: Settings) -> Report:
+    """Adds loss, speed and scores of the rows and of the original in `source`."""
     models: list[Model] = [("original", source, None)] if source else []
     models += [(row.name, report.container, row.plan.budget_bytes) for row in report.rows]
-    found = measure_all(models, terms)
-    first = found.pop(0) if source else None
-    pairs = zip(report.rows, found, strict=True)
+    measured = measure_all(models, settings)
+    original = measured.pop(0) if source else None
+    pairs = zip(report.rows, measured, strict=True)
     return replace(
         report,
-        rows=[replace(row, **vars(_beside(one, first, terms.tasks))) for row, one in pairs],
-        original=first,
-        tasks=terms.tasks,
-        environment=environment(terms),
+        rows=[replace(row, **vars(_beside(one, original, settings.tasks))) for row, one in pairs],
+        original=original,
+        tasks=settings.tasks,
+        environment=environment(settings),
     )
 
 
 def _beside(one: Measured, original: Measured | None, tasks: Tasks | None) -> Measured:
-    """`one` with the original's task scores beside its own."""
+    """Adds to the task scores of `one` the share of the original's scores that they keep."""
     if original is None or tasks is None:
         return one
     return replace(one, tasks=tuple(with_recovery(one.tasks, original.tasks, seed=tasks.seed)))
 
 
-def _with_metrics(report: Report, source: Path | None, terms: Terms) -> Report:
-    """The report with the three metrics at its budgets."""
-    assert terms.text is not None
+def _with_metrics(report: Report, source: Path | None, settings: Settings) -> Report:
+    """Adds the three metrics at the report's budgets."""
+    assert settings.text is not None
     budgets = [row.plan.budget_bytes for row in report.rows]
     curve = metrics_along_curve(
-        report.container, terms.text, budgets, original=source, max_bytes=METRIC_BYTES,
-        device=terms.device, progress=terms.progress,
+        report.container, settings.text, budgets, original=source, max_bytes=METRIC_BYTES,
+        device=settings.device, progress=settings.progress,
     )  # fmt: skip
     return replace(report, metrics=curve)
 
 
 def _rows(container: Path, manifest: Manifest, budgets: Sequence[str | int | Budget]) -> list[Row]:
-    """One row a prefix of the order, fewest bytes first; budgets that buy the same are one."""
+    """Returns one row per budget, fewest bytes first; budgets that fit the same model are one."""
     named = [(str(b.text if isinstance(b, Budget) else b), b) for b in budgets]
     named = named or list(_default(manifest))
     plans = plan(container, [budget for _, budget in named])
@@ -125,7 +139,7 @@ def _default(manifest: Manifest) -> Iterator[tuple[str, str | int]]:
 
 
 def _original(container: Path, manifest: Manifest, named: str | Path | None) -> Path | None:
-    """The original's folder. UserError where the one that was named is another model's."""
+    """Returns the original's folder. Raises UserError where `named` holds another model."""
     if named is not None:
         source = open_source(named)
         if source.bytes != manifest.original_bytes:

@@ -1,6 +1,7 @@
-"""The map of levels: a row for every kind of matrix, a cell for every layer.
+"""Arranges the map of levels: a row for every kind of matrix, a cell for every layer.
 
-Experts of one layer share a cell. Which level a cell has at a budget is worked out by the page.
+The experts of one layer share a cell. Does not say which level a cell has at a budget; see
+`page.js`.
 """
 
 from dataclasses import dataclass
@@ -10,29 +11,30 @@ from bitstack.container.manifest import Manifest
 
 @dataclass(frozen=True)
 class Cell:
-    """Stacks of one layer and role; none where the layer has no such matrix."""
+    """The stacks of one kind of matrix in one layer; none where the layer has no such matrix."""
 
-    layer: int | None
+    layer: int | None  # None outside the layers
     stacks: list[int]  # indices of the manifest's stacks
 
 
 @dataclass(frozen=True)
 class MapRow:
-    """One role over all layers; a role outside the layers has one cell."""
+    """One kind of matrix over all layers; one outside the layers has one cell."""
 
-    role: str  # as the model calls it
-    label: str  # its shortest unambiguous end
-    note: str  # what else it stands for
+    role: str  # the model's name of this kind of matrix
+    label: str  # the shortest end of it that no other row has
+    note: str  # for example that it is also the LM head
     cells: list[Cell]
 
     @property
     def layered(self) -> bool:
+        """Whether the row has a cell per layer."""
         return self.cells[0].layer is not None
 
 
 @dataclass(frozen=True)
 class LevelMap:
-    """All stacks of a container."""
+    """The map of all stacks of a container."""
 
     layers: list[int]
     rows: list[MapRow]
@@ -40,14 +42,14 @@ class LevelMap:
 
 
 def level_map(manifest: Manifest) -> LevelMap:
-    """Rows in the order of the model, so that one reads it from input to output."""
+    """Returns the map, its rows in the order of the model, from input to output."""
     layers = sorted({e.layer for e in manifest.stacks if e.layer is not None})
-    found: dict[str, dict[int | None, list[int]]] = {}
+    roles: dict[str, dict[int | None, list[int]]] = {}
     for index, entry in enumerate(manifest.stacks):
-        found.setdefault(entry.matrix.role, {}).setdefault(entry.layer, []).append(index)
-    labels = short_names(list(found))
+        roles.setdefault(entry.matrix.role, {}).setdefault(entry.layer, []).append(index)
+    labels = short_names(list(roles))
     rows = []
-    for role, cells in found.items():
+    for role, cells in roles.items():
         wanted = [None] if None in cells else layers
         rows.append(
             MapRow(role, labels[role], _note(manifest, cells), [
@@ -67,11 +69,11 @@ def _note(manifest: Manifest, cells: dict[int | None, list[int]]) -> str:
 
 
 def short_names(names: list[str]) -> dict[str, str]:
-    """Each dotted name without the leading parts that it takes to tell it from the others."""
-    found = {}
+    """Shortens dotted names to their last parts, as few as tell each name from the others."""
+    shortest = {}
     for name in names:
         parts = name.split(".")
         ends = (".".join(parts[start:]) for start in reversed(range(len(parts))))
         alone = (e for e in ends if sum(f".{n}".endswith(f".{e}") for n in names) == 1)
-        found[name] = next(alone, name)
-    return found
+        shortest[name] = next(alone, name)
+    return shortest

@@ -10,7 +10,7 @@
     return unit ? `${value.toFixed(2)} ${["B", "KiB", "MiB", "GiB", "TiB"][unit]}` : `${bytes} B`;
   };
 
-  // Bytes of every prefix of the order, as the loader counts them.
+  // Bytes of the whole model after every block of the order, counted as the loader does.
   const level = data.kinds.map(() => 1);
   const sizesOf = (stack) => data.sizes[data.kinds[stack]];
   const floor = data.kinds.reduce((sum, _, stack) => sum + sizesOf(stack)[0], data.fixed);
@@ -20,9 +20,9 @@
     totals.push(totals[totals.length - 1] + own[at] - own[at - 1]);
   }
   level.fill(1);
-  let loaded = 0;  // blocks of the order that `level` holds
+  let loaded = 0;  // blocks of the order that `level` counts
   const last = data.order.length;
-  const prefix = (bytes) => {  // the longest that fits
+  const prefix = (bytes) => {  // most blocks of the order that fit
     let low = 0, high = last;
     while (low < high) {
       const middle = (low + high + 1) >> 1;
@@ -35,7 +35,7 @@
   const [left, right] = data.axis.map(log);
   const across = (bytes) => 100 * (log(bytes) - left) / (right - left);
 
-  // Straight between measured points, as the line is drawn; null outside of them.
+  // The value on the straight line between measured points; null outside of them.
   const between = (points, bytes) => {
     for (let i = 0; i < points.length; i += 1) {
       const [at, value] = points[i];
@@ -53,8 +53,8 @@
   const named = new Map(rows.map((row) => [row.bytes, row.name]));
   const speeds = rows.filter((row) => row.speed).map((row) => [row.bytes, 1 / row.speed]);
   const nats = rows.filter((row) => row.nats !== null).map((row) => [row.bytes, row.nats]);
-  const how = (found) => found.measured ? "measured"
-    : `interpolated, ${named.get(found.names[0])} to ${named.get(found.names[1])}`;
+  const how = (value) => value.measured ? "measured"
+    : `interpolated, ${named.get(value.names[0])} to ${named.get(value.names[1])}`;
 
   const slider = $("budget"), dock = document.querySelector(".dock");
   const cells = [...document.querySelectorAll(".map td")];
@@ -86,20 +86,20 @@
     if (blocks < last) cells[data.cells[data.order[blocks]]].classList.add("next");
   }
 
-  function follow(bytes) {
+  function moveMarkers(bytes) {
     document.documentElement.style.setProperty("--x", across(bytes).toFixed(3));
     for (const chart of document.querySelectorAll("[data-chart]")) {
-      const own = data.charts[chart.dataset.chart], found = between(own.points, bytes);
+      const own = data.charts[chart.dataset.chart], point = between(own.points, bytes);
       const cursor = chart.querySelector(".cursor"), output = chart.querySelector("output");
-      cursor.classList.toggle("away", !found);
-      output.hidden = !found;
-      if (!found) continue;
-      cursor.style.setProperty("--y", (100 * (found.value - own.low) / (own.high - own.low)).toFixed(3));
-      output.textContent = (found.measured ? "" : "≈ ") + found.value.toFixed(own.digits);
+      cursor.classList.toggle("away", !point);
+      output.hidden = !point;
+      if (!point) continue;
+      cursor.style.setProperty("--y", (100 * (point.value - own.low) / (own.high - own.low)).toFixed(3));
+      output.textContent = (point.measured ? "" : "≈ ") + point.value.toFixed(own.digits);
     }
   }
 
-  function tell(blocks, bytes) {
+  function writeFigures(blocks, bytes) {
     const share = (100 * bytes / data.original).toFixed(1);
     const bits = 8 * (bytes - data.fixed) / data.weights;
     const low = level.reduce((a, b) => Math.min(a, b)), high = level.reduce((a, b) => Math.max(a, b));
@@ -112,22 +112,22 @@
     let words = "not measured here", over = "";
     if (loss) {
       words = `${loss.value.toFixed(4)} bits/byte`;
-      if (data.loss !== null) over = `${signed(loss.value - data.loss)} to the original, `;
+      if (data.loss !== null) over = `${difference(loss.value - data.loss)} the original, `;
       put("t-loss-how", `${over}perplexity ${perplexity(nat.value)}; ${how(loss)}`);
     } else put("t-loss-how", "");
     put("t-loss", loss ? loss.value.toFixed(4) : "–");
     put("t-speed", seconds ? (1 / seconds.value).toPrecision(3) : "–");
     put("t-speed-how", seconds ? how(seconds) : words);
     put("now-size", size(bytes));
-    put("now-loss", loss ? words : `${bits.toFixed(2)} bits a weight`);
+    put("now-loss", loss ? words : `${bits.toFixed(2)} bits per weight`);
     put("now-speed", seconds ? `${(1 / seconds.value).toPrecision(3)} tokens/s` : "");
-    next(blocks);
-    slider.setAttribute("aria-valuetext", `${size(bytes)}, ${bits.toFixed(2)} bits a weight, ` +
+    describeNext(blocks);
+    slider.setAttribute("aria-valuetext", `${size(bytes)}, ${bits.toFixed(2)} bits per weight, ` +
       (loss ? `${words}, ${how(loss)}` : "loss not measured"));
     document.querySelectorAll("tr[data-bytes]").forEach((row) => row.classList.toggle("here", +row.dataset.bytes === bytes));
   }
 
-  function next(blocks) {
+  function describeNext(blocks) {
     if (blocks === last) {
       put("t-next", "none");
       put("t-next-how", "everything is loaded");
@@ -141,17 +141,17 @@
   }
 
   const split = (name) => name.includes(", ") ? [`${name.split(", ")[0]}, `, name.split(", ")[1]] : ["", name];
-  const signed = (number) => (number < 0 ? "−" : "+") + Math.abs(number).toFixed(4);
-  const perplexity = (value) => value > 700 ? "beyond numbers" : Math.exp(value).toPrecision(4).replace(/e\+?/, "e");
+  const difference = (number) => `${Math.abs(number).toFixed(4)} ${number < 0 ? "below" : "above"}`;
+  const perplexity = (value) => value > 700 ? "too large" : Math.exp(value).toPrecision(4).replace(/e\+?/, "e");
 
-  // Anywhere on a chart: the budget at that place.
-  const point = (event) => {
+  // A click or drag anywhere on a chart chooses the budget at that place.
+  const choose = (event) => {
     const box = event.currentTarget.getBoundingClientRect();
     show(prefix(2 ** (left + (right - left) * (event.clientX - box.left) / box.width)));
   };
   document.querySelectorAll(".plot").forEach((plot) => {
-    plot.addEventListener("click", (event) => { if (!event.target.closest("button")) point(event); });
-    plot.addEventListener("pointermove", (event) => { if (event.buttons === 1) point(event); });
+    plot.addEventListener("click", (event) => { if (!event.target.closest("button")) choose(event); });
+    plot.addEventListener("pointermove", (event) => { if (event.buttons === 1) choose(event); });
   });
 
   let now = -1;
@@ -162,8 +162,8 @@
     if (blocks === now) return;
     now = blocks;
     load(blocks);
-    follow(bytes);
-    tell(blocks, bytes);
+    moveMarkers(bytes);
+    writeFigures(blocks, bytes);
   }
 
   slider.min = log(totals[0]);

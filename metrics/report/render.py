@@ -1,6 +1,7 @@
-"""A report as one page of HTML, as Markdown and as JSON. The words are in the templates.
+"""Writes a report as one page of HTML, as Markdown and as JSON.
 
-The page holds all it needs: style, script and figures. Nothing is measured here.
+The page holds all it needs: style, script and figures. The words are in the templates beside this
+file. Does not measure; see `metrics.report.figures`.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ PAGE, NOTES = "page.html.j2", "report.md.j2"
 
 
 def html(report: Report) -> str:
-    """The page, which needs no other file and no network."""
+    """Returns the page, which needs no other file and no network."""
     axis, levels = bytes_axis(report), level_map(report.manifest)
     loss, groups = loss_chart(report, axis), _groups(report)
     charts = [*filter(None, [loss]), *(chart for group in groups for chart in group.charts)]
@@ -44,7 +45,7 @@ def html(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """The same numbers for a README or an issue."""
+    """Returns the same numbers as Markdown, for a README or an issue."""
     return str(
         _template(NOTES).render(
             report=report,
@@ -63,13 +64,17 @@ def _groups(report: Report) -> list[Group]:
 
 
 def _names(report: Report) -> list[str]:
-    """Everyone that was measured, the largest first."""
-    first = [ORIGINAL] if report.original else []
-    return first + [row.name for row in reversed(report.rows)]
+    """Returns the names of all that was measured, the original first, then the largest budget."""
+    original = [ORIGINAL] if report.original else []
+    return original + [row.name for row in reversed(report.rows)]
 
 
 def output_files(output: str | Path) -> tuple[Path, Path, Path]:
-    """Where page, Markdown and JSON go. UserError for a name or folder that cannot be written."""
+    """Returns the paths of page, Markdown and JSON.
+
+    Raises:
+        UserError: `output` does not end in .html, or its folder does not exist.
+    """
     page = Path(output)
     if page.suffix not in (".html", ".htm"):
         raise UserError(f"--output {page}: must end in .html; .md and .json are written beside it")
@@ -79,9 +84,10 @@ def output_files(output: str | Path) -> tuple[Path, Path, Path]:
 
 
 def write_report(report: Report, output: str | Path) -> list[Path]:
-    """Write page, Markdown and JSON, each whole or not at all; returns their paths.
+    """Writes page, Markdown and JSON, each whole or not at all, and returns their paths.
 
-    UserError as `output_files` has it, and where a file cannot be written.
+    Raises:
+        UserError: as `output_files`, and where a file cannot be written.
     """
     page, notes, numbers = files = output_files(output)
     contents = html(report), markdown(report)  # both made before either is written
@@ -92,9 +98,9 @@ def write_report(report: Report, output: str | Path) -> list[Path]:
 
 
 def _data(report: Report, levels: LevelMap) -> dict[str, Any]:
-    """What the script needs to know of every block, as arrays: a model may have 100,000."""
+    """Returns what the script needs of every block, as arrays: a model may have 100,000 blocks."""
     manifest = report.manifest
-    whole = report.original and report.original.scored
+    original = report.original and report.original.scored
     budgets = manifest.budgets
     sizes = sorted({tuple(own) for own in budgets.stack_bytes})
     kind = {own: index for index, own in enumerate(sizes)}
@@ -118,7 +124,7 @@ def _data(report: Report, levels: LevelMap) -> dict[str, Any]:
             [row.blocks, row.name, row.tokens_per_second, row.scored and row.scored.nll_per_token]
             for row in report.rows
         ],
-        "loss": whole and whole.bits_per_byte,
+        "loss": original and original.bits_per_byte,
     }
 
 

@@ -1,4 +1,7 @@
-"""Task scores as a table: a column for every metric of a task, and the words of its cells."""
+"""Makes the table of task scores: a column for every metric of a task, a line for every model.
+
+Does not run the tasks; see `metrics.tasks.runner`.
+"""
 
 import math
 from dataclasses import dataclass
@@ -10,41 +13,41 @@ from bitstack.metrics.tasks.scores import TaskScore
 
 @dataclass(frozen=True)
 class Cell:
-    """One model's score, and the share of the original's that it keeps."""
+    """The score of one model, in words."""
 
     score: str  # with its standard error
-    recovery: str  # with its interval; empty where none is defined
+    recovery: str  # the share of the original's score that is kept; empty where it is not defined
 
 
 @dataclass(frozen=True)
 class Column:
-    """One metric of one task, of all models."""
+    """One metric of one task, for all models."""
 
     task: str
     metric: str
     better: str  # lower or higher
-    how: str  # documents and examples before each
-    cells: list[Cell]  # in the order of `score_table`
+    how: str  # number of documents, and of examples before each
+    cells: list[Cell]  # in the order of the lines
 
 
 @dataclass(frozen=True)
 class Line:
-    """One model: its name and resident bytes."""
+    """One model."""
 
-    name: str
-    bytes: int
+    name: str  # of the budget, or "original"
+    bytes: int  # resident
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Models, the original first and then the largest, and columns with a cell for each."""
+    """Lines, the original first and then the largest budget, and columns with a cell for each."""
 
     lines: list[Line]
     columns: list[Column]
 
 
 def score_table(report: Report) -> ScoreTable | None:
-    """The scores of a report; None where no tasks were run."""
+    """Returns the scores of a report as a table; None where no tasks were run."""
     models = [(Line(row.name, row.plan.resident_bytes), row.tasks) for row in report.rows[::-1]]
     if report.original:
         whole = Line(ORIGINAL, report.manifest.original_bytes)
@@ -64,7 +67,7 @@ def _column(scores: tuple[TaskScore, ...]) -> Column:
 
 
 def _score(one: TaskScore) -> str:
-    """An accuracy with four decimals; a perplexity may have any size."""
+    """Writes a score with four decimals; a perplexity of 10 and more with four digits."""
     form = ".4f" if abs(one.value) < 10 else ".4g"
     error = one.standard_error
     if error is None or not math.isfinite(error):

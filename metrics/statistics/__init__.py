@@ -1,1 +1,1 @@
-"""Confidence intervals and fits of curves. Knows numbers, never a model or a text."""
+"""Confidence intervals and fits of curves to numbers. Knows no models and no texts."""

@@ -1,8 +1,9 @@
-"""Intervals by the bootstrap over documents: which texts were read is what a figure depends on.
+"""Computes confidence intervals by the bootstrap over documents.
 
-A metric that is a function of sums over documents (a mean, a ratio, a difference) is recomputed on
-documents drawn with replacement (percentile method, Efron 1979). Tokens are not drawn one by one:
-those of one document are not independent. Values per document are the caller's business.
+A metric that is a function of sums over documents (a mean, a ratio, a difference) is computed again
+on documents drawn with replacement (percentile method, Efron 1979). Tokens are not drawn one by
+one, since those of one document are not independent. Does not measure the documents; see
+`metrics.loss`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,26 +15,25 @@ from numpy.typing import ArrayLike, NDArray
 from bitstack.errors import UserError
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-LEVEL = 0.95
-Z = 1.959964  # half of a normal's 95% interval over its standard error
+LEVEL = 0.95  # share of intervals that hold the true value
+Z = 1.959964  # half the 95% interval of a normal distribution, in standard errors
 RESAMPLES = 1000
-CHUNK = 2**22  # draw counts held at a time
+CHUNK = 2**22  # counts (resamples · documents) held at a time: 32 MiB
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Both ends in the unit of the figure, and the share of intervals that hold the true value.
-
-    `level` is None for a range that is no confidence interval; its source says what it is.
-    """
+    """A confidence interval, in the unit of the figure it belongs to."""
 
     low: float
     high: float
+    # Share of such intervals that hold the true value. None: a range of another kind, which the
+    # field that holds it describes.
     level: float | None = LEVEL
 
 
 def standard_error(interval: Interval | None) -> float:
-    """The standard error that a normal figure with this 95% interval has; 0 without one."""
+    """Returns the standard error of a normal figure with this 95% interval; 0 without one."""
     return 0.0 if interval is None else (interval.high - interval.low) / (2 * Z)
 
 
@@ -45,11 +45,22 @@ def bootstrap(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval | None:
-    """Interval of `statistic` over documents.
+    """Computes the confidence interval of a statistic of sums over documents.
 
-    `sums` [documents, k] holds the k figures of each document that add up; `statistic` maps totals
-    [..., k] to values [...]. None where it cannot be defined: fewer than two documents, or a
-    resample for which the statistic is not finite. Raises UserError for a bad level or count.
+    Args:
+        sums: [documents, k]: k figures of each document that add up, for example its nats and its
+            tokens.
+        statistic: Maps totals [..., k] to values [...], for example nats / tokens.
+        resamples: How often the documents are drawn.
+        level: Share of such intervals that hold the true value.
+        seed: Seed of the random draws.
+
+    Returns:
+        The interval; None with fewer than two documents, or if the statistic of a resample is not
+        finite.
+
+    Raises:
+        UserError: `level` is not between 0 and 1, or `resamples` is below 1.
     """
     if not 0 < level < 1 or resamples < 1:
         raise UserError(f"level {level}, resamples {resamples}: level is in (0, 1), resamples ≥ 1")
@@ -62,7 +73,12 @@ def bootstrap(
 
 
 def percentiles(values: ArrayLike, level: float = LEVEL) -> Interval | None:
-    """The central interval of draws of a figure; None unless every draw is finite."""
+    """Returns the central interval of draws of a figure; None unless every draw is finite.
+
+    Args:
+        values: One figure for each draw.
+        level: Share of the draws inside the interval.
+    """
     draws = np.asarray(values, dtype=np.float64)
     if draws.size == 0 or not np.isfinite(draws).all():
         return None
@@ -71,13 +87,19 @@ def percentiles(values: ArrayLike, level: float = LEVEL) -> Interval | None:
 
 
 def mean_interval(values: Sequence[float] | NDArray, **options: float) -> Interval | None:
-    """`bootstrap` of the plain mean of one figure per document."""
+    """Returns the `bootstrap` interval of the mean of one figure per document.
+
+    Args:
+        values: The figure of each document.
+        **options: As in `bootstrap`.
+    """
     pairs = np.column_stack([np.asarray(values, dtype=np.float64), np.ones(len(values))])
     return bootstrap(pairs, lambda t: t[..., 0] / t[..., 1], **options)  # type: ignore[arg-type]
 
 
 def _totals(table: NDArray, resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Totals [resamples, k] of as many documents as there are, drawn with replacement."""
+    """Returns totals [resamples, k] of as many documents as there are, drawn with replacement."""
+    # Drawing documents with replacement is drawing how often each one occurs: a multinomial.
     count = len(table)
     step, uniform = max(1, CHUNK // count), np.full(count, 1 / count)
     parts = [

@@ -1,2 +1,2 @@
-"""Scores of benchmark tasks, by lm-eval, and how much of the original's score is kept. Does not
-define tasks; their files are in `bitstack.recipes`."""
+"""Scores of benchmark tasks, measured by lm-eval, and the share of the original's score that is
+kept. Does not define tasks; their files are in `recipes/tasks`."""

@@ -1,6 +1,7 @@
-"""Benchmark scores of a model with its size beside it, and how much of the original's it keeps.
+"""Scores a model on benchmark tasks and gives one record with its size and its recovery.
 
-How tasks are run is the business of `bitstack.metrics.tasks`.
+Recovery is the share of the original's score that is kept. Does not run the tasks; see
+`metrics.tasks.runner`.
 """
 
 from collections.abc import Sequence
@@ -10,20 +11,22 @@ from typing import Any
 
 from bitstack.container.budget import Budget
 from bitstack.live.opening import open_model
-from bitstack.metrics.tasks.scores import TaskScore, run_tasks, with_recovery
+from bitstack.machine.extras import require
+from bitstack.metrics.tasks.runner import run_tasks
+from bitstack.metrics.tasks.scores import TaskScore, with_recovery
 
 
 @dataclass(frozen=True)
 class TaskEvaluation:
-    """What `compress-model eval --tasks` writes."""
+    """The record of `compress-model eval --tasks`."""
 
-    model: str  # as named
-    budget_bytes: int | None  # None: none was asked for
-    level: int | None  # None: none was asked for
-    resident_bytes: int
+    model: str  # folder or Hub name, as given
+    budget_bytes: int | None  # None: no budget was given
+    level: int | None  # None: no level was given
+    resident_bytes: int  # of the whole model
     original_bytes: int
-    bits_per_weight: float
-    original: str | None  # as named
+    bits_per_weight: float  # of a decomposed weight
+    original: str | None  # folder or Hub name, as given; None: no comparison
     limit: int | None  # documents of a task, None for all
     seed: int  # of the intervals
     dtype: str  # of the activations
@@ -31,7 +34,7 @@ class TaskEvaluation:
     tasks: list[TaskScore]
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, a score with its interval."""
+        """Returns all fields, with the interval of every score."""
         data = {name: getattr(self, name) for name in TaskEvaluation.__dataclass_fields__}
         return data | {"tasks": [score.to_json() for score in self.tasks]}
 
@@ -49,17 +52,30 @@ def evaluate_tasks(
     seed: int = 0,
     progress: bool = False,
 ) -> TaskEvaluation:
-    """Scores of a container or model on `tasks`, beside those of the model folder `original`.
+    """Scores a container or an original model on benchmark tasks.
 
-    `folder` holds the data of the shipped tasks, or task files of one's own. UserError for what
-    `open_model` and `run_tasks` refuse.
+    Args:
+        path: Container or model: a folder, or a name on the Hub.
+        tasks: Names of tasks or of groups of tasks.
+        folder: Holds the data of the shipped tasks, or task files of the user's own.
+        original: A model to compare with; its score is 100% of the recovery.
+        budget: Budget of a container, for example "1.5GiB"; None loads everything.
+        level: Level of every stack, instead of a budget.
+        limit: Use only the first documents of each task; None uses all.
+        device: "auto", "cpu" or "cuda".
+        seed: Seed of the random draws behind the confidence intervals.
+        progress: Show progress bars.
+
+    Raises:
+        UserError: as in `open_model` and `run_tasks`.
     """
     options: dict[str, Any] = {"limit": limit, "seed": seed, "progress": progress}
+    require("lm_eval")  # said before a model is loaded
     opened = open_model(path, budget=budget, level=level, device=device)
     scores = run_tasks(opened, tasks, folder, **options)
     if original is not None:
-        first = run_tasks(open_model(original, device=device), tasks, folder, **options)
-        scores = with_recovery(scores, first, seed=seed)
+        reference = run_tasks(open_model(original, device=device), tasks, folder, **options)
+        scores = with_recovery(scores, reference, seed=seed)
     return TaskEvaluation(
         model=str(path),
         budget_bytes=opened.budget_bytes,

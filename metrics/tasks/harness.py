@@ -1,7 +1,7 @@
-"""A loaded model, packed or not, as a model of the LM Evaluation Harness.
+"""Wraps a loaded model, dense or packed, as a model of the LM Evaluation Harness (lm-eval).
 
-lm-eval's own wrapper does the work; what is settled here is how it takes a model that is live
-already. Tasks and scores are the business of `bitstack.metrics.tasks`.
+lm-eval's own wrapper computes the likelihoods; this one makes it accept a model that is
+already loaded. Does not run tasks; see `metrics.tasks.runner`.
 """
 
 import copy
@@ -13,14 +13,13 @@ from lm_eval.models.huggingface import HFLM
 
 from bitstack.live.opening import Opened
 
-BATCH = 16  # sequences; scores hardly depend on it
+BATCH = 16  # sequences; padding changes scores by rounding only
 
 
 class LoadedModel(HFLM):
-    """`opened` for `lm_eval.simple_evaluate(model=...)`.
+    """An opened model for `lm_eval.evaluator.evaluate(lm=...)`, used in place on its device.
 
-    The model is used as it is, on its device, with a copy of its tokenizer, since lm-eval may add
-    a padding token.
+    Its tokenizer is copied, since lm-eval may add a padding token.
     """
 
     def __init__(self, opened: Opened, *, batch_size: int = BATCH) -> None:
@@ -31,12 +30,12 @@ class LoadedModel(HFLM):
                 tokenizer=copy.deepcopy(opened.tokenizer),
                 backend="causal",
                 batch_size=batch_size,
-                softmax_dtype="float32",  # in bf16 a hundredth of all comparisons goes astray
+                softmax_dtype="float32",  # in bf16 rounding turns about 1% of the comparisons
             )
 
     @property
     def config(self) -> Any:
-        """The model's config without its `quantization_config`, which is for loading only."""
+        """The model's config without `quantization_config`, which matters for loading only."""
         config = copy.copy(self._opened.model.config)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
@@ -45,7 +44,7 @@ class LoadedModel(HFLM):
 
 @contextmanager
 def _tied_already(model: Any) -> Iterator[None]:
-    """lm-eval ties the weights of any model again, and a packed one has no such weights."""
+    """Keeps lm-eval from tying the weights again: a packed model has no weights to tie."""
     model.tie_weights = lambda *_, **__: None
     try:
         yield

@@ -1,7 +1,7 @@
-"""Benchmarks as they lie on disk, read into the fields that the task files beside this one use.
+"""Reads the published files of benchmarks into the fields that the task files beside it use.
 
-lm-eval calls these functions with the metadata of a task, in which `data` is the folder to look
-in. A file may lie anywhere below it. Prompts and metrics are in the task files.
+lm-eval calls these functions with the metadata of a task; its `data` is the folder of the files,
+which may lie anywhere below it. Does not define prompts and metrics; see the `.yaml` files here.
 """
 
 import bz2
@@ -22,8 +22,10 @@ Splits = dict[str, Dataset]
 
 
 def blimp(data: str, **_: Any) -> Splits:
-    """BLiMP (arXiv 1912.00582): pairs of sentences, one of every paradigm in turn, so that the
-    first few are a fair sample."""
+    """BLiMP (arXiv 1912.00582): pairs of sentences, one of each paradigm in turn.
+
+    In this order the first pairs are a fair sample of all.
+    """
     archive = _find(data, "blimp.tar.gz")
     try:
         with tarfile.open(archive) as files:
@@ -38,13 +40,13 @@ def blimp(data: str, **_: Any) -> Splits:
 
 
 def lambada(data: str, **_: Any) -> Splits:
-    """LAMBADA (arXiv 1606.06031), the OpenAI variant: passages whose last word is to be told."""
+    """LAMBADA (arXiv 1606.06031), OpenAI's variant: passages whose last word is predicted."""
     file = _find(data, "lambada_test.jsonl")
     return _splits([{"text": row["text"]} for row in _jsonl(_text(file), file)], file)
 
 
 def hellaswag(data: str, **_: Any) -> Splits:
-    """HellaSwag (arXiv 1905.07830), six lines an item: context, label, four endings."""
+    """HellaSwag (arXiv 1905.07830), validation: six lines an item: context, label, four endings."""
     file = _find(data, "hellaswag_val_full.txt.bz2")
     try:
         lines = bz2.decompress(file.read_bytes()).decode().splitlines()
@@ -80,7 +82,7 @@ def arc_challenge(data: str, **_: Any) -> Splits:
 
 
 def _arc(file: Path) -> Splits:
-    """Questions taken back out of instructions that list the answers."""
+    """Takes question and choices apart, which the files join into one instruction."""
     try:
         items = json.loads(_text(file))
     except ValueError as error:
@@ -98,16 +100,16 @@ def _arc(file: Path) -> Splits:
 
 
 def _plain(text: str) -> str:
-    """HellaSwag without the marks of the pages it comes from, as its users score it."""
+    """Removes the marks of the web pages that HellaSwag's text comes from, as is usual."""
     text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
     return text.replace("  ", " ")
 
 
 def _find(data: str, name: str) -> Path:
-    found = sorted(Path(data).rglob(name))
-    if not found:
+    files = sorted(Path(data).rglob(name))
+    if not files:
         raise UserError(f"--tasks-folder {data}: no {name} in it or below; name the folder of it")
-    return found[0]
+    return files[0]
 
 
 def _text(file: Path) -> str:

@@ -1,8 +1,9 @@
-"""A student trained on a teacher's answers: half on the text, half on the teacher's distribution.
+"""Trains a student on a text and on a teacher's predictions, half and half.
 
-The published recipe of MiniMA (arXiv 2311.07052): 0.5 cross-entropy + 0.5 soft cross-entropy at
-temperature 1, AdamW, cosine schedule with 1% warm-up. Batches come from blocks of token ids made
-elsewhere; making the student and judging it is left to others.
+The published recipe of MiniMA (arXiv 2311.07052): 0.5 cross-entropy to the text + 0.5 cross-entropy
+to the teacher's probabilities at temperature 1, AdamW, cosine schedule with 1% warm-up. Does not
+make the student, see `capacity_gap_pilot.pruning`; does not compare students, see
+`capacity_gap_pilot.summary`.
 """
 
 import math
@@ -24,10 +25,16 @@ def distil(
     autocast: bool = False,
     seed: int = 0,
 ) -> float:
-    """Train `student` in place on one pass over `blocks` (int64 [count, length]).
+    """Trains `student` in place on one pass over `blocks`.
 
-    `seed` fixes the order of the blocks; `autocast` runs the student in bf16 over fp32 weights.
-    Returns the loss of the last step, nats per token.
+    Args:
+        blocks: Token ids, int64 [count, length].
+        batch_size: Blocks of a step.
+        autocast: Compute the student in bfloat16; its weights keep their dtype.
+        seed: Of the order of the blocks.
+
+    Returns:
+        The loss of the last step, nats per token.
     """
     generator = torch.Generator().manual_seed(seed)
     batches = torch.randperm(len(blocks), generator=generator).split(batch_size)
@@ -50,7 +57,7 @@ def distil(
 
 
 def distillation_loss(student: PreTrainedModel, teacher: PreTrainedModel, ids: Tensor) -> Tensor:
-    """0.5 CE(text) + 0.5 CE(teacher) of `ids` [batch, length], nats per token, scalar."""
+    """Returns 0.5 CE(text) + 0.5 CE(teacher) of `ids` [batch, length], nats per token, a scalar."""
     with torch.no_grad():
         target = teacher(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
         target = target.float().softmax(-1)
@@ -60,7 +67,7 @@ def distillation_loss(student: PreTrainedModel, teacher: PreTrainedModel, ids: T
 
 
 def _cosine(steps: int):  # type: ignore[no-untyped-def]
-    """Learning rate factor: linear over the first 1%, then a cosine from 1 to 0."""
+    """Returns the factor of the learning rate: linear in the first 1%, then a cosine to 0."""
     warm_up = max(1, math.ceil(0.01 * steps))
 
     def factor(step: int) -> float:

@@ -1,8 +1,8 @@
-"""What a model's loss would miss: the importance of heads, feed-forward neurons and hidden units.
+"""Measures the importance of attention heads, feed-forward neurons and hidden units for the loss.
 
-The mean over texts of |d loss / d mask|, a mask of ones standing on every one of them (arXiv
-2311.07052, section 3). Layers are recognised by their projections (q, k, v, o and gate, up, down).
-What is cut for it is `structured_pruning`'s business.
+The importance of a unit is the mean over texts of |d loss / d mask|, where its output is multiplied
+by a mask of 1 (arXiv 2311.07052, section 3). Layers are recognised by their projections (q, k, v, o
+and gate, up, down). Does not cut anything; see `capacity_gap_pilot.pruning`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,17 +22,22 @@ FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True)
 class Importance:
-    """Mean |d loss / d mask|: heads [layers, heads], neurons [layers, ffn], hidden [width]."""
+    """Mean |d loss / d mask| of every unit."""
 
-    heads: Tensor
-    neurons: Tensor
-    hidden: Tensor
+    heads: Tensor  # [layers, heads]
+    neurons: Tensor  # [layers, feed-forward width]
+    hidden: Tensor  # [hidden width], shared by all layers
 
 
 def measure_importance(model: PreTrainedModel, sequences: Iterable[Tensor]) -> Importance:
-    """Mean over `sequences` (int64 [length] each) of |d loss / d mask|; the model is unchanged.
+    """Measures the importance of every unit; the model is unchanged.
 
-    Raises UserError for a model whose layers are not of the q/k/v/o, gate/up/down kind.
+    Args:
+        sequences: Token ids, int64 [length] each.
+
+    Raises:
+        UserError: no sequence is given, or the model's layers have other projections than
+            q, k, v, o and gate, up, down.
     """
     masks = _ones(model)
     sums = [torch.zeros_like(mask) for mask in masks]
@@ -49,25 +54,33 @@ def measure_importance(model: PreTrainedModel, sequences: Iterable[Tensor]) -> I
 
 
 def blocks(model: nn.Module, parts: tuple[str, ...]) -> list[tuple[str, Any]]:
-    """(name, module) of every module that has all the `parts`, in order. UserError if none has."""
-    found = [(n, m) for n, m in model.named_modules() if all(hasattr(m, p) for p in parts)]
-    if not found:
+    """Returns (name, module) of every module that has all the `parts`, in the model's order.
+
+    Raises:
+        UserError: no module has them.
+    """
+    modules = [(n, m) for n, m in model.named_modules() if all(hasattr(m, p) for p in parts)]
+    if not modules:
         raise UserError(
             f"model {type(model).__name__}: no layer with {', '.join(parts)}; pruning needs a "
             "decoder of that kind (Llama, Mistral, Qwen)"
         )
-    return found
+    return modules
 
 
 def head_dim(model: PreTrainedModel) -> int:
-    """Width of one attention head, from the config."""
+    """Returns the width of one attention head, from the config."""
     config = model.config
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 @contextmanager
 def _masked(model: PreTrainedModel, heads: Tensor, neurons: Tensor, hidden: Tensor) -> Iterator:
-    """Hooks that multiply what the masks stand on; hidden units where the stream is written to."""
+    """Multiplies the outputs of units by their masks while the context is open.
+
+    Hidden units are masked wherever something is added to the residual stream: after the embedding,
+    o_proj and down_proj.
+    """
     dim = head_dim(model)
     handles = []
 

@@ -1,8 +1,8 @@
-"""A smaller model cut out of a larger one: whole heads, feed-forward neurons and hidden units.
+"""Cuts a smaller model out of a larger one: whole heads, feed-forward neurons and hidden units.
 
-What is cut is what the loss would miss least (`importance`). All layers keep the same counts, so
-the result is a plain model of the same class with a smaller config. Training the result, and
-choosing which size to cut, is left to the caller.
+The least important units are cut. All layers keep the same counts, so the result is an ordinary
+model of the same class with a smaller config. Does not measure importance, see
+`capacity_gap_pilot.importance`; does not train the result, see `capacity_gap_pilot.distillation`.
 """
 
 import copy
@@ -21,27 +21,33 @@ from capacity_gap_pilot.importance import ATTENTION, FEED_FORWARD, Importance, b
 
 @dataclass(frozen=True)
 class Shape:
-    """Counts of one uniform decoder; `parameters` leaves embeddings and LM head out."""
+    """The size of a decoder whose layers are all alike."""
 
-    hidden: int
+    hidden: int  # width
     heads: int
     kv_heads: int
-    intermediate: int
-    parameters: int
+    intermediate: int  # feed-forward neurons of a layer
+    parameters: int  # without embeddings and LM head
 
 
 def body_parameters(model: nn.Module) -> int:
-    """Parameters without the embeddings and the LM head."""
+    """Returns the number of parameters without the embeddings and the LM head."""
     assert isinstance(model, PreTrainedModel)
     outside = {id(p) for part in _ends(model) for p in part.parameters()}
     return sum(p.numel() for p in model.parameters() if id(p) not in outside)
 
 
 def student_shape(model: PreTrainedModel, parameters: int) -> Shape:
-    """The shape of `parameters` (without embeddings) that keeps the same share of every part.
+    """Returns the shape that has about `parameters` and keeps the same share of every part.
 
-    Sparsity p of the model is 1 - sqrt(1 - p) of each part (arXiv 2311.07052): heads and width are
-    rounded, then the neurons make up the difference. Depth stays.
+    Sparsity p of the model is 1 - sqrt(1 - p) of each part (arXiv 2311.07052). Heads and width are
+    rounded, then the number of neurons makes up the difference. The number of layers stays.
+
+    Args:
+        parameters: Wanted, without embeddings and LM head.
+
+    Raises:
+        UserError: `parameters` is not above 0, or more than the model has.
     """
     whole = body_parameters(model)
     if not 0 < parameters <= whole:
@@ -57,7 +63,7 @@ def student_shape(model: PreTrainedModel, parameters: int) -> Shape:
 
 
 def prune(model: PreTrainedModel, importance: Importance, shape: Shape) -> PreTrainedModel:
-    """A new model of `shape`: the most important heads, neurons and hidden units of `model`."""
+    """Returns a new model of `shape` with the most important units of `model`."""
     config = copy.deepcopy(model.config)
     config.head_dim = head_dim(model)
     config.hidden_size, config.intermediate_size = shape.hidden, shape.intermediate
@@ -77,7 +83,10 @@ def prune(model: PreTrainedModel, importance: Importance, shape: Shape) -> PreTr
 def _cut(
     weight: Tensor, target: Tensor, name: str, rows: dict[str, Tensor], hidden: Tensor
 ) -> Tensor:
-    """The part of `weight` that `target` holds: rows (or, of o and down, columns) and units."""
+    """Returns the part of `weight` that `target` holds.
+
+    That is the kept units of the layer (rows; columns of o and down) and the kept hidden units.
+    """
     keep = rows.get(name.rpartition(".")[0])
     if keep is None:  # embedding [vocabulary, width], LM head or norm [width]
         return weight if weight.shape == target.shape else weight.index_select(-1, hidden)
@@ -89,13 +98,13 @@ def _cut(
 def _layer_rows(
     model: PreTrainedModel, importance: Importance, shape: Shape
 ) -> Iterator[tuple[str, Tensor]]:
-    """(module name, kept output rows; kept input columns for o and down) of every projection."""
+    """Yields (module name, kept output rows; for o and down kept input columns)."""
     dim, groups = head_dim(model), model.config.num_key_value_heads
     for layer, (name, _) in enumerate(blocks(model, ATTENTION)):
         scores = importance.heads[layer].view(groups, -1)
         kept = _largest(scores.sum(1), shape.kv_heads)
         inner = torch.stack([_largest(scores[g], shape.heads // shape.kv_heads) for g in kept])
-        heads = (kept[:, None] * scores.shape[1] + inner).flatten()
+        heads = (kept[:, None] * scores.shape[1] + inner).flatten()  # of the kept groups
         for part, units in zip(ATTENTION, (heads, kept, kept, heads), strict=True):
             yield f"{name}.{part}", (units[:, None] * dim + torch.arange(dim)).flatten()
     for layer, (name, _) in enumerate(blocks(model, FEED_FORWARD)):
@@ -105,19 +114,19 @@ def _layer_rows(
 
 
 def _nearest_heads(groups: int, per_group: int, wanted: float) -> tuple[int, int]:
-    """(key-value heads, heads) with heads nearest to `wanted`, key-value heads in proportion."""
+    """Returns (key-value heads, heads) with heads nearest to `wanted`, both in proportion."""
     options = [(g, g * r) for g in range(1, groups + 1) for r in range(1, per_group + 1)]
     return min(options, key=lambda o: (abs(o[1] - wanted), abs(o[0] - wanted / per_group)))
 
 
 def _width(whole: int, share: float, heads: int) -> int:
-    """About `share` of the width, a multiple of 8 if it can be; configs want one of the heads."""
+    """Returns about `share` of the width, as a multiple of the heads (and of 8 where possible)."""
     unit = 8 if 8 % heads == 0 else math.lcm(2, heads)
     return whole if share == 1 else min(whole, max(unit, unit * round(share * whole / unit)))
 
 
 def _fixed_parameters(model: PreTrainedModel, hidden: int, heads: int, kv_heads: int) -> int:
-    """Body parameters of the cut model without its feed-forward layers (no biases)."""
+    """Returns the parameters without embeddings, LM head, feed-forward layers and biases."""
     attention = 2 * hidden * head_dim(model) * (heads + kv_heads)
     return model.config.num_hidden_layers * (attention + 2 * hidden) + hidden
 

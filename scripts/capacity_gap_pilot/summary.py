@@ -1,8 +1,9 @@
-"""What a set of distillation runs says about the best teacher, as JSON values and as a table.
+"""Summarises distillation runs: which teacher was the best, as JSON values and as a table.
 
-Runs of one student size and one number of tokens are compared on the same held-out passages:
-intervals and differences by the bootstrap over passages, paired, since a passage is hard or easy
-for all students alike. `scripts/pilot_capacity_gap.py` makes the runs.
+Runs of one student size and one number of training tokens are compared on the same held-out
+passages. Intervals are by bootstrap over passages; differences between teachers are paired, since a
+passage is hard or easy for all students alike. Does not run anything; see
+`scripts/pilot_capacity_gap.py`.
 """
 
 from collections import defaultdict
@@ -20,10 +21,12 @@ Row = dict[str, Any]
 
 
 def summarise(runs: Sequence[Row], teachers: dict[str, float]) -> Row:
-    """The table of the pilot.
+    """Returns the summary of all runs, as JSON values.
 
-    A run has `student` (size asked for), `teacher`, `seed`, `tokens`, `losses` (one per held-out
-    passage), sizes and settings. `teachers` maps names to their own held-out loss.
+    Args:
+        runs: Each with `student` (wanted parameters), `teacher`, `seed`, `tokens`, `losses` (nats
+            per token, one per held-out passage), sizes and settings.
+        teachers: The held-out loss of every teacher itself, by name.
     """
     groups: dict[tuple[int, int], list[Row]] = defaultdict(list)
     for run in runs:
@@ -46,28 +49,29 @@ def summarise(runs: Sequence[Row], teachers: dict[str, float]) -> Row:
 
 
 def table(summary: Row) -> str:
-    """The same in Markdown, with what it says in words."""
+    """Returns a summary as a Markdown table, and below it what the table says in words."""
     parts = summary["students"]
     names = list(summary["teacher_losses"])
-    head = ["student", "tokens", *names, "best", "inside?"]
+    head = ["student", "tokens", *names, "best teacher", "interior"]
     rows = [["teacher itself", "", *(f"{summary['teacher_losses'][n]:.3f}" for n in names), "", ""]]
     for part in parts:
         cells = {one["teacher"]: _cell(one) for one in part["teachers"]}
-        inside = "yes" if part["interior"] else "no"
+        interior = "yes" if part["interior"] else "no"
         size = f"{part['student']:,}"
         rows.append([size, f"{part['tokens']:,}", *(cells.get(n, "") for n in names)])
-        rows[-1] += [part["best"], inside]
+        rows[-1] += [part["best"], interior]
     lines = [" | ".join(row) for row in [head, ["---"] * len(head), *rows]]
     return "\n".join([*(f"| {line} |" for line in lines), "", verdict(summary)]) + "\n"
 
 
 def verdict(summary: Row) -> str:
-    """Whether an optimum shows between the teachers tried, in one or two sentences."""
+    """Returns in words whether a teacher between the smallest and the largest tried is the best."""
     parts = [part for part in summary["students"] if len(part["teachers"]) > 1]
-    inside = [f"{part['student']:,}" for part in parts if part["interior"]]
-    if inside:
-        return f"An interior optimum shows for {len(inside)} of {len(parts)} rows: students of " + (
-            f"{', '.join(inside)} parameters."
+    interior = [f"{part['student']:,}" for part in parts if part["interior"]]
+    if interior:
+        return (
+            f"An interior optimum shows for {len(interior)} of {len(parts)} rows: students of "
+            f"{', '.join(interior)} parameters."
         )
     ends = {_end(part) for part in parts}
     best = f"the {ends.pop()} teacher tried was the best" if len(ends) == 1 else "see the rows"
@@ -85,7 +89,7 @@ def _end(part: Row) -> str:
 
 
 def _group(tokens: int, size: int, runs: list[Row]) -> Row:
-    """All teachers of one student size at one number of training tokens, smallest first."""
+    """Returns all teachers of one student size and one number of tokens, smallest first."""
     by_teacher: dict[str, list[Row]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run["teacher_parameters"]):
         by_teacher[run["teacher"]].append(run)
@@ -97,7 +101,7 @@ def _group(tokens: int, size: int, runs: list[Row]) -> Row:
         "student": size,
         "tokens": tokens,
         "best": best,
-        # Inside only where both ends are worse beyond doubt.
+        # Only where the intervals say that both the smallest and the largest teacher are worse.
         "interior": len(rows) > 2 and all(one is not None and one["low"] > 0 for one in behind),
         "teachers": rows,
     }

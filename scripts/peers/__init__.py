@@ -1,7 +1,7 @@
-"""Other quantisers, each in a module of its own: a model in, dequantised weights and bytes out.
+"""What `bench_quality.py` compares: our recipes and other quantisers (the peers), one module each.
 
-`METHODS` is what `bench_quality.py` knows. A peer never computes a loss and never counts the rest
-of the model: `bench` does both, the same for all.
+A module turns a model into dequantised weights and the bytes stored for them. Does not compute a
+loss and does not count the rest of the model; `peers.bench` does both, the same way for all.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,21 +14,21 @@ from peers.bench import Bench, Row
 
 @dataclass(frozen=True)
 class Method:
-    """A family of rows: `module`.rows(bench, skip) measures those not in `skip`."""
+    """A family of rows, measured by `rows(bench, done)` of a module."""
 
-    name: str  # the first word of its rows' methods
-    module: str  # in this package
-    needs: str | None = None  # import name of the library
+    name: str  # first word of the field `method` of its rows
+    module: str  # of this package
+    needs: str | None = None  # import name of its library
     install: str = "pip install --no-build-isolation -c constraints.txt -e .[peers]"
 
     def missing(self) -> str | None:
-        """Why it cannot run here, None if it can."""
+        """Returns the reason why it cannot run here, None if it can."""
         if self.needs is None or find_spec(self.needs) is not None:
             return None
         return f"{self.needs} is not installed: {self.install}"
 
     def rows(self, bench: Bench, done: Callable[[str, str], bool]) -> Iterable[Row]:
-        """Measure every setting for which `done(method, setting)` is false, one at a time."""
+        """Measures every setting for which `done(method, setting)` is false, one at a time."""
         return import_module(f"peers.{self.module}").rows(bench, done)
 
 
@@ -50,5 +50,5 @@ METHODS = {
 
 
 def family(method: str) -> str:
-    """The name in `METHODS` of a row's method, which its settings follow after a blank or comma."""
+    """Returns the name in `METHODS` of a row's method: "gptq" of "gptq g64"."""
     return method.split()[0].rstrip(",")

@@ -1,12 +1,12 @@
-"""AutoRound: rounding and clipping by signed gradient descent, block by block, at its default 200
-steps; asymmetric, but at 8 bits, where it knows no zero points.
+"""AutoRound: rounding and clipping learnt by signed gradient descent, layer by layer, 200 steps.
 
-Evaluated as it rounds in training (its weights quantised and dequantised in place). Bytes as its
-auto_gptq format stores them: packed codes, fp16 scales, packed zeros.
+200 is its default. Groups are asymmetric, but symmetric at 8 bits, where it has no zero points.
+Evaluated with the weights that it quantises and dequantises in place. Bytes are those of its
+auto_gptq format: packed codes, fp16 scales, packed zero points.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from auto_round import AutoRound
@@ -14,25 +14,23 @@ from torch import Tensor
 
 from peers.bench import Bench, Clock, Row
 from peers.grid import grouped_bytes
+from peers.loops import Done, unmeasured
 
 BITS, GROUPS = (2, 3, 4, 8), (64, 128)
 STEPS, BATCH = 200, 8
 
 
-def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
-    for group in GROUPS:
-        for bits in BITS:
-            method, setting = f"auto-round g{group}", f"{bits} bits"
-            if done(method, setting):
-                continue
-            clock = Clock()
-            weights = quantise(bench, bits, group)
-            size = sum(grouped_bytes(m.rows, m.columns, bits, group) for m in bench.linear)
-            yield bench.row(method, setting, weights, size, clock.seconds)
+def rows(bench: Bench, done: Done) -> Iterator[Row]:
+    """Measures every setting without a row."""
+    for method, setting, bits, group in unmeasured("auto-round g{}", BITS, GROUPS, done):
+        clock = Clock()
+        weights = quantise(bench, bits, group)
+        size = sum(grouped_bytes(m.rows, m.columns, bits, group) for m in bench.linear)
+        yield bench.row(method, setting, weights, size, clock.seconds)
 
 
 def quantise(bench: Bench, bits: int, group: int) -> dict[str, Tensor]:
-    """Dequantised linear weights by parameter."""
+    """Returns the dequantised linear weights by parameter."""
     logging.getLogger("autoround").setLevel(logging.ERROR)
     examples = [
         {"input_ids": ids[None], "attention_mask": torch.ones_like(ids[None])}

@@ -1,6 +1,7 @@
-"""What all methods share: one model, one calibration text, one evaluation text, one count of bytes.
+"""Measures all methods alike: one model, one calibration text, one evaluation text, one byte count.
 
 Weights are evaluated dequantised in the original model, in fp32, so that only the weights differ.
+Does not quantise; see the other modules of this package.
 """
 
 import hashlib
@@ -16,54 +17,54 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bitstack.calibration.windows import READ
+from bitstack.calibration.windows import READ_FACTOR
 from bitstack.metrics.gap.capacity_gap import capacity_gap
 from bitstack.metrics.loss.perplexity import perplexity
 from bitstack.original.matrices import Matrix, find_matrices
 from bitstack.original.text import Tokens, token_ids, windows
 
-HALF = 2  # bytes of everything a tool leaves unquantised
-KL_TOKENS = 10_000
+HALF = 2  # bytes of a weight that a tool leaves unquantised
+KL_TOKENS = 10_000  # at the beginning of the evaluation text
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured; rows of one task compare. Nothing here is a path."""
+    """What is measured, without any path. Rows of the same task can be compared."""
 
     model: str  # the folder's name
-    weights: str  # of its safetensors files: first 16 digits of their SHA-256
-    calibration: str  # of the calibration text, likewise
-    text: str  # of the evaluation text, likewise
-    tokens: int  # of it, at most
-    window: int  # tokens, and the stride
+    weights: str  # first 16 hex digits of the SHA-256 of its safetensors files
+    calibration: str  # the same of the calibration text
+    text: str  # the same of the evaluation text
+    tokens: int  # of the evaluation text, at most
+    window: int  # tokens of a window of the evaluation, and of its stride
     samples: int  # calibration windows of the tools that calibrate
-    length: int  # tokens of one
+    length: int  # tokens of a calibration window
 
 
 @dataclass(frozen=True)
 class Row:
     """One point: a method at one size.
 
-    `view` says what it is compared in. `whole`: bytes of everything resident. `linear`: embeddings
-    and head as in the original, bits of the other matrices. `both`: tools that leave embeddings
-    dense stand in both.
+    `view` is the comparison it belongs to. `whole` compares bytes of the whole model in memory.
+    `linear` compares bits of the linear matrices, with embeddings and head as in the original.
+    `both` is for tools that leave embeddings and head dense anyway.
     """
 
     method: str
     setting: str
     view: str
-    bits_per_weight: float  # mean of the decomposed weights: all matrices, or the linear ones
-    resident_bytes: int  # the whole model
+    bits_per_weight: float  # mean over the quantised weights
+    resident_bytes: int  # of the whole model
     nll_per_token: float
-    seconds: float  # to quantise, calibration included
-    kl_per_token: float | None = None  # from the original, over the first of the text
+    seconds: float  # to quantise, with calibration
+    kl_per_token: float | None = None  # KL(original || model) in nats, on KL_TOKENS tokens
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class Bench:
-    """A model folder opened for measuring, with its texts as tokens."""
+    """An opened model folder with its tokenised texts."""
 
     def __init__(
         self, folder: Path, calibration: Path, text: Path, work: Path, *,
@@ -79,14 +80,14 @@ class Bench:
 
     @cached_property
     def windows(self) -> Tensor:
-        """Calibration windows as a recipe of ours takes them, int64 [samples, length]."""
+        """Calibration windows as our recipes draw them, int64 [samples, length]."""
         task = self.task
-        limit = READ * task.samples * task.length
+        limit = READ_FACTOR * task.samples * task.length
         ids = token_ids(str(self.calibration), self.tokenizer, max_tokens=limit).ids
         return windows(ids, task.length, count=task.samples, seed=0)
 
     def fresh(self, dtype: torch.dtype = torch.float32) -> Any:
-        """The original model, dense tensors rounded to 16 bits as every tool keeps them."""
+        """Returns a new copy of the original model, its dense tensors rounded to 16 bits."""
         model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).eval()
         linear = {m.parameter for m in find_matrices(model, embeddings=False)}
         for name, parameter in model.named_parameters():
@@ -97,17 +98,18 @@ class Bench:
 
     @cached_property
     def half(self) -> torch.dtype:
-        """The 16-bit dtype of what stays dense: the model's own, fp16 for a model in 32 bits."""
+        """The 16-bit dtype of dense tensors: that of the model, fp16 for a model in 32 bits."""
         own = AutoModelForCausalLM.from_pretrained(self.folder).dtype
         return own if own.itemsize == HALF else torch.float16
 
     @cached_property
     def model(self) -> Any:
+        """A copy of the original model, whose weights `replaced` changes for a while."""
         return self.fresh()
 
     @cached_property
     def linear(self) -> list[Matrix]:
-        """The matrices every tool quantises: no embedding, no head."""
+        """The matrices that every tool quantises: no embedding, no head."""
         return find_matrices(self.model, embeddings=False)
 
     @cached_property
@@ -116,26 +118,26 @@ class Bench:
 
     @cached_property
     def dense_bytes(self) -> int:
-        """Everything but the linear matrices, in 16 bits; buffers as they are."""
-        taken = {m.parameter for m in self.linear}
-        rest = (p for n, p in self.model.named_parameters() if n not in taken)
+        """Bytes of everything but the linear matrices, in 16 bits; buffers as they are."""
+        linear = {m.parameter for m in self.linear}
+        rest = (p for n, p in self.model.named_parameters() if n not in linear)
         return sum(p.numel() * HALF for p in rest) + sum(b.nbytes for b in self.model.buffers())
 
     def loss(self, model: nn.Module) -> float:
-        """Nats per token of the evaluation text."""
+        """Returns the nats per token of the evaluation text."""
         window = self.task.window
         return perplexity(model, self.text, window=window, progress=True).nll_per_token
 
     @cached_property
     def original(self) -> Any:
-        """Another copy of the original model, which stays as it is."""
+        """Another copy of the original model, which is never changed."""
         return self.fresh()
 
     def divergence(self, model: Any) -> float:
-        """KL(original || model), nats per token of the first KL_TOKENS tokens of the text.
+        """Returns KL(original || model) in nats per token, on the first KL_TOKENS of the text.
 
-        Two losses on the same text differ by chance too, by about sqrt(2 KL / tokens): where both
-        models are near the original, KL alone tells which is nearer.
+        Two losses on the same text also differ by chance, by about sqrt(2 KL / tokens): of two
+        models near the original, KL tells which is nearer where the loss does not.
         """
         text = self.tokenizer.decode(self.text.ids[:KL_TOKENS], skip_special_tokens=True)
         window = self.task.window
@@ -145,13 +147,13 @@ class Bench:
         self, method: str, setting: str, view: str, bits: float, size: int, model: Any,
         seconds: float,
     ) -> Row:  # fmt: skip
-        """The row of `model`, evaluated."""
-        loss, far = self.loss(model), self.divergence(model)
-        return Row(method, setting, view, bits, size, loss, seconds, far)
+        """Evaluates `model`; returns its row."""
+        loss, kl = self.loss(model), self.divergence(model)
+        return Row(method, setting, view, bits, size, loss, seconds, kl)
 
     @contextmanager
     def replaced(self, weights: Mapping[str, Tensor]) -> Iterator[Any]:
-        """The original model with some parameters (by name) replaced within this context."""
+        """Yields the original model with `weights` (by parameter) in place of its own."""
         kept = {name: self.model.get_parameter(name).clone() for name in weights}
         try:
             for name, value in weights.items():
@@ -165,7 +167,7 @@ class Bench:
     def row(
         self, method: str, setting: str, weights: Mapping[str, Tensor], size: int, seconds: float
     ) -> Row:
-        """The point of dequantised linear `weights` (by parameter) that take `size` bytes."""
+        """Returns the row of dequantised linear `weights`, by parameter, that take `size` bytes."""
         assert weights.keys() == {m.parameter for m in self.linear}, "a matrix is left out"
         bits, total = 8 * size / self.linear_weights, self.dense_bytes + size
         with self.replaced(weights) as model:
@@ -173,7 +175,7 @@ class Bench:
 
 
 class Clock:
-    """Seconds since it was made."""
+    """Tells the seconds since it was made."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
@@ -184,7 +186,7 @@ class Clock:
 
 
 def _digest(*files: Path) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in files:
-        found.update(file.read_bytes())
-    return found.hexdigest()[:16]
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

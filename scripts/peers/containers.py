@@ -1,4 +1,8 @@
-"""Containers made for the benchmark, kept beside the work file so that a second run goes on."""
+"""Makes a container for the benchmark and loads it at many sizes.
+
+Containers stay in the work folder, so that a second run goes on. Does not measure; see
+`peers.bench`.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,22 +14,22 @@ from bitstack.container.manifest import read_manifest
 from bitstack.recipe import Recipe
 from peers.bench import Bench, Clock
 
-# Bits a weight at which a container is measured, as far as it has them: where peers stand, and
-# between. The last is more than any has: all of it.
+# Bits per weight at which a container is measured, where it has them: those of the peers, and some
+# between. The last is more than any container has, so it stands for all of it.
 BITS = (
     1.25, 1.5, 1.75, 2.0, 2.28, 2.6, 3.0, 3.3, 3.8, 4.31, 5.0, 6.0, 7.0, 8.0, 9.0,
 )  # fmt: skip
-# All of a container, measured last: a method that has it is finished. It may lack others, which lie
-# below its floor or take the same levels as those before them.
+# Setting of the row measured last: a method that has it is finished. Other rows may be missing for
+# good, below the floor of the container or with the same levels as the setting before.
 LAST = f"{BITS[-1]:g} bits"
 
 
 def points(
     bench: Bench, recipe: Recipe, name: str, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[str, Any, float]]:
-    """(setting, loaded model, seconds to compress) at each of BITS where `wanted(setting)`.
+    """Yields (setting, loaded model, seconds to compress) at each of BITS where `wanted(setting)`.
 
-    The container is made when the first of them is asked for, or taken if it was made before.
+    The container is made when the first of them is needed, unless an earlier run made it.
     """
     settings = {bits: f"{bits:g} bits" for bits in BITS}
     if not any(map(wanted, settings.values())):
@@ -44,7 +48,7 @@ def points(
         )
         if size < budgets.floor_bytes:
             continue
-        found = budgets.levels(size)[1]
-        if found not in seen and wanted(setting):
+        resident = budgets.levels(size)[1]
+        if resident not in seen and wanted(setting):
             yield setting, load(folder, size), seconds
-        seen.add(found)
+        seen.add(resident)

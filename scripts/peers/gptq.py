@@ -1,6 +1,8 @@
-"""GPTQ (arXiv 2210.17323), small and at its best: columns in the order of falling curvature with
-groups fixed beforehand, clipping searched under the curvature, layers calibrated one after another
-on inputs that come through what is quantised already.
+"""GPTQ (arXiv 2210.17323), our own small implementation with all options that help it.
+
+Columns are quantised in the order of falling curvature (the diagonal of the second moment of the
+inputs), in groups fixed beforehand, with clipping searched under that curvature. Layers are
+calibrated one after another, on inputs that come through the layers quantised already.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,31 +16,29 @@ from tqdm import tqdm
 from bitstack.original.matrices import Matrix, find_layers
 from peers.bench import Bench, Clock, Row
 from peers.grid import best_range, grouped_bytes
+from peers.loops import Done, unmeasured
 
 BITS, GROUPS = (2, 3, 4, 8), (64, 128)
 DAMPING = 0.01  # of the mean diagonal
 BATCH = 8  # windows of a forward pass
 
 
-def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
-    for group in GROUPS:
-        for bits in BITS:
-            method, setting = f"gptq g{group}", f"{bits} bits"
-            if done(method, setting):
-                continue
-            clock, model = Clock(), bench.fresh()
-            weights = quantise_model(model, bench, bits, group)
-            size = sum(grouped_bytes(m.rows, m.columns, bits, group) for m in bench.linear)
-            yield bench.row(method, setting, weights, size, clock.seconds)
+def rows(bench: Bench, done: Done) -> Iterator[Row]:
+    """Measures every setting without a row."""
+    for method, setting, bits, group in unmeasured("gptq g{}", BITS, GROUPS, done):
+        clock, model = Clock(), bench.fresh()
+        weights = quantise_model(model, bench, bits, group)
+        size = sum(grouped_bytes(m.rows, m.columns, bits, group) for m in bench.linear)
+        yield bench.row(method, setting, weights, size, clock.seconds)
 
 
 def quantise(weight: Tensor, moment: Tensor, bits: int, group: int) -> Tensor:
-    """`weight` [rows, n] quantised under the second moment E[x xᵀ] [n, n] of its inputs."""
+    """Returns `weight` [rows, n] quantised under the second moment E[x xᵀ] [n, n] of its inputs."""
     order = moment.diagonal().argsort(descending=True)
-    felt = moment.diagonal() + DAMPING * moment.diagonal().mean()
+    column_weights = moment.diagonal() + DAMPING * moment.diagonal().mean()
     grids = [
-        best_range(part, bits, some)
-        for part, some in zip(weight.split(group, dim=1), felt.split(group), strict=True)
+        best_range(part, bits, own)
+        for part, own in zip(weight.split(group, dim=1), column_weights.split(group), strict=True)
     ]
     upper = feedback(moment[order][:, order])
     left, result = weight[:, order].clone(), torch.empty_like(weight)
@@ -51,7 +51,10 @@ def quantise(weight: Tensor, moment: Tensor, bits: int, group: int) -> Tensor:
 
 
 def feedback(moment: Tensor) -> Tensor:
-    """The upper Cholesky factor of the damped inverse: what one column's error asks of the rest."""
+    """Returns the upper Cholesky factor of the inverse of the damped moment.
+
+    Row i, over its diagonal, is how far the later columns move to make up for an error of column i.
+    """
     damped = moment.double()
     mean = damped.diagonal().mean().clamp_min(1e-30)
     damped = damped + DAMPING * mean * torch.eye(len(moment), dtype=torch.float64)
@@ -61,21 +64,21 @@ def feedback(moment: Tensor) -> Tensor:
 
 @torch.no_grad()
 def quantise_model(model: Any, bench: Bench, bits: int, group: int) -> dict[str, Tensor]:
-    """The dequantised linear weights by parameter; `model` is quantised on the way."""
+    """Quantises `model` in place; returns the dequantised linear weights by parameter."""
     name, layers = find_layers(model)
     hidden, calls = _enter(model, layers[0], bench.windows)
-    done: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for index, layer in enumerate(tqdm(layers, desc=f"gptq g{group} {bits} bits", disable=None)):
         inside = [m for m in bench.linear if m.parameter.startswith(f"{name}.{index}.")]
-        for fed in _by_input(model, layer, inside, hidden[0], calls[0]):
-            moment = _moment(model, layer, fed[0], hidden, calls)
-            for matrix in fed:
+        for matrices in _by_input(model, layer, inside, hidden[0], calls[0]):
+            moment = _moment(model, layer, matrices[0], hidden, calls)
+            for matrix in matrices:
                 parameter = model.get_parameter(matrix.parameter)
                 value = quantise(matrix.of(parameter), moment, bits, group)
                 parameter.copy_(value.T if matrix.transposed else value)
-                done[matrix.parameter] = parameter.clone()
+                weights[matrix.parameter] = parameter.clone()
         hidden = [_step(layer, h, call) for h, call in zip(hidden, calls, strict=True)]
-    return done
+    return weights
 
 
 class _Stop(Exception):
@@ -83,7 +86,7 @@ class _Stop(Exception):
 
 
 def _enter(model: Any, first: nn.Module, windows: Tensor) -> tuple[list[Tensor], list[Any]]:
-    """What the first layer is called with: hidden states, and all else, one entry a batch."""
+    """Returns what the first layer is called with, for each batch: hidden states, and the rest."""
     hidden, calls = [], []
 
     def catch(_: nn.Module, args: Any, kwargs: Any) -> None:
@@ -107,9 +110,9 @@ def _step(layer: nn.Module, hidden: Tensor, call: Any) -> Tensor:
 def _by_input(
     model: Any, layer: nn.Module, matrices: list[Matrix], hidden: Tensor, call: Any
 ) -> list[list[Matrix]]:
-    """Matrices fed by one tensor together (q, k, v), in the order in which they are used."""
+    """Returns the matrices in groups with the same input (q, k, v), in the order of their use."""
     seen: dict[int, list[Matrix]] = {}
-    kept = []  # or an id could be another tensor's
+    kept = []  # keeps inputs alive: the id of a freed tensor could return as another's
 
     def note(matrix: Matrix) -> Callable[..., None]:
         def hook(_: nn.Module, args: Any) -> None:
@@ -130,7 +133,7 @@ def _by_input(
 def _moment(
     model: Any, layer: nn.Module, matrix: Matrix, hidden: list[Tensor], calls: list[Any]
 ) -> Tensor:
-    """E[x xᵀ] of the matrix's input over all windows, fp32 [n, n]."""
+    """Returns E[x xᵀ] of the input of `matrix` over all windows, fp32 [n, n]."""
     total, tokens = torch.zeros(matrix.columns, matrix.columns), 0
 
     def add(_: nn.Module, args: Any) -> None:

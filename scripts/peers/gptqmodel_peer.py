@@ -1,14 +1,14 @@
-"""GPTQModel: GPTQ with its clipping search (`mse`) and activation-aware groups, asymmetric.
+"""GPTQModel: GPTQ with its clipping search (`mse`) and activation-aware, asymmetric groups.
 
-It asks for an older numpy than this project pins, so it is run from an environment of its own (see
-requirements-gptqmodel.txt) into the same work file. Bytes are those of the tensors it saves, its
-order of inputs (`g_idx`) among them.
+It needs an older numpy than this project pins, so it runs in an environment of its own (see
+requirements-gptqmodel.txt) and adds to the same file of rows. Bytes are those of the tensors it
+saves, with the order of its inputs (`g_idx`).
 """
 
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -19,28 +19,26 @@ from safetensors import safe_open
 from torch import Tensor
 
 from peers.bench import Bench, Clock, Row
+from peers.loops import Done, unmeasured
 
 BITS, GROUPS = (2, 3, 4, 8), (64, 128)
-BATCH = 8
+BATCH = 8  # windows of a forward pass
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
-def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
-    for group in GROUPS:
-        for bits in BITS:
-            method, setting = f"gptqmodel g{group}", f"{bits} bits"
-            if done(method, setting):
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                clock = Clock()
-                quantise(bench, Path(folder), bits, group)
-                seconds = clock.seconds
-                weights, size = read(Path(folder), bench)
-            yield bench.row(method, setting, weights, size, seconds)
+def rows(bench: Bench, done: Done) -> Iterator[Row]:
+    """Measures every setting without a row."""
+    for method, setting, bits, group in unmeasured("gptqmodel g{}", BITS, GROUPS, done):
+        with tempfile.TemporaryDirectory() as folder:
+            clock = Clock()
+            quantise(bench, Path(folder), bits, group)
+            seconds = clock.seconds
+            weights, size = read(Path(folder), bench)
+        yield bench.row(method, setting, weights, size, seconds)
 
 
 def quantise(bench: Bench, folder: Path, bits: int, group: int) -> None:
-    """Quantise with its own pipeline and save to `folder`."""
+    """Quantises the model with its own pipeline and saves it to `folder`."""
     library = _library()
     config = library.QuantizeConfig(
         bits=bits, group_size=group, sym=False, mse=2.0, offload_to_disk=False
@@ -54,18 +52,18 @@ def quantise(bench: Bench, folder: Path, bits: int, group: int) -> None:
 
 
 def read(folder: Path, bench: Bench) -> tuple[dict[str, Tensor], int]:
-    """Dequantised weights by parameter, and bytes of the tensors stored for them."""
+    """Returns the dequantised weights by parameter, and the bytes stored for them."""
     library = _library()
     loaded = library.GPTQModel.load(str(folder), backend=library.BACKEND.TORCH, device="cpu")
     modules, weights = dict(loaded.model.named_modules()), {}
     for matrix in bench.linear:
-        value = modules[matrix.module].dequantize_weight()  # inputs x outputs
+        value = modules[matrix.module].dequantize_weight()  # [inputs, outputs]
         weights[matrix.parameter] = value.T.float().contiguous()
     return weights, stored_bytes(folder, [m.module for m in bench.linear])
 
 
 def stored_bytes(folder: Path, modules: list[str]) -> int:
-    """Bytes of the quantised tensors of `modules` in the files of `folder`."""
+    """Returns the bytes of the quantised tensors of `modules` in the files of `folder`."""
     wanted, total = {f"{m}.{part}" for m in modules for part in _PARTS}, 0
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as tensors:
@@ -74,7 +72,7 @@ def stored_bytes(folder: Path, modules: list[str]) -> int:
 
 
 def _library() -> Any:
-    """gptqmodel, with its one definition that needs torchvision left out where there is none."""
+    """Imports gptqmodel; without torchvision, a stand-in replaces the one model that needs it."""
     name = "gptqmodel.models.definitions.internvl_chat"
     if find_spec("torchvision") is None and name not in sys.modules:
         stand_in: Any = ModuleType(name)

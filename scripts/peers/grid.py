@@ -1,8 +1,8 @@
-"""A uniform grid for each group of a row: round to nearest, with the best clipping found by search.
+"""Uniform grids, one for each group of a row: rounding to nearest, with clipping by search.
 
-Bytes: codes of exactly `bits` bits, and for every group a scale in fp16 and a zero of `bits` bits,
-the tightest common storage (2.28 bits a weight for 2 bits in groups of 64). A last group may be
-shorter than the others.
+A group takes codes of `bits` bits, a scale in fp16 and a zero point of `bits` bits. That is the
+tightest common storage: 2.28 bits per weight for 2 bits in groups of 64. The last group of a row
+may be shorter.
 """
 
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ from math import ceil
 import torch
 from torch import Tensor
 
-_SHRINKS = 40  # ranges tried for a group: 1.00 down to 0.22 of the whole
+_SHRINKS = 40  # ranges tried for a group, from 1.00 down to 0.22 of the whole range
 _STEP = 0.02
 
 
 @dataclass(frozen=True)
 class Grid:
-    """`scale` and `zero` [rows, 1] of one group; codes are 0 … 2^bits - 1."""
+    """The grid of one group in every row: `scale` and `zero` are [rows, 1], codes 0 … `top`."""
 
     scale: Tensor
     zero: Tensor
-    top: int
+    top: int  # 2^bits - 1
 
     def round(self, x: Tensor) -> Tensor:
-        """The nearest values of the grid, `x` [rows, n]."""
+        """Returns the values of the grid that are nearest to `x` [rows, n]."""
         code = (x / self.scale + self.zero).round().clamp(0, self.top)
         return (code - self.zero) * self.scale
 
 
 def whole_range(x: Tensor, bits: int, shrink: float = 1.0) -> Grid:
-    """The grid over `shrink` times the range of every row of `x` [rows, n], zero always in it."""
+    """Returns the grid over `shrink` times the range of each row of `x` [rows, n]; 0 is on it."""
     top = 2**bits - 1
     low, high = x.amin(1, keepdim=True).clamp_max(0), x.amax(1, keepdim=True).clamp_min(0)
     scale = ((high - low) * shrink / top).half().float()
@@ -40,9 +40,9 @@ def whole_range(x: Tensor, bits: int, shrink: float = 1.0) -> Grid:
 
 
 def best_range(x: Tensor, bits: int, weight: Tensor | None = None) -> Grid:
-    """The grid of least squared error over clipped ranges, each row its own.
+    """Returns the grid with the least squared error among clipped ranges, for each row.
 
-    `weight` [n] counts columns (the diagonal of the inputs' second moment).
+    `weight` [n] weighs the columns: the diagonal of the second moment of the inputs.
     """
     weight = torch.ones(x.shape[1]) if weight is None else weight
     best = whole_range(x, bits)
@@ -58,6 +58,6 @@ def best_range(x: Tensor, bits: int, weight: Tensor | None = None) -> Grid:
 
 
 def grouped_bytes(rows: int, columns: int, bits: int, group: int) -> int:
-    """Bytes of one matrix: packed codes, then an fp16 scale and a packed zero for every group."""
+    """Returns the bytes of a matrix: codes, and for each group a scale and a zero point."""
     groups = rows * ceil(columns / group)
     return ceil(rows * columns * bits / 8) + 2 * groups + ceil(groups * bits / 8)

@@ -1,44 +1,39 @@
-"""HQQ: half-quadratic optimisation of the zeros, free of data, scales and zeros in fp16.
+"""HQQ: zero points by half-quadratic optimisation; scales and zero points in fp16.
 
-Groups along the inputs (axis 1), which its authors' fast kernels need, and along the outputs
-(axis 0), which its authors find more accurate.
+Uses no calibration text. Groups lie along the inputs (axis 1), which the fast kernels of its
+authors need, or along the outputs (axis 0), which its authors find more accurate.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from hqq.core.quantize import Quantizer
 from torch import Tensor
-from tqdm import tqdm
 
 from peers.bench import Bench, Clock, Row
+from peers.loops import Done, quantise_each, unmeasured
 
 BITS, GROUPS, AXES = (2, 3, 4, 8), (64, 128), (0, 1)
 
 
-def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
+def rows(bench: Bench, done: Done) -> Iterator[Row]:
+    """Measures every setting without a row."""
     for axis in AXES:
-        for group in GROUPS:
-            for bits in BITS:
-                method, setting = f"hqq g{group} axis {axis}", f"{bits} bits"
-                if done(method, setting):
-                    continue
-                clock, size, weights = Clock(), 0, {}
-                for matrix in tqdm(bench.linear, desc=f"{method} {setting}", disable=None):
-                    parameter = bench.model.get_parameter(matrix.parameter)
-                    value, taken = quantise(matrix.of(parameter), bits, group, axis)
-                    weights[matrix.parameter] = value.T if matrix.transposed else value
-                    size += taken
-                yield bench.row(method, setting, weights, size, clock.seconds)
+        name = f"hqq g{{}} axis {axis}"
+        for method, setting, bits, group in unmeasured(name, BITS, GROUPS, done):
+            clock, one = Clock(), partial(quantise, bits=bits, group=group, axis=axis)
+            weights, size = quantise_each(bench, f"{method} {setting}", one)
+            yield bench.row(method, setting, weights, size, clock.seconds)
 
 
 def quantise(weight: Tensor, bits: int, group: int, axis: int) -> tuple[Tensor, int]:
-    """Dequantised weight, and bytes of everything stored for it."""
+    """Returns the dequantised weight, and the bytes of everything stored for it."""
     codes, meta = Quantizer.quantize(
         weight.contiguous(), nbits=bits, group_size=group, axis=axis, device="cpu",
         compute_dtype=torch.float16,
     )  # fmt: skip
-    kept: dict[str, Any] = {k: v.half() for k, v in meta.items() if isinstance(v, Tensor)}
-    value = Quantizer.dequantize(codes, meta | kept | {"compute_dtype": torch.float32})
-    return value.float(), codes.nbytes + sum(t.nbytes for t in kept.values())
+    stored: dict[str, Any] = {k: v.half() for k, v in meta.items() if isinstance(v, Tensor)}
+    value = Quantizer.dequantize(codes, meta | stored | {"compute_dtype": torch.float32})
+    return value.float(), codes.nbytes + sum(t.nbytes for t in stored.values())

@@ -1,9 +1,9 @@
-"""llama.cpp through llama-cpp-python: a GGUF made with `gguf`, quantised by its own API.
+"""llama.cpp through llama-cpp-python: a GGUF file made with `gguf`, quantised by llama.cpp.
 
-With an importance matrix (mean square of every input) from the calibration text. A type whose
-blocks of 256 do not divide a matrix falls back to one of 32, as llama.cpp decides; types that come
-out alike are measured once. Weights come back by gguf's dequantisation. Every type is measured
-with a 16-bit embedding and as llama.cpp would store it, embedding quantised too.
+Uses an importance matrix (mean square of every input) from the calibration text. Where the blocks
+of 256 weights of a type do not divide a matrix, llama.cpp takes a type with blocks of 32; types
+that then come out alike are measured once. `gguf` dequantises the weights. Every type is measured
+twice: with a 16-bit embedding, and with the embedding quantised as llama.cpp stores it.
 """
 
 import ctypes
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from peers.bench import Bench, Clock, Row
+from peers.loops import Done
 
 TYPES = (
     "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K_S", "Q3_K_M",
@@ -30,7 +31,8 @@ TYPES = (
 _BATCH = 8  # windows of a forward pass
 
 
-def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
+def rows(bench: Bench, done: Done) -> Iterator[Row]:
+    """Measures every setting without a row."""
     if bench.model.config.model_type != "llama":
         raise ValueError(f"{bench.model.config.model_type} models are not converted here")
     seen = set()
@@ -59,26 +61,26 @@ def _row(bench: Bench, method: str, name: str, tensors: Any, dense: bool, second
     size = sum(int(t.n_bytes) for n, t in values.items() if n in linear)
     if dense:
         return bench.row(method, name, {n: weights[n] for n in linear}, size, seconds)
-    taken = sum(int(t.n_bytes) for t in values.values())
-    bits = 8 * taken / sum(w.numel() for w in weights.values())
-    total = sum(int(t.n_bytes) for t in tensors)  # its norms are stored in fp32
+    stored = sum(int(t.n_bytes) for t in values.values())
+    bits = 8 * stored / sum(w.numel() for w in weights.values())
+    total = sum(int(t.n_bytes) for t in tensors)  # llama.cpp stores norms in fp32
     with bench.replaced(weights) as model:
         return bench.scored(method, name, "whole", bits, total, model, seconds)
 
 
 def stored_names(model: Any) -> dict[str, str]:
-    """Parameter to the name of its tensor in a GGUF, for all parameters (tied ones once)."""
+    """Returns the name in a GGUF of every parameter, by parameter (tied ones once)."""
     layers = model.config.num_hidden_layers
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
-    found = {n: known.get_name(n, try_suffixes=(".weight",)) for n, _ in model.named_parameters()}
-    return {name: there for name, there in found.items() if there is not None}
+    names = {n: known.get_name(n, try_suffixes=(".weight",)) for n, _ in model.named_parameters()}
+    return {name: there for name, there in names.items() if there is not None}
 
 
 def write(model: Any, file: Path) -> None:
-    """The model as a GGUF in fp32: enough of it to be quantised.
+    """Writes the model as a GGUF in fp32, with as much as quantising needs.
 
-    Rows of q and k stay in the order of transformers (every block lies in one row, so they are
-    quantised alike), and there is no tokenizer.
+    Rows of q and k stay in the order of transformers: a block never spans rows, so their order
+    changes nothing. There is no tokenizer.
     """
     config, writer = model.config, gguf.GGUFWriter(file, "llama")
     writer.add_context_length(config.max_position_embeddings)
@@ -102,7 +104,11 @@ def write(model: Any, file: Path) -> None:
 def quantise(
     source: Path, target: Path, name: str, importance: dict[str, np.ndarray], dense: bool
 ) -> None:
-    """Run llama.cpp's quantisation. RuntimeError where it refuses."""
+    """Runs llama.cpp's quantisation.
+
+    Raises:
+        RuntimeError: It refuses.
+    """
     entry = llama_cpp.llama_model_imatrix_data
     entries = [
         entry(there.encode(), values.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), values.size)
@@ -126,7 +132,7 @@ def quantise(
 
 @torch.no_grad()
 def mean_squares(bench: Bench) -> dict[str, np.ndarray]:
-    """Mean square of every input of every linear matrix, by its name in a GGUF, fp32 [columns]."""
+    """Returns the mean squares of the inputs of linear matrices, fp32 [columns], by GGUF name."""
     names, sums = stored_names(bench.model), dict[str, Tensor]()
 
     def note(name: str) -> Callable[..., None]:
@@ -150,7 +156,7 @@ def mean_squares(bench: Bench) -> dict[str, np.ndarray]:
 
 @llama_cpp.llama_log_callback
 def _silent(level: int, text: bytes, data: Any) -> None:
-    """A line for every tensor otherwise."""
+    """Drops the log, which has a line for every tensor."""
 
 
 llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))

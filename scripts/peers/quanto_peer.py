@@ -1,10 +1,12 @@
-"""optimum-quanto: qint2, qint4 and qint8 (there are no 3 bits), scales in 16 bits.
+"""optimum-quanto: types qint2, qint4 and qint8 (it has no 3 bits), scales in 16 bits.
 
-Groups as large as asked for, or the largest that divides the inputs as its own modules choose
-them; ranges by its HQQ optimiser, which beats its default, and one scale a row at 8 bits.
+Where a group size does not divide the inputs, the next smaller one that does is taken, as its own
+modules do. Ranges come from its HQQ optimiser, which beats its default; 8 bits have one scale a
+row.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 from optimum.quanto import (
@@ -17,32 +19,29 @@ from optimum.quanto import (
     quantize_weight,
 )
 from torch import Tensor
-from tqdm import tqdm
 
 from peers.bench import Bench, Clock, Row
+from peers.loops import Done, quantise_each
 
 TYPES = {2: qint2, 4: qint4, 8: qint8}
 GROUPS = (32, 64, 128)
 
 
-def rows(bench: Bench, done: Callable[[str, str], bool]) -> Iterator[Row]:
-    quantise(torch.ones(1, 128), 4, 32)  # compiles its kernels, once on a machine
+def rows(bench: Bench, done: Done) -> Iterator[Row]:
+    """Measures every setting without a row."""
+    quantise(torch.ones(1, 128), 4, 32)  # compiles its kernels, once on a machine: not timed
     settings = [(bits, group) for group in GROUPS for bits in (2, 4)]
     for bits, group in [*settings, (8, None)]:
         method, setting = f"quanto g{group}" if group else "quanto rows", f"{bits} bits"
         if done(method, setting):
             continue
-        clock, size, weights = Clock(), 0, {}
-        for matrix in tqdm(bench.linear, desc=f"{method} {setting}", disable=None):
-            parameter = bench.model.get_parameter(matrix.parameter)
-            value, taken = quantise(matrix.of(parameter), bits, group)
-            weights[matrix.parameter] = value.T if matrix.transposed else value
-            size += taken
+        clock, one = Clock(), partial(quantise, bits=bits, group=group)
+        weights, size = quantise_each(bench, f"{method} {setting}", one)
         yield bench.row(method, setting, weights, size, clock.seconds)
 
 
 def quantise(weight: Tensor, bits: int, group: int | None) -> tuple[Tensor, int]:
-    """Dequantised weight, and bytes of everything stored for it."""
+    """Returns the dequantised weight, and the bytes of everything stored for it."""
     weight, kind = weight.contiguous(), TYPES[bits]
     if group is None:
         scale = AbsmaxOptimizer()(weight, qtype=kind, axis=0).half()

@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, Gemma3nTextConfig
 
 import pico
 from bitstack.calibration.layers import LayerRunner
-from bitstack.calibration.spill import Spill
 from bitstack.errors import UserError
 from bitstack.original.source import open_source
 
@@ -29,11 +28,11 @@ def test_logits_are_those_of_the_whole_model(pico_model: Folder, name: str) -> N
     whole = AutoModelForCausalLM.from_pretrained(pico_model(name))
     runner = LayerRunner(open_source(pico_model(name)), windows())
     assert len(runner) == 2
-    with torch.no_grad(), runner.outer():
-        hidden = runner.embed()
+    with torch.no_grad(), runner.outer_loaded():
+        hidden = runner.embed_all()
         for index in range(len(runner)):
-            with runner.layer(index):
-                hidden = [runner.step(index, h) for h in hidden]
+            with runner.layer_loaded(index):
+                hidden = [runner.run_layer(index, h) for h in hidden]
         for batch, ids in enumerate(runner.windows):
             expected = whole(ids)
             torch.testing.assert_close(
@@ -44,13 +43,13 @@ def test_logits_are_those_of_the_whole_model(pico_model: Folder, name: str) -> N
 def test_the_two_kinds_of_gemma_3_layers_are_called_each_in_its_way(pico_model: Folder) -> None:
     """Swapped calls would change the outcome: the test above sees masks and positions."""
     runner = LayerRunner(open_source(pico_model("gemma-3")), windows())
-    with torch.no_grad(), runner.outer():
-        (hidden, *_) = runner.embed()
+    with torch.no_grad(), runner.outer_loaded():
+        (hidden, *_) = runner.embed_all()
         first, second = runner.calls[hidden.shape]
-        with runner.layer(1):
-            right = runner.step(1, hidden)
+        with runner.layer_loaded(1):
+            right = runner.run_layer(1, hidden)
             runner.calls[hidden.shape] = [second, first]
-            wrong = runner.step(1, hidden)
+            wrong = runner.run_layer(1, hidden)
     assert (right - wrong).norm() > 0.01 * right.norm()
 
 
@@ -67,14 +66,14 @@ def test_layers_that_read_the_text_themselves_are_refused(tmp_path: Path) -> Non
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     runner = LayerRunner(open_source(tmp_path), windows())
-    with pytest.raises(UserError, match="use --calibration none"), runner.outer():
-        runner.embed()
+    with pytest.raises(UserError, match="use --calibration none"), runner.outer_loaded():
+        runner.embed_all()
 
 
 def test_one_layer_is_real_at_a_time(pico_model: Folder) -> None:
     source = open_source(pico_model("llama-untied"))
     runner = LayerRunner(source, windows())
-    assert {*runner.outside} == {
+    assert {*runner.outer_parameters} == {
         "model.embed_tokens.weight",
         "model.norm.weight",
         "lm_head.weight",
@@ -83,19 +82,19 @@ def test_one_layer_is_real_at_a_time(pico_model: Folder) -> None:
     def real() -> set[str]:
         return {name for name, p in source.model.named_parameters() if not p.is_meta}
 
-    with runner.outer():
-        assert real() == {*runner.outside}
+    with runner.outer_loaded():
+        assert real() == {*runner.outer_parameters}
         for index in range(len(runner)):
-            with runner.layer(index):
-                assert real() == {*runner.outside, *runner.inside[index]}
-        assert real() == {*runner.outside}
+            with runner.layer_loaded(index):
+                assert real() == {*runner.outer_parameters, *runner.layer_parameters[index]}
+        assert real() == {*runner.outer_parameters}
     assert not real()
 
 
 def test_released_when_the_caller_fails(pico_model: Folder) -> None:
     source = open_source(pico_model("llama-tied"))
     runner = LayerRunner(source, windows())
-    with pytest.raises(RuntimeError), runner.outer(), runner.layer(0):
+    with pytest.raises(RuntimeError), runner.outer_loaded(), runner.layer_loaded(0):
         raise RuntimeError
     assert all(p.is_meta for p in source.model.parameters())
 
@@ -104,18 +103,10 @@ def test_the_model_is_whole_again_afterwards(pico_model: Folder) -> None:
     """Stubs are taken out: the same skeleton, loaded, runs as always."""
     source = open_source(pico_model("gemma-3"))
     runner = LayerRunner(source, windows())
-    with torch.no_grad(), runner.outer():
-        runner.embed()
+    with torch.no_grad(), runner.outer_loaded():
+        runner.embed_all()
     source.load([name for name, _ in source.model.named_parameters()])
     reference = AutoModelForCausalLM.from_pretrained(pico_model("gemma-3"))
     with torch.no_grad():
-        found, expected = source.model(windows()[0]).logits, reference(windows()[0]).logits
-    torch.testing.assert_close(found, expected)
-
-
-def test_spill(tmp_path: Path) -> None:
-    spill = Spill(tmp_path / "spill")
-    kept = [torch.randn(2, 3), torch.randn(4)]
-    spill.put("layer-0", kept)
-    assert all(torch.equal(a, b) for a, b in zip(spill.take("layer-0"), kept, strict=True))
-    assert not list((tmp_path / "spill").iterdir())  # taken once, and gone
+        logits, expected = source.model(windows()[0]).logits, reference(windows()[0]).logits
+    torch.testing.assert_close(logits, expected)

@@ -14,9 +14,9 @@ from bitstack.recipe import load_recipe
 
 def read(model: Path, text: Path, **fields: int) -> CalibrationText:
     recipe = load_recipe(calibration=str(text), **{"num_samples": 4, "seq_len": 32} | fields)
-    found = read_text(open_source(model), recipe)
-    assert found is not None
-    return found
+    text_windows = read_text(open_source(model), recipe)
+    assert text_windows is not None
+    return text_windows
 
 
 def rows(windows: Tensor) -> set[tuple[int, ...]]:
@@ -26,12 +26,12 @@ def rows(windows: Tensor) -> set[tuple[int, ...]]:
 def test_tuning_takes_all_that_was_read_but_what_the_order_is_measured_on(
     pico_model: Callable[..., Path], text_file: Path
 ) -> None:
-    found = read(pico_model("llama-tied"), text_file, order_samples=2)
-    every = found.tokens.ids[: len(found.tokens.ids) // 32 * 32].view(-1, 32)
+    selected = read(pico_model("llama-tied"), text_file, order_samples=2)
+    every = selected.tokens.ids[: len(selected.tokens.ids) // 32 * 32].view(-1, 32)
     assert len(every) == 16  # four times the calibration's
-    assert found.windows.shape == (4, 32)
-    assert not rows(found.order) & rows(found.tuning)
-    assert rows(found.order) | rows(found.tuning) == rows(every)
+    assert selected.windows.shape == (4, 32)
+    assert not rows(selected.order_windows) & rows(selected.tuning_windows)
+    assert rows(selected.order_windows) | rows(selected.tuning_windows) == rows(every)
 
 
 def test_no_more_windows_than_the_steps_take(
@@ -42,13 +42,13 @@ def test_no_more_windows_than_the_steps_take(
     model, fields = pico_model("llama-tied"), {"num_samples": 40, "seq_len": 16, "order_samples": 1}
     few = read(model, text, tune_steps=0, **fields)  # one step, for the finer planes
     more = read(model, text, tune_steps=1, **fields)
-    assert [len(few.tuning), len(more.tuning)] == [2048 // 16, 4 * 40 - 1]
-    assert torch.equal(few.tuning, more.tuning[: len(few.tuning)])
+    assert [len(few.tuning_windows), len(more.tuning_windows)] == [2048 // 16, 4 * 40 - 1]
+    assert torch.equal(few.tuning_windows, more.tuning_windows[: len(few.tuning_windows)])
 
 
 def test_short_text_serves_for_everything(pico_model: Callable[..., Path], tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("The cat sat on the mat. " * 12)
-    found = read(pico_model("llama-tied"), short, seq_len=40)
-    assert 0 < len(found.tuning) < 8
-    assert rows(found.order) == rows(found.tuning)
+    selected = read(pico_model("llama-tied"), short, seq_len=40)
+    assert 0 < len(selected.tuning_windows) < 8
+    assert rows(selected.order_windows) == rows(selected.tuning_windows)

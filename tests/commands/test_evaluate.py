@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 import pico
 from bitstack.cli import app
 from bitstack.live.opening import open_model
-from bitstack.metrics.tasks.scores import run_tasks
+from bitstack.metrics.tasks.runner import run_tasks
 
 NAME = "llama-gqa"
 
@@ -38,11 +38,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_scores_of_a_model(pico_model: Callable[..., Path], data: Path) -> None:
     model = pico_model(NAME)
-    found = result(model, "--tasks", "lambada", "--tasks-folder", data, "--limit", 5)
+    record = result(model, "--tasks", "lambada", "--tasks-folder", data, "--limit", 5)
     scores = run_tasks(open_model(model), ["lambada"], data, limit=5)
-    assert [one["value"] for one in found["tasks"]] == [one.value for one in scores]
-    assert found["resident_bytes"] == found["original_bytes"]
-    assert "perplexity" not in found
+    assert [one["value"] for one in record["tasks"]] == [one.value for one in scores]
+    assert record["resident_bytes"] == record["original_bytes"]
+    assert "perplexity" not in record
     done = call(model, "--tasks", "lambada", "--tasks-folder", data)
     assert "± SE" in done.stdout
     assert "recovery" not in done.stdout
@@ -55,10 +55,10 @@ def test_text_and_tasks_of_a_container_beside_the_original(
         stacked(NAME), "--budget", "100%", "--text", text_file, "--tasks", "lambada",
         "--tasks-folder", data, "--original", pico_model(NAME),
     ]  # fmt: skip
-    found = result(*arguments)
-    assert found["perplexity"] > 1
-    assert found["tasks"][0]["original"] > 1
-    assert found["resident_bytes"] < found["original_bytes"]
+    record = result(*arguments)
+    assert record["perplexity"] > 1
+    assert record["tasks"][0]["original"] > 1
+    assert record["resident_bytes"] < record["original_bytes"]
     assert "recovery" in call(*arguments).stdout
 
 

@@ -1,4 +1,7 @@
-"""`compress-model metric` as other tools call it: keys, exit codes, and every kind of bad input."""
+"""`compress-model metric` as other tools call it: keys, exit codes, and every kind of bad input.
+
+Also covers `commands.metric_density`, `commands.metric_gap` and `commands.metric_lines`.
+"""
 
 import copy
 import json
@@ -77,51 +80,53 @@ def test_capacity_of_a_model(model: Path, text: Path, tmp_path: Path) -> None:
     file = tmp_path / "ic.json"
     done = call("information-capacity", model, "--text", text, "--bias", -24, "--json", file)
     assert done.exit_code == 0, done.output
-    found = json.loads(file.read_text())
-    assert set(KEYS) <= set(found)
-    log = math.log2(found["flops_per_token"])
-    capacity = (found["text_size"] - found["nll"] - 24) / log
-    assert found["information_capacity"] == pytest.approx(capacity)
-    assert found["interval"]["low"] < capacity < found["interval"]["high"]
+    record = json.loads(file.read_text())
+    assert set(KEYS) <= set(record)
+    log = math.log2(record["flops_per_token"])
+    capacity = (record["text_size"] - record["nll"] - 24) / log
+    assert record["information_capacity"] == pytest.approx(capacity)
+    assert record["interval"]["low"] < capacity < record["interval"]["high"]
     assert "information capacity" in done.stdout
-    assert found == result("information-capacity", model, "--text", text, "--bias", -24)
+    assert record == result("information-capacity", model, "--text", text, "--bias", -24)
 
 
 @pytest.mark.parametrize("denominator", ["flops", "bytes", "nanoseconds"])
 def test_capacity_by_bytes_of_a_container_at_budgets(
     model: Path, container: Path, text: Path, denominator: str
 ) -> None:
-    found = result(
+    record = result(
         "information-capacity", model, container, "--budget", "2bpw", "--budget", "100%",
         "--text", text, "--variant", "bytes", "--denominator", denominator,
     )  # fmt: skip
-    names = [(Path(one["model"]).parent.name[:5], one["budget_bytes"]) for one in found["models"]]
+    names = [(Path(one["model"]).parent.name[:5], one["budget_bytes"]) for one in record["models"]]
     assert [budget is None for _, budget in names] == [True, False, False]
-    assert {one["text_sha256"] for one in found["models"]} == {found["models"][0]["text_sha256"]}
-    assert all(one["denominator"] == denominator for one in found["models"])
+    assert {one["text_sha256"] for one in record["models"]} == {record["models"][0]["text_sha256"]}
+    assert all(one["denominator"] == denominator for one in record["models"])
     if denominator == "bytes":
-        assert found["models"][1]["cost"] < found["models"][0]["cost"]
+        assert record["models"][1]["cost"] < record["models"][0]["cost"]
 
 
 def test_a_text_file_is_cut_so_that_there_is_an_interval(
     model: Path, write: Callable[..., Path]
 ) -> None:
-    found = result("information-capacity", model, "--text", write("t.txt", pico.TEXT * 20))
-    assert found["documents"] == math.ceil(20 * len(pico.TEXT) / 4096)
-    assert found["interval"]["low"] < found["interval"]["high"]
+    record = result("information-capacity", model, "--text", write("t.txt", pico.TEXT * 20))
+    assert record["documents"] == math.ceil(20 * len(pico.TEXT) / 4096)
+    assert record["interval"]["low"] < record["interval"]["high"]
 
 
-def test_another_size_is_foretold(model: Path, pico_model: Callable[..., Path], text: Path) -> None:
+def test_another_size_is_predicted(
+    model: Path, pico_model: Callable[..., Path], text: Path
+) -> None:
     other = pico_model("llama-untied")
     arguments = ["information-capacity", model, "--text", text, "--max-length", 64]
-    found = result(*arguments, "--predict", other)
+    record = result(*arguments, "--predict", other)
     measured = result(*arguments)
     flops = result("information-capacity", other, "--text", text, "--max-length", 64)[
         "flops_per_token"
     ]
     nll = measured["text_size"] - 27 - measured["information_capacity"] * math.log2(flops)
-    assert found["prediction"]["nll"] == pytest.approx(nll)
-    assert found["prediction"]["interval"]["low"] < nll < found["prediction"]["interval"]["high"]
+    assert record["prediction"]["nll"] == pytest.approx(nll)
+    assert record["prediction"]["interval"]["low"] < nll < record["prediction"]["interval"]["high"]
 
 
 def test_capacity_refuses(
@@ -195,10 +200,10 @@ def law(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_score_gives_densities(law: Path, model: Path, container: Path) -> None:
-    found = result(
+    record = result(
         "density", "score", model, container, "--budget", "2bpw", "--law", law, "--score", 0.5
     )
-    original, small = found["models"]
+    original, small = record["models"]
     assert original["effective_parameters"] == small["effective_parameters"] > 0
     assert original["density"] == pytest.approx(small["density"])
     assert small["byte_density"] > original["byte_density"]
@@ -211,11 +216,11 @@ def test_pairs_give_a_loss_and_a_density(
     rows = [{"instruction": "The river", "answer": " was low"}, {"instruction": "", "answer": "a"}]
     pairs = write("pairs.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     loss = result("density", "loss", model, "--pairs", pairs)
-    found = result("density", "score", model, "--law", law, "--pairs", pairs)
+    record = result("density", "score", model, "--law", law, "--pairs", pairs)
     assert loss["pairs"] == 2
-    assert found["loss"] == loss["nats_per_answer"] > 5
-    assert 0 < found["effective_parameters"] < 1e6
-    assert found["extrapolated"]
+    assert record["loss"] == loss["nats_per_answer"] > 5
+    assert 0 < record["effective_parameters"] < 1e6
+    assert record["extrapolated"]
     assert "not on answers" in fails("density", "score", model, "--pairs", pairs)
     broken = write("broken.jsonl", '{"instruction": "a", "answer": "b"}\n{"instruction": 1}\n')
     assert "line 2" in fails("density", "loss", model, "--pairs", broken)
@@ -225,9 +230,9 @@ def test_pairs_give_a_loss_and_a_density(
 
 @pytest.mark.parametrize("score", [0.25, 0.1, 1.0])
 def test_outside_the_range_it_says_so(law: Path, model: Path, score: float) -> None:
-    found = result("density", "score", model, "--law", law, "--score", score)
-    assert found["density"] is found["effective_parameters"] is None
-    assert found["reason"].startswith("not defined: score")
+    record = result("density", "score", model, "--law", law, "--score", score)
+    assert record["density"] is record["effective_parameters"] is None
+    assert record["reason"].startswith("not defined: score")
     done = call("density", "score", model, "--law", law, "--score", score)
     assert "not defined" in done.stdout
     assert "nan" not in done.stdout
@@ -260,11 +265,11 @@ def test_trend_and_calculator(write: Callable[..., Path]) -> None:
         for k, day in enumerate(days)
     ]
     file = write("released.json", rows[::-1])  # out of order
-    found = result("density", "trend", file, "--share", 0.5)
-    assert found["trend"]["doubling_days"] == pytest.approx(95, abs=1.5)
-    assert found["trend"]["envelope"] == days
-    assert (found["since"], found["day"][:7]) == ("2024-10-12", "2025-01")
-    assert found["day_interval"][0] <= found["day"] <= found["day_interval"][1]
+    record = result("density", "trend", file, "--share", 0.5)
+    assert record["trend"]["doubling_days"] == pytest.approx(95, abs=1.5)
+    assert record["trend"]["envelope"] == days
+    assert (record["since"], record["day"][:7]) == ("2024-10-12", "2025-01")
+    assert record["day_interval"][0] <= record["day"] <= record["day_interval"][1]
     assert "doubling" in call("density", "trend", file).stdout
     assert "share is 2" in fails("density", "trend", file, "--share", 2)
     assert "YYYY-MM-DD" in fails("density", "trend", file, "--share", 0.5, "--since", "soon")
@@ -291,8 +296,8 @@ def test_the_gap_of_a_container(model: Path, container: Path, text: Path) -> Non
 
 
 def test_the_best_teacher_by_both_laws() -> None:
-    found = result("gap", "teacher", "--student", 350e6)
-    assert found["teacher"] == pytest.approx(2.498 * 350e6 - 11.498e6)
+    record = result("gap", "teacher", "--student", 350e6)
+    assert record["teacher"] == pytest.approx(2.498 * 350e6 - 11.498e6)
     scratch = result("gap", "teacher", "--student", 1e9, "--tokens", 2.5e11, "--law", "scratch")
     assert 8 <= scratch["ratio"] <= 15
     assert "times the student" in call("gap", "teacher", "--student", 350e6).stdout
@@ -307,8 +312,8 @@ def test_the_line_through_own_runs(write: Callable[..., Path]) -> None:
         for s in (1e6, 2e6, 4e6)
         for r in (1.25, 2.5, 5)
     ]
-    found = result("gap", "fit", write("runs.json", rows))
-    assert found["slope"] == pytest.approx(2.5, rel=1e-6)
+    record = result("gap", "fit", write("runs.json", rows))
+    assert record["slope"] == pytest.approx(2.5, rel=1e-6)
     edges = result("gap", "fit", write("edges.json", [r for r in rows if r["teacher"] > 2e6]))
     assert [best["edge"] for best in edges["optima"]] == ["smallest", None, None]
     assert edges["slope"] == pytest.approx(2.5, rel=1e-6)

@@ -1,4 +1,7 @@
-"""What commands print for other programs: --json and --quiet, and what a shell completes."""
+"""What commands print for other programs: --json and --quiet, and what a shell completes.
+
+Also covers `commands.demo`, `commands.export`, `commands.generate` and `commands.plan`.
+"""
 
 import json
 import os
@@ -25,19 +28,19 @@ def call(*args: object) -> Result:
 
 
 def test_generate(stacked: Callable[..., Path], tmp_path: Path) -> None:
-    asked = ["generate", stacked(NAME), "--budget", "3bpw", "--prompt", "The river"]
-    asked += ["--max-new-tokens", 5]
-    said = call(*asked, "--json", "-")
-    found = json.loads(said.stdout)
-    assert list(found) == [
+    command = ["generate", stacked(NAME), "--budget", "3bpw", "--prompt", "The river"]
+    command += ["--max-new-tokens", 5]
+    printed = call(*command, "--json", "-")
+    record = json.loads(printed.stdout)
+    assert list(record) == [
         "model", "prompt", "continuation", "resident_bytes", "bits_per_weight",
     ]  # fmt: skip
-    assert (found["model"], found["prompt"]) == (str(stacked(NAME)), "The river")
-    assert 2 < found["bits_per_weight"] <= 3
-    shown = call(*asked, "--json", tmp_path / "out.json")
-    assert json.loads((tmp_path / "out.json").read_text()) == found
-    assert shown.stdout.rstrip("\n") == "The river" + found["continuation"]
-    assert call(*asked, "--quiet").output == ""
+    assert (record["model"], record["prompt"]) == (str(stacked(NAME)), "The river")
+    assert 2 < record["bits_per_weight"] <= 3
+    shown = call(*command, "--json", tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == record
+    assert shown.stdout.rstrip("\n") == "The river" + record["continuation"]
+    assert call(*command, "--quiet").output == ""
 
 
 def test_demo(
@@ -52,8 +55,8 @@ def test_demo(
         "order_samples": 1, "tune_steps": 0, "joint_passes": 0, "search_sweeps": 0,
     }  # fmt: skip
     monkeypatch.setattr(demo, "run_demo", partial(demo.run_demo, **small))
-    said = call("demo", "--output", tmp_path / "out", "--json", "-", "--quiet")
-    rows = json.loads(said.stdout)["rows"]
+    printed = call("demo", "--output", tmp_path / "out", "--json", "-", "--quiet")
+    rows = json.loads(printed.stdout)["rows"]
     assert rows == json.loads((tmp_path / "out" / "demo.json").read_text())["rows"]
     assert (rows[0]["name"], rows[-1]["name"]) == ("original", "everything")
     for row in rows:
@@ -62,20 +65,20 @@ def test_demo(
 
 
 def test_a_quiet_plan_is_its_file(stacked: Callable[..., Path], tmp_path: Path) -> None:
-    asked = ["plan", stacked(NAME), "--budget", "50%"]
-    said = call(*asked, "--quiet", "--json", tmp_path / "plan.json")
-    assert said.output == ""
+    command = ["plan", stacked(NAME), "--budget", "50%"]
+    printed = call(*command, "--quiet", "--json", tmp_path / "plan.json")
+    assert printed.output == ""
     assert json.loads((tmp_path / "plan.json").read_text()) == json.loads(
-        call(*asked, "--quiet", "--json", "-").stdout
+        call(*command, "--quiet", "--json", "-").stdout
     )
 
 
 def test_export(stacked: Callable[..., Path], tmp_path: Path) -> None:
     output = tmp_path / "dense"
-    asked = ["export", stacked(NAME), "--budget", "3bpw", "--output", output]
-    found = json.loads(call(*asked, "--json", "-").stdout)
+    command = ["export", stacked(NAME), "--budget", "3bpw", "--output", output]
+    record = json.loads(call(*command, "--json", "-").stdout)
     size = sum(file.stat().st_size for file in output.glob("*.safetensors"))
-    assert found == {"folder": str(output), "budget": "3bpw", "level": None, "dense_bytes": size}
+    assert record == {"folder": str(output), "budget": "3bpw", "level": None, "dense_bytes": size}
 
 
 COMPLETED = """
@@ -95,14 +98,14 @@ finally: print([m for m in ("torch", "transformers") if m in sys.modules], file=
     ],
 )
 def test_a_shell_completes_without_torch(words: str, expected: list[str]) -> None:
-    asked = {
+    completion = {
         "_COMPRESS_MODEL_COMPLETE": "complete_bash",
         "COMP_WORDS": words,
         "COMP_CWORD": str(len(words.split()) - 1),
     }
     done = subprocess.run(
         [sys.executable, "-c", COMPLETED],
-        capture_output=True, text=True, timeout=60, env=os.environ | asked,
+        capture_output=True, text=True, timeout=60, env=os.environ | completion,
     )  # fmt: skip
     assert done.stdout.split() == expected
     assert done.stderr == "[]\n"

@@ -33,12 +33,12 @@ def arguments(pico_model: Callable[..., Path], text_file: Path) -> list[object]:
 def test_verbose_tells_every_matrix(arguments: list[object], tmp_path: Path) -> None:
     overrides = '{"*.down_proj": {blocks: 3}}'
     options = [*arguments, "--blocks", 2, "--overrides", overrides]
-    said = run(*options, "--output", tmp_path / "c", "--verbose")
-    told = {m[1]: m.groups()[1:] for m in map(LINE.fullmatch, said.stderr.splitlines()) if m}
+    finished = run(*options, "--output", tmp_path / "c", "--verbose")
+    printed = {m[1]: m.groups()[1:] for m in map(LINE.fullmatch, finished.stderr.splitlines()) if m}
     stacks = read_manifest(tmp_path / "c").stacks
-    assert sorted(told) == sorted(entry.name for entry in stacks)
+    assert sorted(printed) == sorted(entry.name for entry in stacks)
     for entry in stacks:
-        rows, columns, blocks, error, _ = told[entry.name]
+        rows, columns, blocks, error, _ = printed[entry.name]
         assert (int(rows), int(columns)) == (entry.rows, entry.columns)
         assert int(blocks) == entry.levels == (3 if "down_proj" in entry.name else 2)
         assert float(error) == pytest.approx(entry.errors[-1], rel=0.01)

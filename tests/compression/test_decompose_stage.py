@@ -1,4 +1,4 @@
-"""What the stacker adds to its parts: an expert that calibration never reached."""
+"""What the stage adds to its parts: losses of the matrices, experts without tokens included."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 import pico
-from bitstack.compression.decompose_stage import Stacker
+from bitstack.compression.decompose_stage import DecomposeStage
 from bitstack.compression.job import open_job
 from bitstack.recipe import load_recipe
 
@@ -27,10 +27,10 @@ def test_an_expert_no_token_chose_is_weighed_as_its_siblings(
     fields = {"num_samples": 1, "seq_len": 4, "blocks": 2, "search_sweeps": 0, "joint_passes": 0}
     recipe = load_recipe("default", calibration=str(text_file), **fields)
     job = open_job(tmp_path / "model", tmp_path / "out", recipe, False)
-    stacker = Stacker(job.runner(), job.matrices, job.dense, recipe, job.journal)
-    stacker.run()
-    assert stacker.sensitivity is not None
-    reached = stacker.sensitivity.rows
+    stage = DecomposeStage(job)
+    stage.run()
+    assert stage.fisher is not None
+    reached = stage.fisher.rows
     for part in ("gate_up_proj", "down_proj"):
         losses = {
             m.name: job.journal.notes[m.name]["losses"][0]

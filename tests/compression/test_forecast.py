@@ -9,12 +9,10 @@ from typer.testing import CliRunner
 
 from bitstack.cli import app
 from bitstack.compression import inputs
-from bitstack.compression.costs import matrix_work
 from bitstack.compression.forecast import forecast
 from bitstack.compression.pipeline import compress
 from bitstack.container.manifest import read_manifest
 from bitstack.errors import UserError
-from bitstack.original.matrices import Matrix
 from bitstack.recipe import load_recipe
 
 Folder = Callable[..., Path]
@@ -25,16 +23,19 @@ def test_the_container_is_as_large_as_was_said(
     pico_model: Folder, text_file: Path, tmp_path: Path
 ) -> None:
     recipe = load_recipe(calibration=str(text_file), **FEW)
-    found = forecast(pico_model("llama-tied"), tmp_path / "out", recipe)
+    prediction = forecast(pico_model("llama-tied"), tmp_path / "out", recipe)
     assert not (tmp_path / "out").exists()
     manifest = read_manifest(compress(pico_model("llama-tied"), tmp_path / "out", recipe=recipe))
     stored = sum(t.bytes for e in manifest.stacks for t in e.spec.all())
     dense = sum(e.bytes for e in manifest.dense)
-    assert found.container_bytes == stored + dense
-    assert found.matrices == len(manifest.stacks)
-    assert found.original_bytes == manifest.original_bytes
-    assert found.disk_bytes > 2 * found.container_bytes
-    assert min(found.calibrate_seconds, found.decompose_seconds, found.finish_seconds) > 0
+    assert prediction.container_bytes == stored + dense
+    assert prediction.matrices == len(manifest.stacks)
+    assert prediction.original_bytes == manifest.original_bytes
+    assert prediction.disk_bytes > 2 * prediction.container_bytes
+    assert (
+        min(prediction.calibrate_seconds, prediction.decompose_seconds, prediction.finish_seconds)
+        > 0
+    )
 
 
 def test_dry_run_prints_and_writes_nothing_else(pico_model: Folder, tmp_path: Path) -> None:
@@ -57,15 +58,3 @@ def test_too_little_memory_is_told_beforehand(
     with pytest.raises(UserError, match=r"MiB of memory are needed .* but 100\.00 MiB can be had"):
         compress(pico_model("llama-tied"), tmp_path / "out", **FEW)
     assert not (tmp_path / "out").exists()
-
-
-def test_more_search_is_more_work() -> None:
-    matrix = Matrix("m", "m", "m", "linear", 512, 1024)
-    recipes = load_recipe("fast"), load_recipe("default"), load_recipe("default", joint_passes=8)
-    fast, default, more = (matrix_work(matrix, recipe, text=True) for recipe in recipes)
-    assert 1.5 * fast < default < more
-    assert matrix_work(matrix, load_recipe("fast"), text=False) < fast
-    tall = Matrix("t", "t", "t", "linear", 1024, 1024)
-    assert matrix_work(tall, load_recipe("fast"), text=True) > matrix_work(
-        matrix, load_recipe("fast"), text=True
-    )

@@ -1,89 +1,26 @@
-"""What a run is opened with: inputs that cannot be used, told before anything is written, and what
-the container says of its text."""
+"""What a job makes of its text: the windows it runs, and what the container says of them."""
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM
+import torch
 
 import pico
-from bitstack import UserError
-from bitstack.compression import inputs
+from bitstack.compression.job import open_job
 from bitstack.container.manifest import read_manifest
+from bitstack.recipe import load_recipe
 
 Folder = Callable[..., Path]
 FEW = {"num_samples": 3, "seq_len": 24, "order_samples": 1}
 QUICK = {**FEW, "blocks": 3, "search_sweeps": 1, "joint_passes": 1, "tune_steps": 2}
-PAPER = {**FEW, "recipe": "paper", "blocks": 2, "rank": 3}
-
-
-def test_outputs_that_are_taken(pico_model: Folder, run: Folder, tmp_path: Path) -> None:
-    model = pico_model("llama-tied")
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match=r"--output .*file: is a file; name a folder"):
-        run(model, "file", **QUICK)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.txt").write_text("x")
-    with pytest.raises(UserError, match="is not empty; name a new folder"):
-        run(model, "full", **QUICK)
-    assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.txt"]
-    run(model, "done", **QUICK | {"calibration": "none"})
-    with pytest.raises(UserError, match="already holds a container"):
-        run(model, "done", **QUICK)
-    (tmp_path / "empty").mkdir()
-    run(model, "empty", **QUICK | {"calibration": "none"})
-
-
-def test_a_full_disk_is_told_beforehand(
-    pico_model: Folder, run: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The journal and the shards, the planes once more after tuning, the states of all layers for
-    the backward pass, the last of what is tuned on, and of the windows that settle the order what
-    the original predicts."""
-    model = pico_model("llama-tied")
-    manifest = read_manifest(run(model, "room", **QUICK | {"num_samples": 20}))
-    stacked = sum(t.bytes for e in manifest.stacks for t in e.spec.all())
-    needed = 2 * (stacked + manifest.fixed_bytes) + stacked + (2 + 2) * 20 * 24 * 32 * 4
-    read = len(pico.tokenizer()(pico.TEXT * 3)["input_ids"])
-    pieces = min(4 * 20 * 24, read) // 24
-    needed += (pieces - QUICK["order_samples"]) * 24 * 32 * 4
-    needed += QUICK["order_samples"] * 24 * 256 * 8
-    for free, enough in ((needed - 1, False), (needed, True)):
-        usage = SimpleNamespace(free=free)
-        monkeypatch.setattr(inputs.shutil, "disk_usage", lambda path, u=usage: u)
-        if enough:
-            run(model, **QUICK | {"num_samples": 20})
-        else:
-            with pytest.raises(
-                UserError, match=r"KiB of disk are needed while it runs, but .* fre"
-            ):
-                run(model, **QUICK | {"num_samples": 20})
-            assert not (tmp_path / "out").exists()
-
-
-def test_texts_that_do_not_do(pico_model: Folder, run: Folder, tmp_path: Path) -> None:
-    model = pico_model("llama-tied")
-    (tmp_path / "short.txt").write_text("A few words.")
-    (tmp_path / "empty.txt").write_text(" \n")
-    with pytest.raises(UserError, match=r"too short: .* tokens found, 24 needed"):
-        run(model, **QUICK | {"calibration": str(tmp_path / "short.txt")})
-    with pytest.raises(UserError, match="holds no text"):
-        run(model, **QUICK | {"calibration": str(tmp_path / "empty.txt")})
-    with pytest.raises(UserError, match="does not exist"):
-        run(model, **QUICK | {"calibration": str(tmp_path / "none.txt")})
-    with pytest.raises(UserError, match="calibration is none, but scaling and order: perplexity"):
-        run(model, **PAPER | {"calibration": "none"})
-    assert not (tmp_path / "out").exists()
 
 
 def test_shorter_windows_but_as_many_tokens(pico_model: Folder, run: Folder) -> None:
     """Of a model that reads fewer tokens than a window of the recipe has."""
-    asked = QUICK | {"num_samples": 3, "seq_len": 2 * pico.POSITIONS}
-    text = read_manifest(run(pico_model("llama-tied"), **asked)).text
+    fields = QUICK | {"num_samples": 3, "seq_len": 2 * pico.POSITIONS}
+    text = read_manifest(run(pico_model("llama-tied"), **fields)).text
     assert text is not None
     assert (text["samples"], text["length"]) == (6, pico.POSITIONS)
 
@@ -95,18 +32,8 @@ def test_a_container_says_what_it_was_tuned_on(pico_model: Folder, run: Folder, 
     assert text is not None
     # A batch of windows a step, and one step for the finer planes; no more than the text has.
     read = len(pico.tokenizer()(pico.TEXT * 3)["input_ids"])
-    pieces = min(4 * QUICK["samples"] * QUICK["length"], read) // QUICK["length"]
+    pieces = min(4 * QUICK["num_samples"] * QUICK["seq_len"], read) // QUICK["seq_len"]
     assert text["tuned"] == (pieces - QUICK["order_samples"] if steps else 0)
-
-
-def test_a_tokenizer_of_another_model(pico_model: Folder, run: Folder, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    config = pico.FAMILIES["llama-tied"]()
-    config.vocab_size = 60
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    pico.tokenizer().save_pretrained(folder)
-    with pytest.raises(UserError, match=r"gives id \d+, but the model has 60 embeddings"):
-        run(folder, **QUICK)
 
 
 def test_without_text_it_says_so(
@@ -117,17 +44,34 @@ def test_without_text_it_says_so(
     assert "no calibration text" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"*.donw_proj": {"blocks": 2}}, r"matches no matrix of the model; near it: .*down_proj"),
-        ({"*.experts.down_proj.1": {"dense": True}}, "leave all of it dense or none"),
-        ({"*": {"dense": True}}, "nothing is left to decompose"),
-    ],
-)
-def test_overrides_that_do_not_fit_the_model(
-    pico_model: Folder, run: Folder, tmp_path: Path, overrides: Any, message: str
+def test_runners_take_the_windows_they_are_given(
+    pico_model: Folder, text_file: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=message):
-        run(pico_model("mixtral"), **QUICK, overrides=overrides)
-    assert not (tmp_path / "out").exists()
+    recipe = load_recipe(calibration=str(text_file), **QUICK | {"num_samples": 5})
+    job = open_job(pico_model("llama-tied"), tmp_path / "out", recipe, False)
+    assert job.text is not None
+    assert torch.equal(torch.cat(job.runner().windows), job.text.windows)
+    batches = job.runner(job.text.tuning_windows, samples=3, batch_tokens=2 * 24 + 5).windows
+    assert [batch.shape for batch in batches] == [(2, 24), (1, 24)]
+    assert torch.equal(torch.cat(batches), job.text.tuning_windows[:3])
+    assert len(job.runner(batch_tokens=1).windows) == 5  # a window at least
+
+
+def test_without_text_nothing_is_run(pico_model: Folder, tmp_path: Path) -> None:
+    job = open_job(pico_model("llama-tied"), tmp_path / "out", load_recipe(**QUICK), False)
+    assert job.runner().windows == []
+    assert job.text_record() is None
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_the_container_names_no_path_of_this_machine(
+    pico_model: Folder, text_file: Path, tmp_path: Path, absolute: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A relative path is kept, so that the recipe finds the text again from the same folder."""
+    monkeypatch.chdir(text_file.parent.parent)
+    relative = f"{text_file.parent.name}/{text_file.name}"
+    recipe = load_recipe(calibration=str(text_file) if absolute else relative, **QUICK)
+    job = open_job(pico_model("llama-tied"), tmp_path / "out", recipe, False)
+    assert job.text_name == text_file.name
+    assert job.recipe_calibration == (text_file.name if absolute else relative)

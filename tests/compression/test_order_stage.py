@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bitstack.container.manifest import read_manifest
-from bitstack.ordering import greedy as order
+from bitstack.ordering import greedy
 
 Folder = Callable[..., Path]
 FEW: dict[str, Any] = {
@@ -25,19 +25,19 @@ def test_orders_are_tried_where_they_matter(
 ) -> None:
     seen: list[list[list[list[int]]]] = []
 
-    def last(paths: list[list[list[int]]], measure: order.Measure, *, show: bool) -> int:
+    def last(paths: list[list[list[int]]], measure: greedy.Measure, *, show: bool) -> int:
         seen.append(paths)
         assert measure(paths[-1][-1]) >= 0
         return len(paths) - 1
 
-    monkeypatch.setattr(order, "nearest", last)
+    monkeypatch.setattr(greedy, "best_path", last)
     budgets = read_manifest(run(pico_model("llama-gqa"), **FEW, targets=targets)).budgets
     taken = seen[0][-1]  # its order is the container's
-    assert len(taken) == (len(targets) or order.TRIED)
+    assert len(taken) == (len(targets) or greedy.TRIED_SIZES)
     weights = sum(budgets.weights)
     sizes = [budgets.resident_bytes(levels) for levels in taken]
     assert [budgets.levels(size)[0] for size in sizes] == taken
     assert sizes == sorted(sizes)
     for bits, levels in zip(targets, taken, strict=False):
-        asked = budgets.fixed_bytes + int(bits * weights / 8)
-        assert levels == budgets.levels(asked)[0]
+        size = budgets.fixed_bytes + int(bits * weights / 8)
+        assert levels == budgets.levels(size)[0]

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, DeepseekV3Config, GptOssConfig
 
 import pico
 from bitstack import UserError, compress, load
-from bitstack.compression import decompose_stage as stacker_module
+from bitstack.compression import decompose_stage
 from bitstack.container.journal import FOLDER
 from bitstack.container.manifest import MANIFEST, read_manifest
 from bitstack.original.source import Source
@@ -200,12 +200,12 @@ def interrupt(target: Any, name: str, after: int, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("where", "name", "after", "fields", "left"),
     [  # 15 matrices
-        (stacker_module, "decompose", 9, QUICK, 7),
-        (stacker_module, "decompose", 4, PAPER, 11),
+        (decompose_stage, "decompose", 9, QUICK, 7),
+        (decompose_stage, "decompose", 4, PAPER, 11),
         ("bitstack.tuning.tuner.Tuner", "run", 1, QUICK, 0),
         (
             "bitstack.tuning.tuner.Tuner",
-            "_phase",
+            "_run_phase",
             3,
             QUICK | {"chains": (2,)},
             0,
@@ -227,7 +227,7 @@ def test_a_run_goes_on_where_it_was_stopped(
     model = pico_model("llama-tied")
     whole = run(model, "whole", **fields)
     with monkeypatch.context() as patch:
-        interrupt(found(where), name, after, patch)
+        interrupt(resolved(where), name, after, patch)
         with pytest.raises(Interrupted):
             run(model, "stopped", **fields)
     stopped = whole.parent / "stopped"
@@ -237,14 +237,14 @@ def test_a_run_goes_on_where_it_was_stopped(
         run(model, "stopped", **fields, seed=7)
     with pytest.raises(UserError, match="unfinished run with another model"):
         run(pico_model("llama-tied", seed=1), "stopped", **fields)
-    again = interrupt(stacker_module, "decompose", 10**6, monkeypatch)
+    again = interrupt(decompose_stage, "decompose", 10**6, monkeypatch)
     run(model, "stopped", **fields)
     assert again[0] == left  # what was finished is not done again
     assert contents(stopped) == contents(whole)
     assert not (stopped / FOLDER).exists()
 
 
-def found(where: Any) -> Any:
+def resolved(where: Any) -> Any:
     if not isinstance(where, str):
         return where
     module, _, name = where.rpartition(".")
@@ -259,7 +259,7 @@ def test_the_text_may_move_between_two_halves_of_a_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     with monkeypatch.context() as patch:
-        interrupt(stacker_module, "decompose", 3, patch)
+        interrupt(decompose_stage, "decompose", 3, patch)
         with pytest.raises(Interrupted):
             run(pico_model("llama-tied"), **QUICK)
     (tmp_path / "moved").mkdir()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitstack.compression.tune_stage import draw, phases
+from bitstack.compression.tune_stage import level_draw, plan_phases
 from bitstack.container.budget import Budgets
 from bitstack.container.manifest import StackEntry
 from bitstack.recipe import load_recipe
@@ -21,29 +21,31 @@ numbers = st.floats(0, 1, exclude_max=True)
 
 @given(numbers)
 def test_all_budgets_alike(number: float) -> None:
-    levels = draw(BUDGETS, [], 150, 600)(number)
+    levels = level_draw(BUDGETS, [], 150, 600)(number)
     assert BUDGETS.resident_bytes(levels) <= 150 + number * 450 + 1e-6
     assert levels == BUDGETS.levels(int(150 + number * 450))[0]
 
 
 @given(numbers, st.lists(st.floats(2.2, 7.8), min_size=1, max_size=3))
 def test_half_of_them_near_the_targets(number: float, targets: list[float]) -> None:
-    found = BUDGETS.resident_bytes(draw(BUDGETS, targets, 150, 600)(number))
+    size = BUDGETS.resident_bytes(level_draw(BUDGETS, targets, 150, 600)(number))
     if number >= 0.5:
-        assert found <= 150 + (2 * number - 1) * 450 + 1e-6
+        assert size <= 150 + (2 * number - 1) * 450 + 1e-6
     else:
         meant = targets[int(2 * number * len(targets))] * 600 / 8
-        assert meant * 0.95 - 101 <= found <= meant * 1.05
+        assert meant * 0.95 - 101 <= size <= meant * 1.05
 
 
 def test_both_ends() -> None:
-    levels = draw(BUDGETS, [], 300, 450)
+    levels = level_draw(BUDGETS, [], 300, 450)
     assert [levels(0.0), levels(1.0)] == [[2, 2], [3, 3]]
 
 
 @given(numbers, st.sampled_from([[2.0], [7.0]]))
 def test_targets_out_of_reach_count_for_nothing(number: float, targets: list[float]) -> None:
-    assert draw(BUDGETS, targets, 300, 450)(number) == draw(BUDGETS, [], 300, 450)(number)
+    assert level_draw(BUDGETS, targets, 300, 450)(number) == level_draw(BUDGETS, [], 300, 450)(
+        number
+    )
 
 
 def entry(levels: int, ends: tuple[int, ...]) -> StackEntry:
@@ -68,15 +70,15 @@ def test_all_steps_in_phases_that_keep_more_and_more(
     recipe = load_recipe(tune_steps=steps, blocks=levels, chains=sorted(chains))
     one = entry(levels, recipe.ends)
     *learning, highest = (chain[-1] for chain in one.spec.chains)
-    found = phases(recipe, [one], budgets(one))
+    planned = plan_phases(recipe, [one], budgets(one))
     if learning:
-        fine = found.pop()
+        fine = planned.pop()
         assert fine.steps == recipe.fine_steps
         assert fine.planes == ((*((end, end) for end in learning), (0, highest)),)
-        assert all(phase.planes[0][-1] == (highest, highest) for phase in found)
-    assert sum(phase.steps for phase in found) == steps
+        assert all(phase.planes[0][-1] == (highest, highest) for phase in planned)
+    assert sum(phase.steps for phase in planned) == steps
     for chain, end in enumerate(learning or [highest]):
-        planes = [phase.planes[0][chain] for phase in found]
+        planes = [phase.planes[0][chain] for phase in planned]
         assert [planes[0].kept, planes[-1].moved] == [0, end]
         assert all(before.kept <= now.kept < now.moved for before, now in pairwise(planes))
         assert {p.moved for p in planes} == {p.kept for p in planes[1:] if p.kept} | {end}
@@ -95,13 +97,13 @@ def test_all_steps_in_phases_that_keep_more_and_more(
 def test_neighbouring_levels_are_drawn_together(
     one: StackEntry, expected: list[tuple[int, int]]
 ) -> None:
-    found = phases(load_recipe(), [one], budgets(one))
-    ends = [(p.levels_at(0.0)[0], p.levels_at(1.0)[0]) for p in found]
+    planned = plan_phases(load_recipe(), [one], budgets(one))
+    ends = [(p.levels_at(0.0)[0], p.levels_at(1.0)[0]) for p in planned]
     assert ends == expected
 
 
 def test_a_stack_with_fewer_levels_stays_at_its_top() -> None:
     entries = [entry(8, (2, 4)), entry(2, ())]
-    found: list[Any] = phases(load_recipe(), entries, budgets(*entries))
-    assert found[-1].levels_at(1.0) == [8, 2]
-    assert found[-1].levels_at(0.0) == [4, 2]
+    planned: list[Any] = plan_phases(load_recipe(), entries, budgets(*entries))
+    assert planned[-1].levels_at(1.0) == [8, 2]
+    assert planned[-1].levels_at(0.0) == [4, 2]

@@ -60,11 +60,11 @@ def test_a_level_keeps_the_blocks_below_it(spec: StackSpec) -> None:
 @given(specs("codes"))
 def test_levels_of_one_chain_share_planes_and_no_others_do(spec: StackSpec) -> None:
     for level in range(1, spec.levels + 1):
-        mine = spec.planes(level)
-        assert len(mine) == level
-        assert [t.name for t in spec.resident(level)] == [*mine, f"scale_{level}"]
+        own = spec.planes(level)
+        assert len(own) == level
+        assert [t.name for t in spec.resident(level)] == [*own, f"scale_{level}"]
         for other in range(1, spec.levels + 1):
-            shared = set(mine) & set(spec.planes(other))
+            shared = set(own) & set(spec.planes(other))
             low, high = sorted((level, other))
             same = not any(low <= end < high for end in spec.ends)
             assert len(shared) == (min(level, other) if same else 0)

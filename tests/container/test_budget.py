@@ -1,26 +1,14 @@
+"""Budgets in every form, and the longest prefix of any order that fits them, to the byte."""
+
 from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import (
-    AutoModelForCausalLM,
-    DeepseekV3Config,
-    DynamicCache,
-    Gemma3TextConfig,
-    GPT2Config,
-    LlamaConfig,
-    MambaConfig,
-    MistralConfig,
-    PretrainedConfig,
-)
 
 from bitstack.container.budget import Budgets, parse_budget
-from bitstack.container.kv_cache import kv_cache_bytes
 from bitstack.errors import UserError
-from bitstack.machine.sizes import format_bytes
 
 MODEL = {"original_bytes": 1001, "fixed_bytes": 100, "weights": 84}
 
@@ -69,22 +57,6 @@ def test_unknown_budgets(text: str) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1.00 KiB"),
-        (5_735_711, "5.47 MiB"),
-        (2**20 - 1, "1.00 MiB"),
-        (3 * 2**30, "3.00 GiB"),
-        (5000 * 2**40, "5000.00 TiB"),
-    ],
-)
-def test_format_bytes(size: int, text: str) -> None:
-    assert format_bytes(size) == text
-
-
 @st.composite
 def stacked_models(draw: st.DrawFn) -> Budgets:
     steps = draw(
@@ -104,13 +76,13 @@ def stacked_models(draw: st.DrawFn) -> Budgets:
 def prefixes(model: Budgets) -> list[tuple[list[int], int]]:
     """Levels and bytes after every step of the order, counted from nothing."""
     levels = [1] * len(model.stack_bytes)
-    found = []
+    points = []
     for step in [None, *model.order]:
         if step is not None:
             levels[step] += 1
         size = sum(sizes[level - 1] for sizes, level in zip(model.stack_bytes, levels, strict=True))
-        found.append((list(levels), model.fixed_bytes + size))
-    return found
+        points.append((list(levels), model.fixed_bytes + size))
+    return points
 
 
 @given(model=stacked_models(), extra=st.integers(0, 400))
@@ -190,53 +162,3 @@ def test_impossible_models_are_our_own_bugs(wrong: dict[str, list[int]]) -> None
     }
     with pytest.raises(AssertionError):
         Budgets(**fields | wrong)
-
-
-SMALL = {
-    "vocab_size": 50,
-    "hidden_size": 32,
-    "intermediate_size": 44,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
-CONFIGS: dict[str, PretrainedConfig] = {
-    "llama": LlamaConfig(**SMALL, num_key_value_heads=2),
-    "gemma-3": Gemma3TextConfig(
-        **SMALL,
-        num_key_value_heads=1,
-        head_dim=12,
-        sliding_window=8,
-        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
-    ),
-    "mistral": MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=10),
-    "gpt-2": GPT2Config(vocab_size=50, n_embd=32, n_layer=3, n_head=4, n_positions=64),
-    "deepseek-v3": DeepseekV3Config(
-        **SMALL,
-        num_key_value_heads=4,
-        first_k_dense_replace=3,
-        kv_lora_rank=8,
-        q_lora_rank=8,
-        qk_nope_head_dim=6,
-        qk_rope_head_dim=4,
-        v_head_dim=5,
-    ),
-}
-
-
-@pytest.mark.parametrize("context", [1, 7, 8, 9, 30])
-@pytest.mark.parametrize("name", CONFIGS)
-def test_kv_cache_agrees_with_a_real_one(name: str, context: int) -> None:
-    config = CONFIGS[name]
-    model = AutoModelForCausalLM.from_config(config).eval()
-    cache = DynamicCache(config=config)
-    with torch.no_grad():
-        model(torch.zeros(1, context, dtype=torch.long), past_key_values=cache)
-    real = sum(x.numel() * x.element_size() for keys, values, _ in cache for x in (keys, values))
-    assert kv_cache_bytes(config, context, dtype_bytes=4) == real
-    assert kv_cache_bytes(config, context) == real // 2
-
-
-def test_no_attention_no_cache() -> None:
-    with pytest.raises(UserError, match="'mamba' has no attention heads"):
-        kv_cache_bytes(MambaConfig(), 100)

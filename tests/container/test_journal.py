@@ -42,7 +42,7 @@ def test_a_view_is_stored_as_what_it_shows(tmp_path: Path) -> None:
     assert torch.equal(journal.get("x"), torch.arange(12).view(3, 4).T)
 
 
-def test_a_file_is_opened_once_while_files_are_held(
+def test_a_file_is_opened_once_while_files_are_kept_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal, opened = Journal(tmp_path, "a"), []
@@ -54,9 +54,9 @@ def test_a_file_is_opened_once_while_files_are_held(
         return original(file, **kwargs)
 
     monkeypatch.setattr(work, "safe_open", counted)
-    with journal.held():
-        found = [journal.get(name) for name in ("x.0", "x.1", "x.0")]
-    assert [len(tensor) for tensor in found] == [3, 4, 3]
+    with journal.files_kept_open():
+        tensors = [journal.get(name) for name in ("x.0", "x.1", "x.0")]
+    assert [len(tensor) for tensor in tensors] == [3, 4, 3]
     assert len(opened) == 1
     journal.put("x", {"x.0": torch.arange(5)}, {})
     assert len(journal.get("x.0")) == 5

@@ -1,3 +1,8 @@
+"""A plan says exactly what loading will give, and refuses what cannot be planned.
+
+Also covers `container.levels`.
+"""
+
 from collections.abc import Callable
 from pathlib import Path
 

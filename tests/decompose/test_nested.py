@@ -1,4 +1,5 @@
-"""Nested codes: what is stored is what was reported, and broken input does no harm."""
+"""Nested codes: what is stored is what was reported, and broken input does no harm. Also covers
+`decompose.result`."""
 
 from itertools import pairwise
 
@@ -87,15 +88,15 @@ def test_rows_in_panels_are_decomposed_as_all_at_once(
 ) -> None:
     """Only sums of floats may fall otherwise, so a few codes may."""
     weight, moment = layer(50, 21)
-    rows = torch.rand(50, generator=torch.Generator().manual_seed(0))
-    whole = decompose_codes(weight, plan, moment=moment, rows=rows)
+    weights = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    whole = decompose_codes(weight, plan, moment=moment, row_weights=weights)
     monkeypatch.setattr(problem_module, "_PANEL", 21 * 16)
-    parts = decompose_codes(weight, plan, moment=moment, rows=rows)
+    parts = decompose_codes(weight, plan, moment=moment, row_weights=weights)
     assert parts.relative_errors == pytest.approx(whole.relative_errors, rel=0.05)
     for level in range(1, plan.blocks + 1):
         error = weight - stored(parts, level)
-        felt = ((error @ moment) * error).sum(1)
-        assert torch.allclose(parts.row_errors[level - 1], felt, rtol=1e-3, atol=1e-6)
+        row_errors = ((error @ moment) * error).sum(1)
+        assert torch.allclose(parts.row_errors[level - 1], row_errors, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("plan", [Plan(3), Plan(6, search_sweeps=0, joint_passes=0)])
@@ -158,10 +159,10 @@ def test_hard_moments(name: str) -> None:
     done = decompose_codes(weight, Plan(8), moment=moment)
     free = decompose_codes(weight, Plan(8))
     assert all(torch.isfinite(t).all() for t in done.tensors.values())
-    felt = moment if moment.any() else torch.eye(len(moment))
+    hessian = moment if moment.any() else torch.eye(len(moment))
     for level in (2, 4):
         errors = [weight - stored(d, level) for d in (done, free)]
-        with_moment, without = (float(((e @ felt) * e).sum()) for e in errors)
+        with_moment, without = (float(((e @ hessian) * e).sum()) for e in errors)
         assert with_moment <= without * 1.001
 
 

@@ -24,7 +24,7 @@ def start(task: Problem, planes: int) -> Level:
 
 
 def error(task: Problem, level: Level) -> float:
-    return float((task.row_errors(level.values) * task.rows).sum())
+    return float((task.row_errors(level.values) * task.row_weights).sum())
 
 
 @settings(max_examples=20, deadline=None)
@@ -50,12 +50,3 @@ def test_a_refit_is_a_minimum(part: str) -> None:
             moved = getattr(level, part).clone()
             moved[index] *= change
             assert error(task, replace(level, **{part: moved})) > least * (1 - 1e-4)
-
-
-def test_a_level_survives_storage() -> None:
-    task = problem()
-    level = start(task, 3)
-    stored = level.stored(task)
-    assert torch.allclose(stored.values(), level.values(), rtol=4e-3, atol=1e-5)
-    again = stored.stored(task)
-    assert torch.allclose(again.values(), stored.values(), rtol=2e-3)

@@ -214,22 +214,35 @@ def test_the_card_says_what_was_measured(
     assert [row[0] for row in rows] == budgets
     results = {(r.metric_type, r.metric_args["budget"]): r for r in card.data.eval_results}
     for row, planned in zip(rows, plan(container, budgets), strict=True):
-        found = evaluate(container, str(text), budget=row[0], window=32)
+        scored = evaluate(container, str(text), budget=row[0], window=32)
         assert row[1] == str(planned.resident_bytes)
         assert row[-4:] == [
-            f"{found.nll_per_token:.4f}",
-            f"{found.perplexity:.2f}",
-            f"{found.bits_per_byte:.4f}",
-            f"{100 * original.bits_per_byte / found.bits_per_byte:.1f}%",
+            f"{scored.nll_per_token:.4f}",
+            f"{scored.perplexity:.2f}",
+            f"{scored.bits_per_byte:.4f}",
+            f"{100 * original.bits_per_byte / scored.bits_per_byte:.1f}%",
         ]
         result = results["perplexity", row[0]]
-        assert result.metric_value == pytest.approx(found.perplexity, abs=1e-6)
+        assert result.metric_value == pytest.approx(scored.perplexity, abs=1e-6)
         assert result.metric_args["resident_bytes"] == planned.resident_bytes
         assert result.metric_args["window"] == 32
     assert PICTURE in pushed["files"]
     assert (container / PICTURE).read_bytes().startswith(b"\x89PNG")
     assert f"]({PICTURE})" in card.text
     assert str(text.parent) not in (container / CARD).read_text()
+
+
+def test_a_text_may_be_named_alone(hub: HubServer, container: Path, text: Path) -> None:
+    """By its source or path; a `Text` says more."""
+    floor = read_manifest(container).budgets.floor_bytes
+    options: dict = {"budgets": [floor], "license": "mit", "dry_run": True}
+    pushed = [
+        bitstack.push(container, NAME, text=form, **options)
+        for form in (str(text), text, measured.Text(str(text)))
+    ]
+    assert pushed[0] == pushed[1] == pushed[2]
+    assert pushed[0].rows[0].scored is not None
+    assert pushed[0].rows[0].scored.text == text.name
 
 
 def test_the_code_of_the_card_runs(writer: HubServer, container: Path) -> None:

@@ -11,7 +11,7 @@ from bitstack import kernels
 from bitstack.errors import UserError
 from bitstack.kernels import dispatch, native
 
-from .conftest import make_coded
+from .conftest import Coded, make_coded
 
 
 @pytest.fixture
@@ -104,16 +104,16 @@ def test_products_from_several_threads_at_once() -> None:
 def test_a_forked_child_computes_too() -> None:
     wrong: list[str] = []
     _many_products(wrong)
+    matrix = make_coded(600, 700, 3)  # before the fork: torch's OpenMP may hang in a child
     child = os.fork()
     if child == 0:
-        os._exit(0 if _in_child() else 1)
+        os._exit(0 if _in_child(matrix) else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert not wrong
 
 
-def _in_child() -> bool:
+def _in_child(matrix: Coded) -> bool:
     torch.set_num_threads(2)
-    matrix = make_coded(600, 700, 3)
     x = torch.ones(1, 700)
     variant = dispatch.cpu_variant()
     if variant is None:

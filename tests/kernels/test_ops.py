@@ -122,36 +122,3 @@ def test_many_threads_get_what_one_gets(tokens: int) -> None:
     assert torch.get_num_threads() == before
     for other in results[1:]:  # torch's product may sum in another order for panels of another size
         torch.testing.assert_close(results[0], other, rtol=1e-4, atol=1e-3)
-
-
-def test_panels_are_used_again_and_given_back() -> None:
-    if not native.variants():
-        pytest.skip("the compiled kernels were not built")
-    small, large = make_coded(100, 300, 3), make_coded(900, 700, 3)
-    matmul.release()
-    for matrix in (small, large, small):
-        x = torch.randn(64, matrix.columns)
-        out = kernels.coded_linear(x, matrix.planes, matrix.scale, matrix.rows)
-        torch.testing.assert_close(out, x @ matrix.dense.T, rtol=1e-4, atol=1e-3)
-        assert 0 < len(matmul._idle) <= torch.get_num_threads()
-    matmul.release()
-    assert matmul._idle == []
-
-
-def test_panels_in_a_mode_of_the_caller() -> None:
-    matrix = make_coded(300, 200, 3)
-    x = torch.randn(64, 200)
-    plain = kernels.coded_linear(x, matrix.planes, matrix.scale, 300)
-    with torch.inference_mode():
-        out = kernels.coded_linear(x, matrix.planes, matrix.scale, 300)
-    assert not plain.is_inference()
-    assert out.is_inference()
-    torch.testing.assert_close(plain, out.clone())
-
-
-def test_a_failing_panel_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(begin: int, end: int) -> None:
-        raise MemoryError(f"rows {begin} to {end}")
-
-    with pytest.raises(MemoryError):
-        matmul._share(fail, [(0, 1), (1, 2), (2, 3)])

@@ -1,4 +1,4 @@
-"""Torch's threads taken and given back, and those of the coded products beside them."""
+"""Torch's threads on the calling thread are set and restored; products keep theirs."""
 
 import threading
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bitstack.kernels import threads
-from bitstack.kernels.threads import torch_takes
+from bitstack.kernels.threads import torch_threads
 
 pytestmark = pytest.mark.skipif(threads.set_openmp() is None, reason="torch has no OpenMP here")
 
@@ -27,11 +27,11 @@ def counts() -> tuple[int, int]:
 
 def test_nested() -> None:
     assert counts() == (3, 3)
-    with torch_takes(alone=True):
+    with torch_threads(single=True):
         assert counts() == (1, 3)
-        with torch_takes(alone=False):
+        with torch_threads(single=False):
             assert counts() == (3, 3)
-            with torch_takes(alone=True):
+            with torch_threads(single=True):
                 assert counts() == (1, 3)
             assert counts() == (3, 3)
         assert counts() == (1, 3)
@@ -39,22 +39,22 @@ def test_nested() -> None:
 
 
 def test_given_back_after_an_error() -> None:
-    with pytest.raises(KeyError), torch_takes(alone=True):
+    with pytest.raises(KeyError), torch_threads(single=True):
         raise KeyError
     assert counts() == (3, 3)
 
 
 def test_other_threads_are_left_alone() -> None:
-    found: list[tuple[int, int]] = []
-    with torch_takes(alone=True):
-        other = threading.Thread(target=lambda: found.append(counts()))
+    seen: list[tuple[int, int]] = []
+    with torch_threads(single=True):
+        other = threading.Thread(target=lambda: seen.append(counts()))
         other.start()
         other.join()
-    assert found == [(3, 3)]
+    assert seen == [(3, 3)]
 
 
 def test_not_alone_changes_nothing() -> None:
-    with torch_takes(alone=False):
+    with torch_threads(single=False):
         assert counts() == (3, 3)
         torch.set_num_threads(2)
     assert counts() == (2, 2)

@@ -1,5 +1,7 @@
 """The Triton kernels against the reference: on a GPU, or in Triton's interpreter on the CPU.
 
+Also covers `kernels.triton_kernels`.
+
 The interpreter must be asked for before Triton is imported, so without a GPU this file runs itself
 in a process of its own.
 """

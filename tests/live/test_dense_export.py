@@ -42,13 +42,13 @@ def logits(model: Any) -> torch.Tensor:
 
 def names(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name, dtype and shape of every stored tensor."""
-    found = {}
+    tensors = {}
     for file in folder.glob("model*.safetensors"):
         with safe_open(file, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 - not a mapping
                 part = opened.get_slice(key)
-                found[key] = part.get_dtype(), tuple(part.get_shape())
-    return found
+                tensors[key] = part.get_dtype(), tuple(part.get_shape())
+    return tensors
 
 
 @pytest.mark.parametrize("name", pico.FAMILIES)
@@ -88,8 +88,8 @@ def test_dtype_of_the_original_and_many_files(
     dense = AutoModelForCausalLM.from_pretrained(folder)
     assert dense.dtype == torch.bfloat16
     dense.set_experts_implementation("eager")  # others want widths of multiples of 8
-    found, expected = logits(dense)[0], logits(load(container, level=2))[0]
-    apart = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+    exported, expected = logits(dense)[0], logits(load(container, level=2))[0]
+    apart = (exported - expected).norm(dim=-1) / expected.norm(dim=-1)
     assert apart.median() < 0.03  # single tokens may take another expert
 
 

@@ -105,13 +105,13 @@ def test_planes_are_shared_and_what_is_not_is_counted(
     own = {t.data_ptr() for t in (*model.parameters(), *model.buffers())}
     with draft(model, share(container, 0.4)) as small:
         (view,) = resident.views
-        assert view.wanted == read_manifest(container).budgets.levels(share(container, 0.4))[0]
+        assert view.max_levels == read_manifest(container).budgets.levels(share(container, 0.4))[0]
         tensors = {t.data_ptr(): t for t in (*small.parameters(), *small.buffers()) if t.numel()}
         extra = sum(t.nbytes for at, t in tensors.items() if at not in own)
         lacking = sum(
             spec.bytes
             for entry, level, top in zip(
-                resident.manifest.stacks, view.wanted, resident.levels, strict=True
+                resident.manifest.stacks, view.max_levels, resident.levels, strict=True
             )
             for spec in entry.spec.resident(level)
             if spec not in entry.spec.resident(top)
@@ -149,7 +149,7 @@ def test_a_draft_follows_resizes(free: Folder) -> None:
         resize(model, budgets[count % len(budgets)])
         (view,) = model.bitstack.views
         levels = [s.level for s in view.stacks]
-        wanted = [min(pair) for pair in zip(view.wanted, model.bitstack.levels, strict=True)]
+        wanted = [min(pair) for pair in zip(view.max_levels, model.bitstack.levels, strict=True)]
         assert levels == wanted
         held = {id(t) for t in model.buffers()}
         kept = [t for s in view.stacks for n, t in s.named_buffers() if n.startswith("plane")]
@@ -168,18 +168,18 @@ def test_two_threads_at_once(free: Folder) -> None:
     container = free("llama-gqa")
     model = load(container)
     plain = [model.generate(prompt(12, i), **GREEDY) for i in range(3)]
-    found: dict[int, Tensor] = {}
+    texts: dict[int, Tensor] = {}
 
     def run(i: int) -> None:
         options = {} if i == 2 else {"draft_budget": share(container, 0.2 * (i + 1))}
-        found[i] = model.generate(prompt(12, i), **options, **GREEDY)
+        texts[i] = model.generate(prompt(12, i), **options, **GREEDY)
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert all(torch.equal(found[i], plain[i]) for i in range(3))
+    assert all(torch.equal(texts[i], plain[i]) for i in range(3))
     assert model.config._attn_implementation == "sdpa"
     assert model.bitstack.views == []
 

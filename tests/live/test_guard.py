@@ -56,18 +56,18 @@ def held(container: Path) -> Iterator[tuple[Any, threading.Thread, threading.Eve
         assert go_on.wait(20)
 
     hook = model.model.layers[0].register_forward_hook(wait)
-    found: list[Tensor] = []
-    thread = threading.Thread(target=lambda: found.append(logits(model)))
+    outputs: list[Tensor] = []
+    thread = threading.Thread(target=lambda: outputs.append(logits(model)))
     thread.start()
     assert within.wait(20)
     hook.remove()
-    yield model, thread, go_on, found
+    yield model, thread, go_on, outputs
     go_on.set()
     thread.join(20)
 
 
 def test_a_resize_waits_for_the_forward_that_runs(held: Any, container: Path) -> None:
-    model, forward, go_on, found = held
+    model, forward, go_on, outputs = held
     resizing = threading.Thread(target=resize, args=(model,))
     resizing.start()
     resizing.join(0.3)
@@ -82,7 +82,7 @@ def test_a_resize_waits_for_the_forward_that_runs(held: Any, container: Path) ->
     for thread in (forward, resizing, next_one):
         thread.join(20)
         assert not thread.is_alive()
-    assert torch.equal(found[0], logits(load(container, level=2)))
+    assert torch.equal(outputs[0], logits(load(container, level=2)))
     assert torch.equal(later[0], logits(load(container)))
 
 

@@ -1,4 +1,7 @@
-"""A container loads into any budget: exact bytes, only the blocks it needs, the right function."""
+"""A container loads into any budget: exact bytes, only the blocks it needs, the right function.
+
+Also covers `live.attach`, with `test_quantizer`.
+"""
 
 import json
 import shutil
@@ -19,6 +22,7 @@ from bitstack import UserError, load
 from bitstack.container.manifest import Manifest, read_manifest
 from bitstack.container.reading import BlockReader
 from bitstack.kernels import set_accuracy
+from bitstack.machine.device import pick_device
 from bitstack.nn import stacks
 
 Folder = Callable[..., Path]
@@ -100,7 +104,7 @@ def test_the_model_is_what_the_stored_bytes_mean(free: Folder, name: str) -> Non
 def test_resident_bytes_are_as_planned_for_every_budget(free: Folder, name: str) -> None:
     container = free(name)
     manifest = read_manifest(container)
-    found = []
+    sizes_and_levels = []
     for budget in budgets(manifest):
         model = load(container, budget)
         levels, planned = manifest.budgets.levels(budget)
@@ -109,10 +113,10 @@ def test_resident_bytes_are_as_planned_for_every_budget(free: Folder, name: str)
         assert sum(t.nbytes for t in live.values()) == planned == model.bitstack.resident_bytes
         assert planned <= budget
         assert model.bitstack.levels == levels
-        found.append((planned, levels))
-    assert found[0][1] == [1] * len(manifest.stacks)
-    assert found[-1][1] == [8] * len(manifest.stacks)
-    for (small, low), (large, high) in pairwise(found):
+        sizes_and_levels.append((planned, levels))
+    assert sizes_and_levels[0][1] == [1] * len(manifest.stacks)
+    assert sizes_and_levels[-1][1] == [8] * len(manifest.stacks)
+    for (small, low), (large, high) in pairwise(sizes_and_levels):
         assert small <= large
         assert all(a <= b for a, b in zip(low, high, strict=True))
 
@@ -122,9 +126,9 @@ def test_all_planes_are_near_the_original(pico_model: Folder, free: Folder, name
     """Without calibration every matrix is within 1e-4 (squared); logits within 3.5% of their norm
     (measured: 1.0% to 3.3%). A router may choose another expert for a token, and later ones see it:
     of mixtures those of a quarter of the tokens."""
-    found, wanted = logits(load(free(name))), logits(original(pico_model(name)))
-    errors = (found - wanted).norm(dim=-1) / wanted.norm(dim=-1)
-    error = float(errors.quantile(0.25)) if name in MOE else distance(found, wanted)
+    packed, wanted = logits(load(free(name))), logits(original(pico_model(name)))
+    errors = (packed - wanted).norm(dim=-1) / wanted.norm(dim=-1)
+    error = float(errors.quantile(0.25)) if name in MOE else distance(packed, wanted)
     assert error < 0.035
 
 
@@ -135,8 +139,8 @@ def test_more_bytes_are_nearer_to_the_original(pico_model: Folder, free: Folder,
     manifest = read_manifest(container)
 
     def divergence(budget: int) -> float:
-        found = logits(load(container, budget)).log_softmax(-1)
-        return float((reference.exp() * (reference - found)).sum(-1).mean())
+        packed = logits(load(container, budget)).log_softmax(-1)
+        return float((reference.exp() * (reference - packed)).sum(-1).mean())
 
     low, high = manifest.budgets.floor_bytes, manifest.budgets.total_bytes
     some = [divergence(low + (high - low) * share // 3) for share in range(4)]
@@ -196,8 +200,8 @@ def test_bfloat16(pico_model: Folder, stacked: Folder, name: str) -> None:
     source = original(pico_model(name, dtype=torch.bfloat16))
     tensors = {id(t): t for t in (*source.parameters(), *source.buffers())}
     assert manifest.original_bytes == sum(t.nbytes for t in tensors.values())
-    found, expected = logits(model)[0], logits(decoded(container, model.bitstack.levels))[0]
-    apart = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+    packed, expected = logits(model)[0], logits(decoded(container, model.bitstack.levels))[0]
+    apart = (packed - expected).norm(dim=-1) / expected.norm(dim=-1)
     assert apart.median() < 0.03  # single tokens may take another expert
 
 
@@ -255,6 +259,15 @@ def test_budgets_in_words(free: Folder) -> None:
 def test_what_cannot_be_bought(free: Folder, how: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(free("llama-tied"), **how)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cpu:0", torch.device("cpu")])
+def test_devices(free: Folder, device: str | torch.device) -> None:
+    """ "auto" is the device of the other functions; whatever torch takes is taken."""
+    model = load(free("llama-tied"), level=1, device=device)
+    expected = pick_device("auto") if device == "auto" else "cpu"
+    assert model.device.type == expected
+    assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {expected}
 
 
 def test_a_container_without_its_config(free: Folder, tmp_path: Path) -> None:

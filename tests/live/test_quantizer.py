@@ -63,11 +63,11 @@ def test_both_doors_save_and_reload(free: Folder, tmp_path: Path, name: str) -> 
     container = free(name)
     model, own = opened(container), load(container)
     assert torch.equal(logits(model), logits(own))
-    mine, theirs = held(own), held(model)
-    assert mine.keys() == theirs.keys()
+    ours, theirs = held(own), held(model)
+    assert ours.keys() == theirs.keys()
     for key, tensor in theirs.items():
-        assert tensor.dtype == mine[key].dtype
-        assert torch.equal(tensor, mine[key])
+        assert tensor.dtype == ours[key].dtype
+        assert torch.equal(tensor, ours[key])
     assert model.bitstack.resident_bytes == own.bitstack.resident_bytes
     assert resize(model, "6bpw") == model.bitstack.resident_bytes < own.bitstack.resident_bytes
     expected, ways = logits(model), {"do_sample": False, "max_new_tokens": 6}
@@ -85,16 +85,16 @@ def test_both_doors_save_and_reload(free: Folder, tmp_path: Path, name: str) -> 
 def test_any_dtype(free: Folder, tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     """Dense tensors are cast, blocks are not; what is saved is of that dtype, too."""
     model = opened(free(name), dtype=dtype)
-    found = logits(model)
-    assert found.dtype == dtype
+    out = logits(model)
+    assert out.dtype == dtype
     expected = logits(load(free(name)))
-    assert ((found.float() - expected).norm() / expected.norm()).item() < 0.1
+    assert ((out.float() - expected).norm() / expected.norm()).item() < 0.1
     scales = [b for key, b in model.named_buffers() if ".scale_" in key]
     assert {s.dtype for s in scales} == {torch.float16}
     model.save_pretrained(tmp_path)
     assert read_manifest(tmp_path).dtype == str(dtype).removeprefix("torch.")
-    assert torch.equal(logits(opened(tmp_path)), found)
-    assert torch.equal(logits(load(tmp_path)), found)
+    assert torch.equal(logits(opened(tmp_path)), out)
+    assert torch.equal(logits(load(tmp_path)), out)
 
 
 def test_many_shards(pico_model: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,11 +145,11 @@ def test_a_pipeline(free: Folder) -> None:
         "text-generation", model=str(free("qwen2")), model_kwargs={"variant": "bitstack"}
     )
     ways: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "return_full_text": False}
-    (found,) = made(pico.TEXT[:60], **ways)
+    (result,) = made(pico.TEXT[:60], **ways)
     tokens = pico.tokenizer()(pico.TEXT[:60], return_tensors="pt")
     out = load(free("qwen2")).generate(**tokens, max_new_tokens=5, do_sample=False)
     expected = pico.tokenizer().decode(out[0, tokens["input_ids"].shape[1] :])
-    assert expected.startswith(found["generated_text"].rstrip())
+    assert expected.startswith(result["generated_text"].rstrip())
 
 
 @pytest.mark.parametrize("name", ["llama-gqa", "gemma-3", "mixtral", "opt"])

@@ -7,7 +7,6 @@ import random
 import shutil
 import threading
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +21,6 @@ import pico
 from bitstack import UserError, load, resize
 from bitstack.container.manifest import MANIFEST, Manifest, read_manifest
 from bitstack.container.reading import BlockReader
-from bitstack.live import swap
 from bitstack.machine.pages import process_bytes
 
 Folder = Callable[..., Path]
@@ -215,50 +213,6 @@ def test_all_or_nothing(
     assert resize(model) == read_manifest(free("llama-gqa")).budgets.total_bytes
 
 
-def test_planes_are_exchanged_a_few_at_a_time(
-    free: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is read before the swap stays within the limit, and so does what is left half done."""
-    container = free("llama-gqa")
-    model = load(container)
-    resident = model.bitstack
-    tops, levels = list(resident.levels), [3] * len(resident.levels)
-    sizes = [s.spec.bytes()[2] for s in resident.stacks]
-    limit = max(sizes) + 1
-    monkeypatch.setattr(swap, "EXCHANGED", limit)
-    parts = list(swap._parts(resident, levels))
-    assert parts[-1] == levels
-    assert len(parts) > 2
-    for before, after in pairwise([tops, *parts]):
-        changed = [size for size, a, b in zip(sizes, before, after, strict=True) if a != b]
-        assert 0 < sum(changed) <= limit
-    failing = interrupt_after(2, swap, "_apply", monkeypatch)
-    with pytest.raises(UserError, match=r"gone; the model runs on with"):
-        swap.move(resident, levels)
-    assert failing == [2]
-    assert resident.levels == parts[0]
-    assert torch.isfinite(logits(model)).all()
-    swap.move(resident, levels)
-    assert resident.levels == levels
-    assert torch.equal(logits(model), logits(load(container, level=3)))
-
-
-def interrupt_after(
-    count: int, module: Any, name: str, monkeypatch: pytest.MonkeyPatch
-) -> list[int]:
-    """The `count`-th call of `module.name` fails, once; returns the number of calls."""
-    original, calls = getattr(module, name), [0]
-
-    def failing(*args: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == count:
-            raise UserError("gone")
-        return original(*args)
-
-    monkeypatch.setattr(module, name, failing)
-    return calls
-
-
 def test_below_the_floor(free: Folder) -> None:
     model = load(free("llama-gqa"), level=3)
     before = state(model)
@@ -313,8 +267,8 @@ def test_one_module_of_a_model_is_of_one_level(free: Folder) -> None:
     thread.start()
     try:
         for _ in range(400):
-            found = stack.dequantize()
-            assert any(torch.equal(found, value) for value in right.values())
+            values = stack.dequantize()
+            assert any(torch.equal(values, value) for value in right.values())
     finally:
         over.set()
         thread.join(20)

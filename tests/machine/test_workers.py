@@ -1,4 +1,4 @@
-"""Two processes as `torchrun` starts them: the bytes of one, and no waiting for the dead."""
+"""Two processes as `torchrun` starts them write the bytes of one, and none waits for a dead one."""
 
 import os
 import signal
@@ -82,9 +82,9 @@ def test_two_workers_write_the_bytes_of_one(
     assert [worker.returncode for worker in both] == [0, 0], said
     counts = [int(text.split()[-2]) for text in said]
     assert all(count >= 3 for count in counts)
-    found, expected = contents(tmp_path / "two"), contents(one)
-    assert found.keys() == expected.keys()
-    assert [name for name in found if found[name] != expected[name]] == []
+    files, expected = contents(tmp_path / "two"), contents(one)
+    assert files.keys() == expected.keys()
+    assert [name for name in files if files[name] != expected[name]] == []
 
 
 def test_a_worker_that_dies_is_named_and_nothing_is_lost(

@@ -32,8 +32,7 @@ def packed(name: str, level: int = 2) -> tuple[nn.Module, list[Matrix], list[Sta
 @pytest.mark.parametrize("name", pico.FAMILIES)
 def test_every_matrix_becomes_a_stack_of_its_name(name: str) -> None:
     model, matrices, specs = packed(name)
-    found = stacks(model)
-    assert {n: s.spec for n, s in found.items()} == {
+    assert {n: s.spec for n, s in stacks(model).items()} == {
         m.name: spec for m, spec in zip(matrices, specs, strict=True)
     }
     left = {n for n, m in model.named_modules() if type(m) in (nn.Linear, nn.Embedding)}
@@ -116,8 +115,8 @@ def test_experts_are_unpacked_one_by_one(transposed: bool) -> None:
     assert isinstance(module, PackedExperts)
     for e in range(3):
         matrix = matrix_of(spec, random_tensors(spec, e), 1)
-        found = module[torch.tensor(e)]
-        torch.testing.assert_close(found, matrix.T if transposed else matrix)
+        unpacked = module[torch.tensor(e)]
+        torch.testing.assert_close(unpacked, matrix.T if transposed else matrix)
 
 
 @pytest.mark.parametrize("name", ["llama-untied", "gemma-3", "qwen3-moe", "gpt-2"])

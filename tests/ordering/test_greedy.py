@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitstack.ordering.greedy import between, by_role, nearest, perplexity_order, predicted_order
+from bitstack.ordering.greedy import (
+    best_path,
+    corrected_by_role,
+    interpolated_orders,
+    perplexity_order,
+    predicted_order,
+)
 
 Sizes, Losses = list[list[int]], list[list[float]]
 
@@ -133,15 +139,15 @@ def test_corrections_scale_each_level_of_a_role_to_what_was_measured() -> None:
         [1.0, 1.0, 1.0, 1.0],
     ]
     roles = ["a", "a", "b", "c"]
-    asked: list[list[int]] = []
+    measured_at: list[list[int]] = []
 
     def measure(levels: list[int]) -> float:
-        asked.append(levels)
+        measured_at.append(levels)
         predicted = [own[level - 1] for own, level in zip(losses, levels, strict=True)]
         factor = 10 if levels[0] == 1 else 2
         return 7 + factor * (predicted[0] + predicted[1]) + predicted[2] / 4
 
-    fixed = by_role(losses, roles, measure)
+    fixed = corrected_by_role(losses, roles, measure)
     assert fixed[:2] == [[40.0, 4.0, 2.0, 0.0]] * 2
     assert fixed[2:] == [[2.0, 0.75, 0.25, 0.0], [1.0, 1.0, 1.0, 1.0]]
     tops = [4, 4, 4, 4]
@@ -151,7 +157,7 @@ def test_corrections_scale_each_level_of_a_role_to_what_was_measured() -> None:
         for members in of_role.values()
         for level in (3, 2, 1)
     ]
-    assert asked == [tops, *one_role]
+    assert measured_at == [tops, *one_role]
 
 
 @given(stacks())
@@ -159,39 +165,41 @@ def test_from_what_is_predicted_to_what_is_measured(data: tuple[Sizes, Losses]) 
     sizes, losses = data
     predicted = [[abs(loss) + 1 for loss in own] for own in losses]
     measured = [[loss * 10 ** (i % 3) for loss in own] for i, own in enumerate(predicted)]
-    found = between(sizes, predicted, measured)
-    assert found[0] == predicted_order(sizes, predicted)
-    assert predicted_order(sizes, measured) in found
-    assert all(sorted(order) == sorted(found[0]) for order in found)
-    assert len({tuple(order) for order in found}) == len(found)
+    orders = interpolated_orders(sizes, predicted, measured)
+    assert orders[0] == predicted_order(sizes, predicted)
+    assert predicted_order(sizes, measured) in orders
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+    assert len({tuple(order) for order in orders}) == len(orders)
 
 
 def test_half_way_between() -> None:
     """By prediction the first stack gains 16 a byte and the second 5; as measured 1 and 5."""
     sizes, predicted, measured = [[10, 11], [10, 11]], [[17.0, 1.0], [6.0, 1.0]], [[2.0, 1.0]]
-    assert between(sizes, predicted, [*measured, [6.0, 1.0]]) == [[0, 1], [1, 0]]
+    assert interpolated_orders(sizes, predicted, [*measured, [6.0, 1.0]]) == [[0, 1], [1, 0]]
 
 
 def test_the_path_nearest_to_the_original_at_all_sizes_together() -> None:
-    asked: list[list[int]] = []
+    measured_at: list[list[int]] = []
     losses = {(1, 1): 8.0, (2, 1): 1.0, (1, 2): 2.0, (2, 2): 1e-3, (3, 1): 1e-2, (3, 2): 0.0}
 
     def measure(levels: list[int]) -> float:
-        asked.append(levels)
+        measured_at.append(levels)
         return losses[tuple(levels)]
 
     paths = [[[1, 2], [2, 2]], [[2, 1], [3, 1]], [[2, 1], [2, 2]], [[2, 1], [2, 2]]]
-    assert nearest(paths, measure) == 2
-    assert sorted(asked) == [[1, 2], [2, 1], [2, 2], [3, 1]]  # each of them once
-    assert nearest([[[1, 1], [2, 2]], [[1, 1], [3, 2]]], measure) == 1  # the original itself
-    asked.clear()
-    assert nearest([[[1, 1]]], measure) == 0
-    assert not asked  # nothing to choose from
+    assert best_path(paths, measure) == 2
+    assert sorted(measured_at) == [[1, 2], [2, 1], [2, 2], [3, 1]]  # each of them once
+    assert best_path([[[1, 1], [2, 2]], [[1, 1], [3, 2]]], measure) == 1  # the original itself
+    measured_at.clear()
+    assert best_path([[[1, 1]]], measure) == 0
+    assert not measured_at  # nothing to choose from
 
 
 @pytest.mark.parametrize(("rise", "factor"), [(1000.0, 30.0), (1e-6, 1 / 30), (-1.0, 1.0)])
 def test_a_measurement_is_trusted_within_bounds(rise: float, factor: float) -> None:
-    fixed = by_role([[4.0, 2.0, 0.0]], ["a"], lambda levels: rise if levels != [3] else 0.0)
+    fixed = corrected_by_role(
+        [[4.0, 2.0, 0.0]], ["a"], lambda levels: rise if levels != [3] else 0.0
+    )
     assert fixed == [[4.0 * factor, 2.0 * factor, 0.0]]
 
 

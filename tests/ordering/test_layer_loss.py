@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 
 import pico
 from bitstack.calibration.spill import Spill
-from bitstack.compression.decompose_stage import Stacker
+from bitstack.compression.decompose_stage import decompose_matrices
 from bitstack.compression.job import open_job
 from bitstack.container.manifest import DenseEntry
 from bitstack.nn.assemble import assemble
-from bitstack.ordering.layer_loss import LayerMeasure
+from bitstack.ordering.layer_loss import LayerwiseLoss
 from bitstack.ordering.reference import Reference
 from bitstack.original.source import skeleton
 from bitstack.recipe import load_recipe
@@ -38,8 +38,8 @@ def test_measured_loss(
     few = {"calibration": str(text_file), "num_samples": 3, "seq_len": 24}
     recipe = load_recipe(fields["recipe"], **few | {k: fields[k] for k in fields if k != "recipe"})
     job = open_job(pico_model(name), tmp_path / "out", recipe, False)
-    Stacker(job.runner(), job.matrices, job.dense, recipe, job.journal).run()
-    measure = LayerMeasure(job.runner(tokens=48), job.journal, job.stacks, job.stored_dense)
+    decompose_matrices(job)
+    measure = LayerwiseLoss(job.runner(batch_tokens=48), job.journal, job.stacks, job.stored_dense)
     dense = [DenseEntry.of(d) for d in job.dense]
     assert job.text is not None
     ids = job.text.windows
@@ -56,8 +56,8 @@ def test_measured_loss(
         measure.reference = Reference(measure.runner, Spill(tmp_path / "likely"))
         with torch.no_grad():
             target = original(ids).logits.log_softmax(-1)
-            found = model(ids).logits.log_softmax(-1)
-        far = F.kl_div(found, target, log_target=True, reduction="sum") / ids.numel()
+            stacked = model(ids).logits.log_softmax(-1)
+        far = F.kl_div(stacked, target, log_target=True, reduction="sum") / ids.numel()
         assert 0.8 * float(far) < measure(levels) < 1.002 * float(far)  # of the likeliest tokens
         measure.reference = None
     assert all(p.is_meta for p in job.source.model.parameters())

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitstack.calibration.spill import Spill
-from bitstack.ordering.reference import LIKELY, Reference
+from bitstack.ordering.reference import KEPT_TOKENS, Reference
 
 
 class Original:
@@ -20,10 +20,10 @@ class Original:
     def __len__(self) -> int:
         return 1
 
-    def outer(self) -> "Original":
+    def outer_loaded(self) -> "Original":
         return self
 
-    def layer(self, index: int) -> "Original":
+    def layer_loaded(self, index: int) -> "Original":
         return self
 
     def __enter__(self) -> None:
@@ -32,17 +32,17 @@ class Original:
     def __exit__(self, *args: object) -> None:
         pass
 
-    def embed(self) -> list[Tensor]:
+    def embed_all(self) -> list[Tensor]:
         return self.batches
 
-    def step(self, index: int, hidden: Tensor) -> Tensor:
+    def run_layer(self, index: int, hidden: Tensor) -> Tensor:
         return hidden
 
     def logits_by_part(self, batch: int, hidden: Tensor) -> list[tuple[slice, Tensor]]:
         return [(slice(0, 3), hidden[:, :3]), (slice(3, 5), hidden[:, 3:])]
 
 
-@pytest.mark.parametrize("vocabulary", [40, LIKELY, 4000])
+@pytest.mark.parametrize("vocabulary", [40, KEPT_TOKENS, 4000])
 def test_divergence(tmp_path: Path, vocabulary: int) -> None:
     generator = torch.Generator().manual_seed(0)
     batches = [3 * torch.randn(2, 5, vocabulary, generator=generator) for _ in range(2)]
@@ -53,12 +53,12 @@ def test_divergence(tmp_path: Path, vocabulary: int) -> None:
             F.kl_div(a.log_softmax(-1), b.log_softmax(-1), log_target=True, reduction="sum")  # nats
             for a, b in ((logits[:, :3], target[:, :3]), (logits[:, 3:], target[:, 3:]))
         ]
-        found = [
+        divergences = [
             kept.divergence(batch, slice(0, 3), logits[:, :3]),
             kept.divergence(batch, slice(3, 5), logits[:, 3:]),
         ]
-        for part, all_of_it in zip(found, whole, strict=True):
+        for part, all_of_it in zip(divergences, whole, strict=True):
             assert part <= float(all_of_it) * (1 + 1e-4)
-            assert part >= float(all_of_it) * (1 - 1e-4 if vocabulary <= LIKELY else 0.7)
+            assert part >= float(all_of_it) * (1 - 1e-4 if vocabulary <= KEPT_TOKENS else 0.7)
         same = kept.divergence(batch, slice(0, 3), target[:, :3])
         assert same == pytest.approx(0, abs=1e-4)

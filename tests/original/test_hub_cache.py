@@ -277,6 +277,6 @@ def test_a_command_with_the_documented_environment(
         capture_output=True, text=True, timeout=120, env=kept | names,
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (0, "")
-    found = json.loads(result.stdout)
-    assert (found["model"], found["resident_bytes"]) == (NAME, budget)
+    record = json.loads(result.stdout)
+    assert (record["model"], record["resident_bytes"]) == (NAME, budget)
     assert shards(served.fetched()) == shards_of(container, manifest, budget)

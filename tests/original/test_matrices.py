@@ -139,10 +139,10 @@ def test_a_conv1d_is_seen_outputs_by_inputs() -> None:
 def test_experts_one_by_one(name: str, layers: list[int]) -> None:
     model = pico.build(name)
     experts = [m for m in find_matrices(model) if m.kind == "expert"]
-    found = {(m.layer, m.expert, m.parameter.rpartition(".")[2]) for m in experts}
+    seen = {(m.layer, m.expert, m.parameter.rpartition(".")[2]) for m in experts}
     parts = ("gate_up_proj", "down_proj")
-    assert found == {(layer, e, part) for layer in layers for e in range(4) for part in parts}
-    assert len(experts) == len(found)
+    assert seen == {(layer, e, part) for layer in layers for e in range(4) for part in parts}
+    assert len(experts) == len(seen)
     for matrix in experts:
         parameter = model.get_parameter(matrix.parameter)
         assert torch.equal(matrix.of(parameter), parameter[matrix.expert])
@@ -214,8 +214,8 @@ class Unheard(nn.Module):
 def test_an_unheard_of_model_is_taken_by_its_structure() -> None:
     model = Unheard()
     assert find_layers(model)[0] == "rungs"
-    found = {m.name: (m.kind, m.rows, m.columns, m.layer) for m in find_matrices(model)}
-    assert found == {
+    matrices = {m.name: (m.kind, m.rows, m.columns, m.layer) for m in find_matrices(model)}
+    assert matrices == {
         "letters": ("embedding", 11, 6, None),
         "speak": ("head", 11, 6, None),
         "few.0": ("linear", 2, 6, None),

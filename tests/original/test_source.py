@@ -1,4 +1,7 @@
-"""Weights are those of `from_pretrained`, a part at a time, and bad folders are named."""
+"""Weights are those of `from_pretrained`, a part at a time, and bad folders are named.
+
+Also covers `original.headers`: every fault of a checkpoint is an error that names it.
+"""
 
 import gc
 import json
@@ -60,9 +63,9 @@ def assert_same(source: Source, folder: Path) -> None:
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     source.load(parameters(source))
     expected = dict(reference.named_parameters())
-    found = dict(source.model.named_parameters())
-    assert found.keys() == expected.keys()
-    for name, value in found.items():
+    loaded = dict(source.model.named_parameters())
+    assert loaded.keys() == expected.keys()
+    for name, value in loaded.items():
         assert value.dtype == torch.float32
         assert torch.equal(value, expected[name].float()), name
     buffers = dict(source.model.named_buffers())
@@ -108,13 +111,13 @@ def test_loading_does_not_touch_the_random_state(pico_model: Folder) -> None:
 def test_only_what_was_asked_for_is_real(pico_model: Folder, name: str) -> None:
     source = open_source(pico_model(name))
     assert not real(source)
-    asked = [n for n in parameters(source) if ".1." in n.split("experts")[0]]
-    source.load(asked)
-    assert real(source) == set(asked)
-    source.release(asked)
+    names = [n for n in parameters(source) if ".1." in n.split("experts")[0]]
+    source.load(names)
+    assert real(source) == set(names)
+    source.release(names)
     assert not real(source)
-    source.load(asked)  # and again
-    assert real(source) == set(asked)
+    source.load(names)  # and again
+    assert real(source) == set(names)
 
 
 def test_release_gives_the_memory_back(pico_model: Folder) -> None:

@@ -1,3 +1,5 @@
+"""Texts of every kind become the same documents and token ids; what cannot be read is named."""
+
 import gzip
 import hashlib
 import json
@@ -192,20 +194,20 @@ def test_windows_never_overlap(size: int, length: int, count: int, seed: int) ->
         with pytest.raises(UserError, match=f"{size} tokens found, {length} needed"):
             text.windows(ids, length, count=count, seed=seed)
         return
-    found = text.windows(ids, length, count=count, seed=seed)
-    assert found.shape == (min(count, size // length), length)
-    assert torch.equal(found, found[:, :1] + torch.arange(length))
-    assert (found[1:, 0] > found[:-1, -1]).all()
-    gaps = found[1:, 0] - found[:-1, 0]
+    windows = text.windows(ids, length, count=count, seed=seed)
+    assert windows.shape == (min(count, size // length), length)
+    assert torch.equal(windows, windows[:, :1] + torch.arange(length))
+    assert (windows[1:, 0] > windows[:-1, -1]).all()
+    gaps = windows[1:, 0] - windows[:-1, 0]
     assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
-    assert torch.equal(found, text.windows(ids, length, count=count, seed=seed))
+    assert torch.equal(windows, text.windows(ids, length, count=count, seed=seed))
 
 
 def test_windows_span_the_text_and_follow_the_seed() -> None:
     ids = torch.arange(1000)
-    found = text.windows(ids, 10, count=10, seed=0)
-    assert found[0, 0] < 100
-    assert found[-1, 0] >= 900
+    windows = text.windows(ids, 10, count=10, seed=0)
+    assert windows[0, 0] < 100
+    assert windows[-1, 0] >= 900
     starts = {int(text.windows(ids, 10, count=10, seed=seed)[0, 0]) for seed in range(50)}
     assert len(starts) > 25
     assert max(starts) <= 90

@@ -1,33 +1,18 @@
 """The script end to end on a pico model: every evaluator beside the forward passes it made."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
+import bench_evaluators as script
 import pytest
 import torch
 
 import pico
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_evaluators.py"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_evaluators", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_evaluators"] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 def test_every_evaluator_is_timed(
-    script: ModuleType,
     pico_model: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -38,20 +23,20 @@ def test_every_evaluator_is_timed(
     words += ["--repeats", 1, "--clock", "cpu", "--json", output]
     monkeypatch.setattr(sys, "argv", ["bench_evaluators.py", *map(str, words)])
     script.main()
-    found = {one["evaluator"]: one for one in json.loads(output.read_text())}
-    assert len(found) == 5
+    results = {one["evaluator"]: one for one in json.loads(output.read_text())}
+    assert len(results) == 5
     least = len(pico.tokenizer()(pico.TEXT * 17)["input_ids"])  # a text of at least 9,000 bytes
-    for name, one in found.items():
+    for name, one in results.items():
         whole = name not in ("information capacity, faithful", "windowed loss")
         assert one["tokens"] >= (least if whole else 100), name
         assert 0 < one["ratio"] < 1.5, name
         quotient = one["tokens_per_second"] / one["bare_tokens_per_second"]
         assert one["ratio"] == pytest.approx(quotient)
-    gap = found["capacity gap"]
+    gap = results["capacity gap"]
     assert gap["passes"] % 2 == 0  # teacher and student
 
 
-def test_what_is_recorded_is_run_again(script: ModuleType) -> None:
+def test_what_is_recorded_is_run_again() -> None:
     model, ids = pico.build("llama-gqa"), torch.tensor([[1, 2, 3]])
     with script.recorded(model) as batches:
         model(input_ids=ids)

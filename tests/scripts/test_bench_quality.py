@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,11 @@ import torch
 import pico
 from bitstack.recipe import load_recipe
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[Any]:
+def script() -> Any:
     """`script(name)` imports a module of scripts/."""
-    sys.path.insert(0, str(SCRIPTS))
-    yield importlib.import_module
-    sys.path.remove(str(SCRIPTS))
+    return importlib.import_module
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +80,12 @@ def test_a_last_short_group_counts_whole(script: Any) -> None:
 def test_gptq_without_correlations_is_rounding(script: Any) -> None:
     """With a diagonal moment there is nothing to feed back, so every column is its nearest."""
     weight, diagonal = random(6, 20), random(20, seed=1).square() + 0.1
-    found = script("peers.gptq").quantise(weight, torch.diag(diagonal), 3, 8)
-    felt = diagonal + script("peers.gptq").DAMPING * diagonal.mean()
+    result = script("peers.gptq").quantise(weight, torch.diag(diagonal), 3, 8)
+    column_weights = diagonal + script("peers.gptq").DAMPING * diagonal.mean()
     grid = script("peers.grid")
-    parts = zip(weight.split(8, 1), felt.split(8), strict=True)
+    parts = zip(weight.split(8, 1), column_weights.split(8), strict=True)
     expected = torch.cat([grid.best_range(x, 3, d).round(x) for x, d in parts], 1)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(result, expected)
 
 
 def test_gptq_steps_are_conditional_optima(script: Any) -> None:
@@ -111,13 +106,13 @@ def test_gptq_is_near_the_best_of_all_codes(script: Any) -> None:
     for seed in range(12):
         x = random(80, 5, seed=seed) + 1.5 * random(80, 1, seed=seed + 50)
         moment, weight = x.T @ x / 80, random(1, 5, seed=seed + 100)
-        felt = moment.diagonal() + gptq.DAMPING * moment.diagonal().mean()
-        own = grid.best_range(weight, 3, felt)
+        column_weights = moment.diagonal() + gptq.DAMPING * moment.diagonal().mean()
+        own = grid.best_range(weight, 3, column_weights)
         values = ((torch.arange(8) - own.zero) * own.scale)[0].tolist()
         every = torch.tensor(list(itertools.product(values, repeat=5)))
-        found = gptq.quantise(weight, moment, 3, 5)
-        for name, tried in (("best", every), ("gptq", found), ("rounded", own.round(weight))):
-            error = tried - weight
+        tried = {"best": every, "gptq": gptq.quantise(weight, moment, 3, 5)}
+        for name, values in (tried | {"rounded": own.round(weight)}).items():
+            error = values - weight
             total[name] += float(((error @ moment) * error).sum(1).min())
     assert total["best"] <= total["gptq"] < 0.7 * total["rounded"], total
     assert total["gptq"] < 2 * total["best"]
@@ -163,17 +158,17 @@ def test_points_of_a_container(script: Any, bench: Any) -> None:
     recipe = load_recipe(
         "fast", calibration=str(bench.calibration), num_samples=4, seq_len=32, blocks=4
     )
-    found = list(points(bench, recipe, "test", lambda s: s in ("3 bits", "3.8 bits")))
-    assert [setting for setting, _, _ in found] == ["3 bits", "3.8 bits"]
+    loaded = list(points(bench, recipe, "test", lambda s: s in ("3 bits", "3.8 bits")))
+    assert [setting for setting, _, _ in loaded] == ["3 bits", "3.8 bits"]
     assert all(
         model.bitstack.bits_per_weight <= bits
-        for (_, model, _), bits in zip(found, (3, 3.8), strict=True)
+        for (_, model, _), bits in zip(loaded, (3, 3.8), strict=True)
     )
     made = bench.work / "containers" / "model-test" / "seconds.json"
     stamp = made.stat().st_mtime_ns
     again = list(points(bench, recipe, "test", lambda s: s == "3 bits"))
     assert made.stat().st_mtime_ns == stamp
-    assert again[0][2] == found[0][2] > 0
+    assert again[0][2] == loaded[0][2] > 0
     assert list(points(bench, recipe, "none", lambda s: False)) == []
     assert not (bench.work / "containers" / "model-none").exists()
 
@@ -319,9 +314,9 @@ def test_plot_and_table(script: Any, bench: Any, tmp_path: Path, capsys: Any) ->
 
 
 def test_paired_difference(script: Any) -> None:
-    found = script("quality_blimp").difference(np.array([1.0, 1, 0, 1]), np.array([1.0, 0, 0, 1]))
-    assert (found.pairs, found.before, found.after, found.points) == (4, 0.75, 0.5, -25.0)
-    assert found.error == pytest.approx(25.0)
+    lost = script("quality_blimp").difference(np.array([1.0, 1, 0, 1]), np.array([1.0, 0, 0, 1]))
+    assert (lost.pairs, lost.before, lost.after, lost.points) == (4, 0.75, 0.5, -25.0)
+    assert lost.error == pytest.approx(25.0)
     same = script("quality_blimp").difference(np.ones(5), np.ones(5))
     assert (same.points, same.error) == (0.0, 0.0)
 

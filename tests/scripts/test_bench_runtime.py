@@ -1,22 +1,19 @@
 """The benchmark on a small shape: what it compares is equal, and its figures are of what it ran."""
 
 import argparse
-import importlib
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import bench_runtime as bench
 import pytest
 import torch
 from transformers import LlamaConfig
 
 from bitstack import kernels, load
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 OPTIONS = argparse.Namespace(
     rows=96, columns=520, megabytes=1, rounds=2, tokens=3, prompt=40, json=None
 )
@@ -24,13 +21,6 @@ KEYS = (
     "gemv_speedup_vs_bf16", "bandwidth_fraction", "decode_speedup_3bpw", "decode_speedup_2bpw",
     "prefill_ratio", "kernel",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(SCRIPTS))
-    yield importlib.import_module("bench_runtime")
-    sys.path.remove(str(SCRIPTS))
 
 
 def config() -> LlamaConfig:
@@ -41,7 +31,7 @@ def config() -> LlamaConfig:
     )  # fmt: skip
 
 
-def test_the_dense_twin_computes_the_same(bench: ModuleType, tmp_path: Path) -> None:
+def test_the_dense_twin_computes_the_same(tmp_path: Path) -> None:
     model = load(bench.random_container(tmp_path / "c", config(), planes=3))
     twin = bench.dense_twin(model)
     assert not any("bitstack" in type(m).__module__ for m in twin.modules())
@@ -53,9 +43,7 @@ def test_the_dense_twin_computes_the_same(bench: ModuleType, tmp_path: Path) -> 
         bench.check_twin(model, twin)
 
 
-def test_every_figure_comes_from_what_was_timed(
-    bench: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_figure_comes_from_what_was_timed(capsys: pytest.CaptureFixture[str]) -> None:
     result, lines, bandwidth = bench.measure(config(), OPTIONS)
     gemv, three, two, prefill = lines
     assert tuple(asdict(result)) == KEYS
@@ -72,27 +60,27 @@ def test_every_figure_comes_from_what_was_timed(
     assert all(line.what in table for line in lines)
 
 
-def test_rounds_take_turns_and_the_first_is_left_out(bench: ModuleType) -> None:
+def test_rounds_take_turns_and_the_first_is_left_out() -> None:
     called: list[str] = []
 
     def one() -> float:
         called.append("a")
         return float(len(called))
 
-    found = bench.in_turn(2, one, lambda: called.append("b"))
+    seconds = bench.in_turn(2, one, lambda: called.append("b"))
     assert called == ["a", "b"] * 3
-    assert found[0] == [3.0, 5.0]
-    assert all(0 <= seconds < 1 for seconds in found[1])
+    assert seconds[0] == [3.0, 5.0]
+    assert all(0 <= each < 1 for each in seconds[1])
 
 
-def test_a_ratio_is_the_median_of_the_rounds(bench: ModuleType) -> None:
+def test_a_ratio_is_the_median_of_the_rounds() -> None:
     line = bench.compared("x", [1.0, 4.0, 2.0], [5.0, 8.0, 6.0], 0.5)
     assert (line.packed, line.dense, line.ratio) == (2.0, 6.0, 3.0)
 
 
 @pytest.mark.parametrize("target", [[], ["out.json"]])
 def test_json(
-    bench: ModuleType, target: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    target: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     made: dict[str, Any] = {"result": bench.Result(4.0, 0.5, 3.5, 5.0, 1.3, "portable")}

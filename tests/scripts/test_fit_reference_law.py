@@ -1,34 +1,20 @@
 """The script end to end on pico models: a law comes out, and a second run measures nothing."""
 
-import importlib.util
 import io
 import json
 import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
+import fit_reference_law as script
 import pytest
 
 import pico
 from bitstack.errors import UserError
 from bitstack.metrics.density.law_file import load_law
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "fit_reference_law.py"
 FAMILIES = ["llama-tied", "llama-untied", "llama-gqa", "mistral", "qwen2"]
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fit_reference_law", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 
 
 @pytest.fixture(scope="module")

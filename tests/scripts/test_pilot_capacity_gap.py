@@ -44,9 +44,9 @@ def test_a_table_of_pico_models(
     assert [run["teacher"] for run in runs] == names  # no teacher is large enough for 10**9
     assert all(len(run["losses"]) == 8 for run in runs)
     assert all(sum(run["losses"]) / 8 < run["pruned_loss"] for run in runs)
-    found = json.loads(output.read_text())
-    assert [len(part["teachers"]) for part in found["students"]] == [2]
-    assert found["interior_optimum"] is False
+    summary = json.loads(output.read_text())
+    assert [len(part["teachers"]) for part in summary["students"]] == [2]
+    assert summary["interior_optimum"] is False
     assert "No interior optimum shows in 1 rows" in output.with_suffix(".md").read_text()
     assert "few words of why" in output.with_suffix(".md").read_text()
     script.main()

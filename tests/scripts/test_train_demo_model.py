@@ -1,11 +1,10 @@
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+import train_demo_model as script
 import typer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -14,19 +13,6 @@ from typer.testing import CliRunner
 from bitstack import recipes
 from bitstack.errors import UserError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "train_demo_model.py"
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_demo_model", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 PICO = script.Settings(
     vocabulary=300,
     hidden=16,

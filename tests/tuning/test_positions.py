@@ -70,9 +70,9 @@ def test_finer_planes_change_only_with_those_that_move(seed: int, moved: int) ->
     for _ in range(20):
         gradient = torch.randn(code.shape, generator=generator)
         wanted = free.move(code, gradient, table, rate=0.1)
-        found = positions.move(code, gradient, table, rate=0.1, moved=moved)
+        after = positions.move(code, gradient, table, rate=0.1, moved=moved)
         same = (wanted ^ code) & mask == 0
-        assert torch.equal(found, torch.where(same, code, wanted))
-        changed, code = changed | (~same).any(), found
+        assert torch.equal(after, torch.where(same, code, wanted))
+        changed, code = changed | (~same).any(), after
         free.offset.copy_(positions.offset)
     assert changed

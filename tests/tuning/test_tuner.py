@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bitstack
 from bitstack import recipes
-from bitstack.compression import tune_stage as tuning
+from bitstack.compression import tune_stage
 from bitstack.container.budget import Budgets
 from bitstack.container.manifest import read_manifest
 from bitstack.container.shards import ShardReader
@@ -25,8 +25,8 @@ def divergence(original: Path, container: Path, ids: torch.Tensor, budget: str) 
     with torch.no_grad():
         wanted = AutoModelForCausalLM.from_pretrained(original, dtype=torch.float32)
         target = wanted(ids).logits.log_softmax(-1)
-        found = bitstack.load(container, budget)(ids).logits.float().log_softmax(-1)
-    return float(F.kl_div(found, target, log_target=True, reduction="sum") / ids.numel())
+        stacked = bitstack.load(container, budget)(ids).logits.float().log_softmax(-1)
+    return float(F.kl_div(stacked, target, log_target=True, reduction="sum") / ids.numel())
 
 
 def test_held_out_text_comes_nearer_at_every_budget(tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_what_is_kept_and_the_finer_planes_stay(
     def kept(recipe: Any, entries: Any, budgets: Budgets) -> list[Phase]:
         sizes = (budgets.resident_bytes([level] * len(entries)) for level in (1, 6))
         planes = [Planes(1, 2), Planes(3, 4), Planes(0, 0)]
-        return [Phase(12, [planes] * len(entries), tuning.draw(budgets, [], *sizes))]
+        return [Phase(12, [planes] * len(entries), tune_stage.level_draw(budgets, [], *sizes))]
 
-    monkeypatch.setattr(tuning, "phases", kept)
+    monkeypatch.setattr(tune_stage, "plan_phases", kept)
     after = tensors(stacked("llama-untied", tune_steps=12, **fields))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     parts = {name.rpartition(".")[2] for name in changed}

@@ -1,3 +1,5 @@
+"""Seconds of a step, with a model that takes a known time."""
+
 import time
 from types import SimpleNamespace
 

@@ -1,4 +1,7 @@
-"""FLOPs and bytes against published values, torch's own FLOP counter, and counts by hand."""
+"""FLOPs and bytes against published values, torch's own FLOP counter, and counts by hand.
+
+Also covers `metrics.capacity.attention_cost`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -46,26 +46,26 @@ def published(model: PreTrainedModel, texts: list[str], length: int, bias: float
 def test_faithful_is_the_published_definition(
     model: PreTrainedModel, length: int, bias: float
 ) -> None:
-    found = faithful(model, pico.tokenizer(), DOCUMENTS, max_length=length, bias=bias)
+    measured = faithful(model, pico.tokenizer(), DOCUMENTS, max_length=length, bias=bias)
     size, nll, capacity = published(model, DOCUMENTS, length, bias)
-    assert found.text_size == size
-    assert found.nll == pytest.approx(nll, abs=1e-4)
-    assert found.information_capacity == pytest.approx(capacity, abs=1e-4)
-    assert found.interval is not None
-    assert found.interval.low < found.information_capacity < found.interval.high
+    assert measured.text_size == size
+    assert measured.nll == pytest.approx(nll, abs=1e-4)
+    assert measured.information_capacity == pytest.approx(capacity, abs=1e-4)
+    assert measured.interval is not None
+    assert measured.interval.low < measured.information_capacity < measured.interval.high
 
 
 def test_json_has_the_promised_keys(model: PreTrainedModel) -> None:
-    found = faithful(model, pico.tokenizer(), DOCUMENTS, max_length=32)
-    data = json.loads(json.dumps(dataclasses.asdict(found), allow_nan=False))
+    measured = faithful(model, pico.tokenizer(), DOCUMENTS, max_length=32)
+    data = json.loads(json.dumps(dataclasses.asdict(measured), allow_nan=False))
     promised = {"text_size", "nll", "flops_per_token", "information_capacity", "interval"}
     assert promised <= set(data)
 
 
 def test_the_length_fits_the_model(model: PreTrainedModel) -> None:
-    found = faithful(model, pico.tokenizer(), DOCUMENTS)
-    assert found.max_length == pico.POSITIONS
-    assert found == faithful(model, pico.tokenizer(), DOCUMENTS, max_length=pico.POSITIONS)
+    measured = faithful(model, pico.tokenizer(), DOCUMENTS)
+    assert measured.max_length == pico.POSITIONS
+    assert measured == faithful(model, pico.tokenizer(), DOCUMENTS, max_length=pico.POSITIONS)
     with pytest.raises(UserError, match="longer than the 128 positions"):
         faithful(model, pico.tokenizer(), DOCUMENTS, max_length=1024)
     with pytest.raises(UserError, match="maximum length is 1"):
@@ -73,8 +73,8 @@ def test_the_length_fits_the_model(model: PreTrainedModel) -> None:
 
 
 def test_short_documents_are_skipped_and_counted(model: PreTrainedModel) -> None:
-    found = faithful(model, pico.tokenizer(), [pico.TEXT, "", "a"], max_length=32)
-    assert (found.documents, found.skipped_documents, found.interval) == (1, 2, None)
+    measured = faithful(model, pico.tokenizer(), [pico.TEXT, "", "a"], max_length=32)
+    assert (measured.documents, measured.skipped_documents, measured.interval) == (1, 2, None)
     with pytest.raises(UserError, match="text too short: 1 tokens"):
         faithful(model, pico.tokenizer(), ["", "a"])
 
@@ -97,8 +97,8 @@ def test_bits_per_byte_of_short_passages_by_hand(model: PreTrainedModel) -> None
             p = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
         bits -= sum(float(p[i, token]) for i, token in enumerate(ids[1:])) / math.log(2)
         size += len(text[:50].encode())
-    found = by_bytes(model, tokenizer, [text[:50] for text in DOCUMENTS])
-    assert found.nll == pytest.approx(bits / size, rel=1e-5)
+    measured = by_bytes(model, tokenizer, [text[:50] for text in DOCUMENTS])
+    assert measured.nll == pytest.approx(bits / size, rel=1e-5)
 
 
 def test_the_cost_of_a_byte_is_that_of_its_tokens(model: PreTrainedModel) -> None:
@@ -110,9 +110,11 @@ def test_the_cost_of_a_byte_is_that_of_its_tokens(model: PreTrainedModel) -> Non
         ("bytes", cost.bytes_moved),
         ("nanoseconds", 5e6),
     ]:
-        found = by_bytes(model, tokenizer, [text], denominator=denominator, seconds_per_token=0.005)
-        assert found.cost == pytest.approx(each * tokens / len(text))
-        assert found.flops_per_token == cost.flops
+        measured = by_bytes(
+            model, tokenizer, [text], denominator=denominator, seconds_per_token=0.005
+        )
+        assert measured.cost == pytest.approx(each * tokens / len(text))
+        assert measured.flops_per_token == cost.flops
 
 
 def test_bad_requests(model: PreTrainedModel) -> None:
@@ -129,9 +131,9 @@ def test_bad_requests(model: PreTrainedModel) -> None:
 
 def test_variants_by_name(model: PreTrainedModel) -> None:
     for variant, function in (("faithful", faithful), ("bytes", by_bytes)):
-        found = information_capacity(model, pico.tokenizer(), DOCUMENTS, variant=variant, seed=3)
-        assert found == function(model, pico.tokenizer(), DOCUMENTS, seed=3)
-        assert found.variant == variant
+        measured = information_capacity(model, pico.tokenizer(), DOCUMENTS, variant=variant, seed=3)
+        assert measured == function(model, pico.tokenizer(), DOCUMENTS, seed=3)
+        assert measured.variant == variant
     with pytest.raises(UserError, match="neither 'faithful' nor 'bytes'"):
         information_capacity(model, pico.tokenizer(), DOCUMENTS, variant="best")
 
@@ -141,7 +143,7 @@ def test_a_trained_model_beats_an_untrained_one(shared: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = (shared / "text/tinystories/tinystories_val.txt").read_text()[:20_000]
     model = AutoModelForCausalLM.from_pretrained(folder)
-    found = by_bytes(model, tokenizer, [text])
-    assert 0.5 < found.nll < 1.2  # 1.33 nats a token of about 2.5 bytes
-    assert found.interval is not None
-    assert found.interval.low < found.information_capacity < found.interval.high
+    measured = by_bytes(model, tokenizer, [text])
+    assert 0.5 < measured.nll < 1.2  # 1.33 nats a token of about 2.5 bytes
+    assert measured.interval is not None
+    assert measured.interval.low < measured.information_capacity < measured.interval.high

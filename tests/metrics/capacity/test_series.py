@@ -1,3 +1,5 @@
+"""The loss of another size of a series, by hand."""
+
 import dataclasses
 import math
 

@@ -1,4 +1,7 @@
-"""Known constants come back from noisy series, as often as the intervals promise."""
+"""Known constants come back from noisy series, as often as the intervals promise.
+
+Also covers `metrics.density.law`.
+"""
 
 import math
 
@@ -28,16 +31,16 @@ def series(
     seed: int, *, loss_noise: float = 0.0, score_noise: float = 0.0, shuffle: bool = False
 ) -> list[Reference]:
     rng = np.random.default_rng(seed)
-    found = []
+    references = []
     for size in SIZES:
         for ratio in TOKENS_PER_PARAMETER:
             loss = loss_of(size, size * ratio)
             score = score_of(loss) + score_noise * rng.standard_normal()
             noisy = loss * math.exp(loss_noise * rng.standard_normal())
-            found.append(Reference("r", size, size * ratio, noisy, score))
+            references.append(Reference("r", size, size * ratio, noisy, score))
     if shuffle:
-        rng.shuffle(found)  # type: ignore[arg-type]
-    return found
+        rng.shuffle(references)  # type: ignore[arg-type]
+    return references
 
 
 def test_exact_series_give_exact_constants() -> None:
@@ -56,16 +59,18 @@ def coverage(hits: list[dict[str, bool]]) -> dict[str, float]:
 def test_intervals_of_the_loss_law_cover() -> None:
     hits = []
     for seed in range(DRAWS):
-        found = fit_loss(series(seed, loss_noise=0.005)).intervals
-        hits.append({k: i is not None and i.low <= LOSS[k] <= i.high for k, i in found.items()})
+        intervals = fit_loss(series(seed, loss_noise=0.005)).intervals
+        hits.append({k: i is not None and i.low <= LOSS[k] <= i.high for k, i in intervals.items()})
     assert all(0.90 <= share <= 0.99 for share in coverage(hits).values()), coverage(hits)
 
 
 def test_intervals_of_the_score_law_cover() -> None:
     hits = []
     for seed in range(DRAWS):
-        found = fit_score(series(seed, score_noise=0.01)).intervals
-        hits.append({k: i is not None and i.low <= SCORE[k] <= i.high for k, i in found.items()})
+        intervals = fit_score(series(seed, score_noise=0.01)).intervals
+        hits.append(
+            {k: i is not None and i.low <= SCORE[k] <= i.high for k, i in intervals.items()}
+        )
     assert all(0.90 <= share <= 0.99 for share in coverage(hits).values()), coverage(hits)
 
 

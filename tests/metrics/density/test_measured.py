@@ -30,17 +30,17 @@ def test_windows_by_hand() -> None:
             piece = torch.tensor([ids[first : first + window]])
             with torch.no_grad():
                 losses.append(float(model(input_ids=piece, labels=piece).loss))
-    found = windowed_loss(model, tokenizer, DOCUMENTS, window)
-    assert found.windows == len(losses) > 4
-    assert found.nats == pytest.approx(sum(losses) / len(losses), rel=1e-5)
-    assert found.interval is not None
-    assert found.interval.low <= found.nats <= found.interval.high
+    result = windowed_loss(model, tokenizer, DOCUMENTS, window)
+    assert result.windows == len(losses) > 4
+    assert result.nats == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert result.interval is not None
+    assert result.interval.low <= result.nats <= result.interval.high
 
 
 def test_one_document_has_no_interval_and_a_short_one_no_window() -> None:
     model, tokenizer = pico.build("llama-gqa"), pico.tokenizer()
-    found = windowed_loss(model, tokenizer, [pico.TEXT], 50)
-    assert found.interval is None
+    result = windowed_loss(model, tokenizer, [pico.TEXT], 50)
+    assert result.interval is None
     with pytest.raises(UserError, match="no document has 50 tokens"):
         windowed_loss(model, tokenizer, ["short"], 50)
 
@@ -49,17 +49,17 @@ def test_a_model_is_scored_like_the_series(pico_model: Callable[..., Path]) -> N
     opened = open_model(pico_model("llama-gqa"))
     protocol = Protocol("text", "pairs", window=50, tokenizer=fingerprint(opened.tokenizer))
     law = replace(classics_law(), protocol=protocol)
-    found = law_density(opened, law, DOCUMENTS)
+    density = law_density(opened, law, DOCUMENTS)
     loss = windowed_loss(opened.model, opened.tokenizer, DOCUMENTS, 50)
-    assert found == density_of_loss(
+    assert density == density_of_loss(
         law,
         loss=loss.nats,
         loss_error=standard_error(loss.interval),
         parameters=opened.model.num_parameters(),
         stored_bytes=opened.resident_bytes,
     )
-    assert found.byte_density is not None
-    assert math.isfinite(found.byte_density)
+    assert density.byte_density is not None
+    assert math.isfinite(density.byte_density)
 
 
 def test_another_tokenizer_has_no_density(pico_model: Callable[..., Path]) -> None:

@@ -59,36 +59,36 @@ def mean(rows: list[dict[str, float]], name: str) -> float:
 
 def test_whole_and_parts_by_hand(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
     rows = tokens_by_hand(*models)
-    found = capacity_gap(*models, pico.tokenizer(), DOCUMENTS, window=WINDOW)
-    assert found.whole.tokens == len(rows)
-    assert found.unit == "document"
+    gap = capacity_gap(*models, pico.tokenizer(), DOCUMENTS, window=WINDOW)
+    assert gap.whole.tokens == len(rows)
+    assert gap.unit == "document"
     for name in ("kl", "loss_gap", "agreement"):
-        assert getattr(found.whole, name) == pytest.approx(mean(rows, name), abs=1e-5)
+        assert getattr(gap.whole, name) == pytest.approx(mean(rows, name), abs=1e-5)
     early = [row for row in rows if 4 <= row["position"] < 8]
-    assert found.by_position["4-7"].tokens == len(early)
-    assert found.by_position["4-7"].kl == pytest.approx(mean(early, "kl"), abs=1e-5)
+    assert gap.by_position["4-7"].tokens == len(early)
+    assert gap.by_position["4-7"].kl == pytest.approx(mean(early, "kl"), abs=1e-5)
     counts = [sum(r["token"] == row["token"] for r in rows) for row in rows]
     rare = [row for row, count in zip(rows, counts, strict=True) if count < 10]
-    assert found.by_frequency["1-9"].loss_gap == pytest.approx(mean(rare, "loss_gap"), abs=1e-5)
-    for parts in (found.by_position, found.by_frequency):
+    assert gap.by_frequency["1-9"].loss_gap == pytest.approx(mean(rare, "loss_gap"), abs=1e-5)
+    for parts in (gap.by_position, gap.by_frequency):
         assert sum(part.tokens for part in parts.values()) == len(rows)
 
 
 def test_a_model_has_no_gap_to_itself(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
-    found = capacity_gap(models[0], models[0], pico.tokenizer(), DOCUMENTS, window=WINDOW)
-    assert found.whole.kl == pytest.approx(0, abs=1e-7)
-    assert (found.whole.loss_gap, found.whole.agreement) == (0, 1)
+    gap = capacity_gap(models[0], models[0], pico.tokenizer(), DOCUMENTS, window=WINDOW)
+    assert gap.whole.kl == pytest.approx(0, abs=1e-7)
+    assert (gap.whole.loss_gap, gap.whole.agreement) == (0, 1)
 
 
 def test_one_document_is_drawn_by_its_windows(
     models: tuple[PreTrainedModel, PreTrainedModel],
 ) -> None:
-    found = capacity_gap(*models, pico.tokenizer(), [pico.TEXT], window=WINDOW)
-    assert found.unit == "window"
-    interval = found.whole.intervals["kl"]
+    gap = capacity_gap(*models, pico.tokenizer(), [pico.TEXT], window=WINDOW)
+    assert gap.unit == "window"
+    interval = gap.whole.intervals["kl"]
     assert interval is not None
-    assert interval.low < found.whole.kl < interval.high
-    json.dumps(dataclasses.asdict(found), allow_nan=False)
+    assert interval.low < gap.whole.kl < interval.high
+    json.dumps(dataclasses.asdict(gap), allow_nan=False)
 
 
 def test_a_packed_student_comes_closer_with_its_level(stacked: Callable[..., Path]) -> None:
@@ -160,7 +160,7 @@ def test_impossible_tokens(models: tuple[PreTrainedModel, PreTrainedModel]) -> N
     used = set(pico.tokenizer()(pico.TEXT)["input_ids"])
     never = [token for token in range(pico.VOCABULARY) if token not in used]
     teacher, student = (Banned(model, never) for model in models)
-    found = capacity_gap(teacher, student, pico.tokenizer(), [pico.TEXT])  # type: ignore[arg-type]
-    assert 0 < found.whole.kl < 20  # both rule them out: no NaN, no difference
+    gap = capacity_gap(teacher, student, pico.tokenizer(), [pico.TEXT])  # type: ignore[arg-type]
+    assert 0 < gap.whole.kl < 20  # both rule them out: no NaN, no difference
     with pytest.raises(UserError, match="not finite"):  # the teacher expects what cannot be
         capacity_gap(models[0], student, pico.tokenizer(), [pico.TEXT])  # type: ignore[arg-type]

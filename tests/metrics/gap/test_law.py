@@ -19,33 +19,33 @@ def test_losses_of_the_distillation_law() -> None:
 
 
 def test_the_teacher_of_a_pruned_3b_student() -> None:
-    found = best_teacher(3e9)
-    assert found.teacher == pytest.approx(7482.502e6)  # 2.498 · 3000 − 11.498 million
-    assert found.ratio == pytest.approx(2.5, abs=0.01)
-    assert found.interval is not None
-    assert found.interval.low < 7e9 < found.interval.high  # LLaMA2-7B, whom MiniMA-3B came from
-    assert found.extrapolated
+    best = best_teacher(3e9)
+    assert best.teacher == pytest.approx(7482.502e6)  # 2.498 · 3000 − 11.498 million
+    assert best.ratio == pytest.approx(2.5, abs=0.01)
+    assert best.interval is not None
+    assert best.interval.low < 7e9 < best.interval.high  # LLaMA2-7B, whom MiniMA-3B came from
+    assert best.extrapolated
 
 
 @pytest.mark.parametrize("student", [143e6, 546e6, 1e9, 3e9])
 @pytest.mark.parametrize("tokens", [2.5e11, 5.12e11])
 def test_the_teacher_of_a_student_from_scratch(student: float, tokens: float) -> None:
-    found = best_teacher(student, tokens=tokens, law="scratch")
-    assert 8 <= found.ratio <= 15
-    assert found.student_loss is not None
+    best = best_teacher(student, tokens=tokens, law="scratch")
+    assert 8 <= best.ratio <= 15
+    assert best.student_loss is not None
     for size in np.geomspace(student / 10, student * 1000, 300):
         other = student_loss(student, tokens, supervised_loss(size, 20 * size))
-        assert found.student_loss <= other + 1e-9
-        if other <= found.student_loss * 1.0009:
-            assert found.interval is not None
-            assert found.interval.low <= size * 1.05
-            assert size <= found.interval.high * 1.05
+        assert best.student_loss <= other + 1e-9
+        if other <= best.student_loss * 1.0009:
+            assert best.interval is not None
+            assert best.interval.low <= size * 1.05
+            assert size <= best.interval.high * 1.05
 
 
 def test_each_law_names_its_scope() -> None:
     pruned, scratch = best_teacher(1e8), best_teacher(1e9, tokens=2.5e11, law="scratch")
     assert "pruned from the teacher" in pruned.scope
-    assert "from nothing" in scratch.scope
+    assert "from random weights" in scratch.scope
     assert not pruned.extrapolated
     assert scratch.interval is not None
     assert scratch.interval.level is None  # a range of good teachers, no confidence interval

@@ -49,14 +49,14 @@ def test_only_the_answer_counts(model: PreTrainedModel) -> None:
         whole += len(ids) - first
     ids = [0, *tokenizer("The river was low")["input_ids"]]  # no instruction: the start token
     expected -= log_probability(model, ids, 1)
-    found = conditional_loss(model, tokenizer, PAIRS)
-    assert (found.pairs, found.tokens) == (3, whole + len(ids) - 1)
-    assert found.nats_per_answer == pytest.approx(expected / 3, rel=1e-5)
-    assert found.nats_per_token == pytest.approx(expected / found.tokens, rel=1e-5)
+    loss = conditional_loss(model, tokenizer, PAIRS)
+    assert (loss.pairs, loss.tokens) == (3, whole + len(ids) - 1)
+    assert loss.nats_per_answer == pytest.approx(expected / 3, rel=1e-5)
+    assert loss.nats_per_token == pytest.approx(expected / loss.tokens, rel=1e-5)
     size = sum(len(pair.answer.encode()) for pair in PAIRS)
-    assert found.bits_per_byte == pytest.approx(expected / math.log(2) / size, rel=1e-5)
-    assert found.interval is not None
-    assert found.interval.low < found.nats_per_answer < found.interval.high
+    assert loss.bits_per_byte == pytest.approx(expected / math.log(2) / size, rel=1e-5)
+    assert loss.interval is not None
+    assert loss.interval.low < loss.nats_per_answer < loss.interval.high
 
 
 def test_a_long_instruction_loses_its_beginning(model: PreTrainedModel) -> None:
@@ -66,9 +66,9 @@ def test_a_long_instruction_loses_its_beginning(model: PreTrainedModel) -> None:
     answer = len(ids) - len(tokenizer(pico.TEXT)["input_ids"])
     assert len(ids) > pico.POSITIONS
     expected = -log_probability(model, ids[-pico.POSITIONS :], pico.POSITIONS - answer)
-    found = conditional_loss(model, tokenizer, [pair])
-    assert found.nats_per_answer == pytest.approx(expected, rel=1e-5)
-    assert found.interval is None
+    loss = conditional_loss(model, tokenizer, [pair])
+    assert loss.nats_per_answer == pytest.approx(expected, rel=1e-5)
+    assert loss.interval is None
 
 
 @pytest.mark.parametrize(
@@ -122,11 +122,11 @@ def test_minimal_pairs_count_the_likelier_sentence(model: PreTrainedModel) -> No
         [log_probability(model, [0, *tokenizer(s)["input_ids"]], 1) for s in pair] for pair in pairs
     ]
     won = [1.0 if good > bad else 0.5 if good == bad else 0.0 for good, bad in sums]
-    found = minimal_pairs(model, tokenizer, pairs, ["number", "tie", "number"])
+    shares = minimal_pairs(model, tokenizer, pairs, ["number", "tie", "number"])
     assert won[0] + won[2] == 1
-    assert found.accuracy == pytest.approx(0.5)
-    assert found.paradigms == {"number": 0.5, "tie": 0.5}
-    assert found.standard_error == pytest.approx(
+    assert shares.accuracy == pytest.approx(0.5)
+    assert shares.paradigms == {"number": 0.5, "tie": 0.5}
+    assert shares.standard_error == pytest.approx(
         math.sqrt(sum((w - 0.5) ** 2 for w in won) / 3 / 2)
     )
     with pytest.raises(UserError, match="none given"):

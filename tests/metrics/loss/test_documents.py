@@ -1,3 +1,5 @@
+"""Passages, token ids and vocabularies of documents."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,8 @@
+"""Records of a loss on a text, of containers and originals.
+
+Also covers `live.generation`: greedy text, seeds and refused options.
+"""
+
 import json
 import math
 from collections.abc import Callable
@@ -38,39 +43,39 @@ def container(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_original_is_measured_as_transformers_loads_it(model: Path, text: str) -> None:
-    found = evaluate(model, text, window=WINDOW)
+    result = evaluate(model, text, window=WINDOW)
     plain = AutoModelForCausalLM.from_pretrained(model)
     expected = perplexity(plain, token_ids(text, pico.tokenizer()), window=WINDOW)
-    assert found.nll_per_token == expected.nll_per_token
-    assert found.bits_per_byte == expected.bits_per_byte
-    assert (found.tokens, found.window, found.stride) == (expected.tokens, WINDOW, WINDOW)
-    assert found.budget_bytes is None
-    assert found.bits_per_weight == 16
-    assert found.dtype == "bfloat16"
+    assert result.nll_per_token == expected.nll_per_token
+    assert result.bits_per_byte == expected.bits_per_byte
+    assert (result.tokens, result.window, result.stride) == (expected.tokens, WINDOW, WINDOW)
+    assert result.budget_bytes is None
+    assert result.bits_per_weight == 16
+    assert result.dtype == "bfloat16"
     tensors = [*plain.parameters(), *plain.buffers()]
-    assert found.resident_bytes == sum(t.nbytes for t in tensors) == found.original_bytes
+    assert result.resident_bytes == sum(t.nbytes for t in tensors) == result.original_bytes
 
 
 def test_a_container_is_measured_at_its_budget(container: Path, model: Path, text: str) -> None:
     original = evaluate(model, text, window=WINDOW)
-    found = evaluate(container, text, budget="60%", window=WINDOW, stride=20, max_tokens=90)
-    assert found.original_bytes == original.original_bytes
-    assert found.budget_bytes == int(0.6 * original.original_bytes) >= found.resident_bytes
-    assert (found.tokens, found.stride) == (89, 20)
+    result = evaluate(container, text, budget="60%", window=WINDOW, stride=20, max_tokens=90)
+    assert result.original_bytes == original.original_bytes
+    assert result.budget_bytes == int(0.6 * original.original_bytes) >= result.resident_bytes
+    assert (result.tokens, result.stride) == (89, 20)
     live = load(container, "60%")
     tokens = token_ids(text, pico.tokenizer(), max_tokens=90)
-    assert found.nll_per_token == perplexity(live, tokens, window=WINDOW, stride=20).nll_per_token
-    assert found.bits_per_weight == live.bitstack.bits_per_weight
+    assert result.nll_per_token == perplexity(live, tokens, window=WINDOW, stride=20).nll_per_token
+    assert result.bits_per_weight == live.bitstack.bits_per_weight
 
 
 def test_levels_come_closer_to_the_original(container: Path, model: Path, text: str) -> None:
     target = evaluate(model, text, window=WINDOW).nll_per_token
-    found = [evaluate(container, text, level=j, window=WINDOW) for j in range(1, 5)]
-    assert [one.level for one in found] == [1, 2, 3, 4]
-    assert all(one.budget_bytes is None for one in found)
-    sizes = [one.resident_bytes for one in found]
+    evaluations = [evaluate(container, text, level=j, window=WINDOW) for j in range(1, 5)]
+    assert [one.level for one in evaluations] == [1, 2, 3, 4]
+    assert all(one.budget_bytes is None for one in evaluations)
+    sizes = [one.resident_bytes for one in evaluations]
     assert sizes == sorted(set(sizes))
-    gaps = [abs(one.nll_per_token - target) for one in found]
+    gaps = [abs(one.nll_per_token - target) for one in evaluations]
     assert gaps[3] < gaps[0] / 2
 
 
@@ -90,9 +95,9 @@ def test_a_perplexity_beyond_all_numbers_is_none(pico_model: Callable, text: str
     opened.model.lm_head.weight.data *= 1e5
     from bitstack.metrics.loss.evaluation import score
 
-    found = score(opened, token_ids(text, opened.tokenizer), model="m", text=text, window=WINDOW)
-    assert found.nll_per_token > 710
-    assert found.perplexity is None
+    result = score(opened, token_ids(text, opened.tokenizer), model="m", text=text, window=WINDOW)
+    assert result.nll_per_token > 710
+    assert result.perplexity is None
     opened.model.lm_head.weight.data[5] = float("nan")
     with pytest.raises(UserError, match="no number"):
         score(opened, token_ids(text, opened.tokenizer), model="m", text=text, window=WINDOW)

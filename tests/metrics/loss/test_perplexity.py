@@ -1,3 +1,5 @@
+"""Perplexity against scores by hand, at every window, stride and batch size."""
+
 import math
 from types import SimpleNamespace
 

@@ -33,18 +33,18 @@ def test_sums_are_those_of_single_texts(
 ) -> None:
     model = pico.build("mistral")
     prompts = [min(prompt, len(ids)) for ids in sequences]
-    found = sequence_losses(
+    losses = sequence_losses(
         model, sequences, prompts=prompts, vocabulary=vocabulary, batch_tokens=batch_tokens
     )
     for i, (ids, p) in enumerate(zip(sequences, prompts, strict=True)):
-        assert found.tokens[i] == len(ids) - p
-        assert found.nats[i] == pytest.approx(by_hand(model, ids, p, vocabulary), rel=1e-4)
+        assert losses.tokens[i] == len(ids) - p
+        assert losses.nats[i] == pytest.approx(by_hand(model, ids, p, vocabulary), rel=1e-4)
 
 
 def test_nothing_to_score_is_zero(model: PreTrainedModel) -> None:
-    found = sequence_losses(model, [[5], [5, 6]])
-    assert found.tokens.tolist() == [0, 1]
-    assert found.nats[0] == 0 < found.nats[1]
+    losses = sequence_losses(model, [[5], [5, 6]])
+    assert losses.tokens.tolist() == [0, 1]
+    assert losses.nats[0] == 0 < losses.nats[1]
 
 
 def test_training_mode_is_given_back(model: PreTrainedModel) -> None:

@@ -1,3 +1,5 @@
+"""Reports of pico models, measured once for all tests of the report."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path

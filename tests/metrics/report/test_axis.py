@@ -1,3 +1,5 @@
+"""Values and ticks lie inside their axes, and labels say where."""
+
 import re
 
 import pytest

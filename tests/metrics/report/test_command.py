@@ -1,3 +1,5 @@
+"""The command `report`: what it writes, and what it refuses."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,3 +1,8 @@
+"""The figures of a report are those of the commands `plan` and `eval`.
+
+Also covers `metrics.report.data` and `metrics.report.measure`.
+"""
+
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,13 +33,13 @@ def test_figures_are_those_of_plan_and_eval(
         assert again.resident_bytes == row.plan.resident_bytes == report.sizes[row.blocks]
         model = load(report.container, row.plan.budget_bytes)
         assert model.bitstack.resident_bytes == row.plan.resident_bytes
-        found = evaluate(report.container, str(text_file), budget=row.plan.budget_bytes, **SHORT)
+        alone = evaluate(report.container, str(text_file), budget=row.plan.budget_bytes, **SHORT)
         assert row.scored is not None
-        assert row.scored.nll_per_token == pytest.approx(found.nll_per_token)
+        assert row.scored.nll_per_token == pytest.approx(alone.nll_per_token)
     assert report.original is not None
     assert report.original.scored is not None
-    found = evaluate(pico_model("llama-gqa"), str(text_file), **SHORT)
-    assert report.original.scored.nll_per_token == pytest.approx(found.nll_per_token)
+    alone = evaluate(pico_model("llama-gqa"), str(text_file), **SHORT)
+    assert report.original.scored.nll_per_token == pytest.approx(alone.nll_per_token)
 
 
 def test_the_metrics_stand_at_the_same_budgets(report: Report) -> None:
@@ -53,31 +58,31 @@ def test_task_scores_are_those_of_eval(
 ) -> None:
     assert report.tasks is not None
     row = report.rows[1]
-    found = evaluate_tasks(
+    alone = evaluate_tasks(
         report.container, report.tasks.names, tasks_folder, budget=row.plan.budget_bytes,
         original=pico_model("llama-gqa"),
     )  # fmt: skip
-    assert list(row.tasks) == found.tasks
+    assert list(row.tasks) == alone.tasks
     assert report.original is not None
-    assert [one.value for one in report.original.tasks] == [one.original for one in found.tasks]
+    assert [one.value for one in report.original.tasks] == [one.original for one in alone.tasks]
 
 
 def test_tasks_without_text_measure_nothing_else(
     stacked: Callable[..., Path], pico_model: Callable[..., Path], tasks_folder: Path
 ) -> None:
     options = {"tasks": ["boats"], "tasks_folder": tasks_folder, "limit": 5, "budgets": ["100%"]}
-    found = collect(stacked("gpt-2"), original=pico_model("gpt-2"), **options)
-    assert found.original is not None
-    for one in (found.original, *found.rows):
+    whole = collect(stacked("gpt-2"), original=pico_model("gpt-2"), **options)
+    assert whole.original is not None
+    for one in (whole.original, *whole.rows):
         assert (one.scored, one.tokens_per_second) == (None, None)
         assert [(score.task, score.documents) for score in one.tasks] == [("boats", 5)]
-    assert found.metrics is None
-    assert "lm_eval" in found.environment
-    assert "speed_tokens" not in found.environment
+    assert whole.metrics is None
+    assert "lm_eval" in whole.environment
+    assert "speed_tokens" not in whole.environment
     alone = collect(stacked("gpt-2"), **options)
     assert alone.original is None
     (score,) = alone.rows[0].tasks
-    assert (score.value, score.recovery) == (found.rows[0].tasks[0].value, None)
+    assert (score.value, score.recovery) == (whole.rows[0].tasks[0].value, None)
 
 
 def test_steps_are_the_order(report: Report) -> None:
@@ -101,13 +106,13 @@ def test_without_text_no_model_is_loaded(
     stacked: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "open_model", lambda *args, **kwargs: pytest.fail("loaded"))
-    found = collect(stacked("gpt-2"), budgets=["100%", "99%"])
-    assert [(row.name, row.scored) for row in found.rows] == [("100%", None)]
-    assert found.original is None
-    assert found.metrics is None
+    whole = collect(stacked("gpt-2"), budgets=["100%", "99%"])
+    assert [(row.name, row.scored) for row in whole.rows] == [("100%", None)]
+    assert whole.original is None
+    assert whole.metrics is None
 
 
-def test_the_original_is_found_beside_the_container(
+def test_the_original_is_looked_for_beside_the_container(
     stacked: Callable[..., Path], pico_model: Callable[..., Path], text_file: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(stacked("gpt-2"), tmp_path / "c")
@@ -118,10 +123,10 @@ def test_the_original_is_found_beside_the_container(
     assert collect(tmp_path / "c", **options).original is None
     shutil.rmtree(tmp_path / name)
     shutil.copytree(pico_model("gpt-2"), tmp_path / name)
-    found = collect(tmp_path / "c", **options)
-    assert found.original is not None
-    assert found.original.scored is not None
-    assert found.original.scored.resident_bytes == found.manifest.original_bytes
+    whole = collect(tmp_path / "c", **options)
+    assert whole.original is not None
+    assert whole.original.scored is not None
+    assert whole.original.scored.resident_bytes == whole.manifest.original_bytes
 
 
 def test_another_models_folder_is_refused(

@@ -1,3 +1,5 @@
+"""Every stack has one place on the map of levels."""
+
 from collections.abc import Callable
 from pathlib import Path
 

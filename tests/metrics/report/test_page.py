@@ -16,9 +16,9 @@ WIDE_ELEMENTS = """[...document.querySelectorAll('body *')].filter(e =>
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with Chromium(tmp_path_factory.mktemp("chromium")) as found:
-        yield found
+def browser() -> Iterator[Chromium]:
+    with Chromium() as chromium:
+        yield chromium
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def page(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def silent(browser: Chromium, page: Path) -> bool:
-    """No errors, and nothing was asked for but the page itself."""
+    """No errors, and nothing was requested but the page itself."""
     assert browser.errors == []
     assert browser.requests == [page.resolve().as_uri()]
     return True
@@ -129,15 +129,16 @@ def test_the_pointer_drags_clicks_and_sees_tips(
     x, y = browser.value(f"(b => [b.x + b.width / 2, b.y + b.height / 2])(JSON.parse({box}))")
     tip = "getComputedStyle(document.querySelector('button.mark .tip')).visibility"
     assert browser.value(tip) == "hidden"
-    browser.mouse(x, y, click=True)
+    browser.click(x, y)
     assert browser.value(tip) == "visible"
     assert shown_bytes(browser) == report.sizes[0]
+    browser.value("document.querySelector('.rail').scrollIntoView({block: 'center'})")
     x, y, width = browser.value(
         "(b => [b.x, b.y + b.height / 2, b.width])"
         "(document.querySelector('.rail').getBoundingClientRect())"
     )
     middle = (report.sizes[0] * report.sizes[-1]) ** 0.5  # the axis is logarithmic
-    browser.mouse(x + width / 2, y, click=True)
+    browser.click(x + width / 2, y)
     fits = max(size for size in report.sizes if size <= middle * 1.01)
     assert 0.93 * fits < shown_bytes(browser) <= fits
     gap = """Math.abs(document.querySelector('.cursor').getBoundingClientRect().x
@@ -161,7 +162,7 @@ def test_it_fits_a_narrow_screen(browser: Chromium, page: Path, width: int) -> N
 def test_light_and_dark(browser: Chromium, page: Path, tmp_path: Path) -> None:
     means = []
     for scheme in ("light", "dark"):
-        browser.open(page, prefers_color_scheme=scheme)
+        browser.open(page, color_scheme=scheme)
         browser.screenshot(tmp_path / f"{scheme}.png")
         picture = imread(tmp_path / f"{scheme}.png")[..., :3]
         assert picture.std() > 0.03, "not blank"
@@ -195,9 +196,9 @@ def _contrast(browser: Chromium) -> float:
 
 def test_nothing_moves_for_those_who_do_not_want_it(browser: Chromium, page: Path) -> None:
     duration = "getComputedStyle(document.querySelector('.map td')).transitionDuration"
-    browser.open(page, prefers_reduced_motion="reduce")
+    browser.open(page, reduced_motion="reduce")
     assert browser.value(duration) == "0s"
-    browser.open(page, prefers_reduced_motion="no-preference")
+    browser.open(page, reduced_motion="no-preference")
     assert browser.value(duration) != "0s"
 
 

@@ -1,3 +1,5 @@
+"""Page, Markdown and JSON hold the same numbers; the page needs no other file."""
+
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -8,8 +10,6 @@ import pytest
 from bitstack.errors import UserError
 from bitstack.machine.sizes import format_bytes
 from bitstack.metrics.report import Report, html, markdown, write_report
-from bitstack.metrics.report.scores import Cell, score_table
-from bitstack.metrics.statistics.bootstrap import Interval
 
 VOID = {"meta", "link", "input", "br"}
 HOSTILE = "</script><img src=x onerror=alert(1)>|`{{ 7*7 }}`"
@@ -100,36 +100,13 @@ def test_task_scores_stand_in_every_file(report: Report, tmp_path: Path) -> None
     assert "perplexity (lower is better), 24 documents" in lines
 
 
-def test_scores_that_have_no_error_or_interval(report: Report) -> None:
-    """A score of one document has neither, a resample without a right answer no end."""
-    row = report.rows[0]
-    endless = Interval(0.5, float("inf"))
-    one = replace(
-        row.tasks[0], standard_error=None, recovery=0.5, recovery_interval=endless, value=0.25
-    )
-    scores = score_table(replace(report, original=None, rows=[replace(row, tasks=(one,))]))
-    assert scores is not None
-    (column,) = scores.columns
-    assert column.cells == [Cell("0.2500", "50.0%")]
-
-
-def test_a_group_of_tasks_has_no_documents_of_its_own(report: Report) -> None:
-    rows = [
-        replace(row, tasks=tuple(replace(one, documents=0) for one in row.tasks))
-        for row in report.rows
-    ]
-    scores = score_table(replace(report, original=None, rows=rows))
-    assert scores is not None
-    assert {column.how for column in scores.columns} == {"group"}
-    assert [line.name for line in scores.lines] == [row.name for row in reversed(rows)]
-
-
 def test_tasks_without_a_text(report: Report) -> None:
     assert report.original is not None
-    bare = {"scored": None, "tokens_per_second": None}
-    rows = [replace(row, **bare) for row in report.rows]
-    found = replace(report, original=replace(report.original, **bare), rows=rows, metrics=None)
-    page, notes = html(found), markdown(found)
+    unmeasured = {"scored": None, "tokens_per_second": None}
+    rows = [replace(row, **unmeasured) for row in report.rows]
+    original = replace(report.original, **unmeasured)
+    bare = replace(report, original=original, rows=rows, metrics=None)
+    page, notes = html(bare), markdown(bare)
     parsed(page)
     assert "Loss was not measured" in page
     assert "Loss and speed were not measured" in notes

@@ -1,3 +1,5 @@
+"""Fits and their intervals against scipy's, and none where the data do not determine them."""
+
 import math
 
 import numpy as np
@@ -17,17 +19,17 @@ def residuals(theta: np.ndarray) -> np.ndarray:
 
 
 def test_a_straight_line_is_that_of_scipy() -> None:
-    found, line = fit(residuals, [np.zeros(2)], LOW, HIGH), stats.linregress(X, Y)
-    assert found.estimates == pytest.approx([line.intercept, line.slope])
-    interval = found.interval([0, 1])
+    fitted, line = fit(residuals, [np.zeros(2)], LOW, HIGH), stats.linregress(X, Y)
+    assert fitted.estimates == pytest.approx([line.intercept, line.slope])
+    interval = fitted.interval([0, 1])
     half = stats.t.ppf(0.975, 18) * line.stderr
     assert interval is not None
     assert interval.high - line.slope == pytest.approx(half, rel=1e-4)
 
 
 def test_draws_have_the_spread_of_the_interval() -> None:
-    found = fit(residuals, [np.zeros(2)], LOW, HIGH)
-    draws, interval = found.draws(20_000, np.random.default_rng(0)), found.interval([0, 1])
+    fitted = fit(residuals, [np.zeros(2)], LOW, HIGH)
+    draws, interval = fitted.draws(20_000, np.random.default_rng(0)), fitted.interval([0, 1])
     assert draws is not None
     assert interval is not None
     assert np.quantile(draws[:, 1], [0.025, 0.975]) == pytest.approx(
@@ -60,8 +62,8 @@ def test_the_best_of_several_starts_wins() -> None:
         return np.sin(t[0] * X * 6) - np.sin(12 * X)
 
     starts = [np.array([s]) for s in (0.1, 1.5, 8.0)]
-    found = fit(wave, starts, np.array([-9.0]), np.array([9.0]))
-    assert abs(found.estimates[0]) == pytest.approx(2, abs=1e-6)
+    fitted = fit(wave, starts, np.array([-9.0]), np.array([9.0]))
+    assert abs(fitted.estimates[0]) == pytest.approx(2, abs=1e-6)
 
 
 def test_monotone_keeps_order_and_refuses_what_is_not_finite() -> None:

@@ -1,3 +1,5 @@
+"""The loss by hand, and a student that learns."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,8 +17,8 @@ def test_the_loss_is_half_text_half_teacher() -> None:
         q = student(ids).logits[:, :-1].double().log_softmax(-1)
         soft = -(p * q).sum(-1).mean()
         hard = F.nll_loss(q.flatten(0, 1), ids[:, 1:].flatten())
-        found = distillation_loss(student, teacher, ids)
-    assert float(found) == pytest.approx(float(hard + soft) / 2, rel=1e-5)
+        loss = distillation_loss(student, teacher, ids)
+    assert float(loss) == pytest.approx(float(hard + soft) / 2, rel=1e-5)
 
 
 def test_a_student_comes_closer_to_its_teacher() -> None:

@@ -27,30 +27,30 @@ def runs(losses: tuple[float, float, float], student: int = 1000, noise: float =
 
 
 def test_an_optimum_inside() -> None:
-    found = summarise(runs((4.2, 4.0, 4.3)), TEACHERS)
-    part = found["students"][0]
-    assert (part["best"], part["interior"], found["interior_optimum"]) == ("middle", True, True)
+    summary = summarise(runs((4.2, 4.0, 4.3)), TEACHERS)
+    part = summary["students"][0]
+    assert (part["best"], part["interior"], summary["interior_optimum"]) == ("middle", True, True)
     assert [one["loss"] for one in part["teachers"]] == pytest.approx([4.2, 4.0, 4.3])
     # Passages differ by 2 nats, students by 0.2 on every one of them: the difference is certain.
     assert part["teachers"][0]["behind_best"]["low"] == pytest.approx(0.2)
     assert part["teachers"][0]["interval"]["high"] > 4.3
-    json.dumps(found, allow_nan=False)
+    json.dumps(summary, allow_nan=False)
 
 
 def test_an_optimum_within_the_noise_is_none() -> None:
-    found = summarise(runs((4.01, 4.0, 4.3), noise=0.5), TEACHERS)
-    assert not found["students"][0]["interior"]
+    summary = summarise(runs((4.01, 4.0, 4.3), noise=0.5), TEACHERS)
+    assert not summary["students"][0]["interior"]
 
 
 def test_an_edge_is_no_optimum() -> None:
-    found = summarise(runs((4.0, 4.1, 4.2)), TEACHERS)
-    assert (found["students"][0]["best"], found["interior_optimum"]) == ("small", False)
-    assert found["lines"]["1000"]["optima"][0]["edge"] == "smallest"
+    summary = summarise(runs((4.0, 4.1, 4.2)), TEACHERS)
+    assert (summary["students"][0]["best"], summary["interior_optimum"]) == ("small", False)
+    assert summary["lines"]["1000"]["optima"][0]["edge"] == "smallest"
 
 
 def test_seeds_are_averaged_and_shown() -> None:
-    found = summarise([*runs((4.2, 4.0, 4.3)), run(1000, "middle", 4.1, seed=1)], TEACHERS)
-    middle = found["students"][0]["teachers"][1]
+    summary = summarise([*runs((4.2, 4.0, 4.3)), run(1000, "middle", 4.1, seed=1)], TEACHERS)
+    middle = summary["students"][0]["teachers"][1]
     assert middle["loss"] == pytest.approx(4.05, abs=1e-3)
     assert middle["seeds"] == pytest.approx([4.0, 4.1], abs=1e-3)
 

@@ -1,12 +1,14 @@
+"""Fields of a recipe, their limits and overrides, and every kind of recipe that cannot be.
+
+Also covers `recipe.loading` and `recipe.problems`.
+"""
+
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bitstack import recipes
-from bitstack.commands.recipe_options import recipe_fields, recipe_options
 from bitstack.errors import UserError
 from bitstack.recipe import Recipe, load_recipe
 
@@ -19,15 +21,8 @@ def test_shipped_recipes_are_valid_and_carry_their_name(name: str) -> None:
 def test_paper_is_the_published_setting() -> None:
     """arXiv 2410.23918: 16 blocks of rank 16, 256 samples of 2048 tokens, embeddings 16-bit."""
     paper = load_recipe("paper")
-    found = (
-        paper.method,
-        paper.blocks,
-        paper.rank,
-        paper.num_samples,
-        paper.seq_len,
-        paper.embeddings,
-    )
-    assert found == ("signs", 16, 16, 256, 2048, "dense")
+    assert (paper.method, paper.blocks, paper.rank) == ("signs", 16, 16)
+    assert (paper.num_samples, paper.seq_len, paper.embeddings) == (256, 2048, "dense")
     assert paper.column_scaling
     assert paper.order == "perplexity"
 
@@ -41,7 +36,7 @@ def test_flag_before_file_before_default(tmp_path: Path) -> None:
     assert recipe.name == "mine"
 
 
-def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text("rnak: 3\nblocks: many\nmethod: magic\n")
     with pytest.raises(UserError) as caught:
@@ -60,7 +55,7 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
     [
         ({"method": "codes", "blocks": 9}, "9 is too many for method codes; at most 8"),
         ({"damping": [0.5, -1]}, "holds a negative number; at least 0"),
-        ({"chains": [4, 2]}, r"chains: \[4, 2\]: levels from 1 on, each above the one before"),
+        ({"chains": [4, 2]}, r"chains: \[4, 2\]: give levels from 1 on, each above the one before"),
         ({"chains": [0, 4]}, "levels from 1 on"),
         ({"target_bits": [3, 0.5]}, "0.5].*bits a weight lie between 1 and 16"),
     ],
@@ -74,64 +69,24 @@ def test_values_that_mean_nothing(fields: dict[str, Any], message: str) -> None:
 def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "broken.yaml"
     file.write_text(text)
-    with pytest.raises(UserError, match=r"mapping|not valid YAML"):
+    with pytest.raises(UserError, match=r"no mapping of fields|not valid YAML"):
         load_recipe(file)
 
 
 def test_unknown_name_lists_the_names() -> None:
-    with pytest.raises(UserError, match=f"names: {', '.join(recipes.names())}"):
+    with pytest.raises(UserError, match=f"give one of {', '.join(recipes.names())}, or"):
         load_recipe("papre")
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such name or file"):
+        load_recipe(tmp_path)
 
 
 def test_too_many_planes_are_refused_for_codes_alone() -> None:
     assert load_recipe(method="signs", blocks=16).blocks == 16
     with pytest.raises(UserError, match="at most 8"):
         load_recipe(method="codes", blocks=9)
-
-
-def test_every_field_is_an_option() -> None:
-    options = {option.name: option for option in recipe_options()}
-    assert list(options) == list(Recipe.model_fields)
-    for name, field in Recipe.model_fields.items():
-        (info,) = options[name].annotation.__metadata__
-        assert options[name].default is None
-        assert field.description
-        assert info.help.startswith(field.description)
-        assert "[default: " in info.help
-        if get_origin(field.annotation) is Literal:
-            assert info.metavar == f"[{'|'.join(get_args(field.annotation))}]"
-        if get_origin(field.annotation) is list:
-            assert info.metavar.endswith(",…")
-        if field.annotation is bool:
-            flag = name.replace("_", "-")
-            assert f"--{flag}/--no-{flag}" in (info.default, *(info.param_decls or ()))
-
-
-def _written(value: object) -> object:
-    """A value as it stands on a command line; flags are booleans there already."""
-    if isinstance(value, bool):
-        return value
-    return ",".join(str(part) for part in value) if isinstance(value, list) else str(value)
-
-
-@given(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "blocks": st.integers(1, 8),
-            "seed": st.integers(0, 2**31),
-            "chains": st.sets(st.integers(1, 9), max_size=3).map(sorted),
-            "damping": st.lists(st.floats(0, 10), min_size=1, max_size=5),
-            "column_scaling": st.booleans(),
-            "svd": st.sampled_from(["truncated", "full"]),
-            "calibration": st.just("book, second edition.txt"),
-        },
-    )
-)
-def test_options_come_back_as_the_values_they_were_written_from(fields: dict) -> None:
-    given = {name: _written(value) for name, value in fields.items()}
-    recipe = load_recipe(**recipe_fields(dict.fromkeys(Recipe.model_fields) | given))
-    assert recipe == load_recipe(**fields)
 
 
 @pytest.mark.parametrize(
@@ -173,13 +128,6 @@ def test_overrides_by_pattern() -> None:
 def test_overrides_that_cannot_be(override: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_recipe(overrides={"*.down_proj": override})
-
-
-def test_a_mapping_on_the_command_line() -> None:
-    given = recipe_fields({"overrides": '{"*.down_proj": {blocks: 6}}'})
-    assert given == {"overrides": {"*.down_proj": {"blocks": 6}}}
-    with pytest.raises(UserError, match="--overrides: not valid YAML or JSON"):
-        recipe_fields({"overrides": "{a: "})
 
 
 def test_a_written_recipe_is_read_as_it_was(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""`compress-model report` as it is typed: what its options reach.
+
+The page itself is tested in `tests/metrics/report`.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from bitstack.cli import app
+from bitstack.metrics import report
+
+NAME = "llama-gqa"
+
+
+@pytest.fixture
+def collected(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the command asks for; nothing is measured."""
+    arguments: dict[str, Any] = {}
+    monkeypatch.setattr(report, "collect", lambda folder, **options: arguments.update(options))
+    monkeypatch.setattr(report, "write_report", lambda page, output: [output])
+    return arguments
+
+
+def test_options_reach_the_report(collected: dict[str, Any], tmp_path: Path) -> None:
+    words = "report c --budget 2bpw --budget 50% --original owner/name --tasks a,b --stride 8"
+    command = [*words.split(), "--output", str(tmp_path / "p.html")]
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, result.stdout) == (0, f"wrote {tmp_path / 'p.html'}\n")
+    assert collected["budgets"] == ["2bpw", "50%"]
+    assert (collected["original"], collected["tasks"]) == ("owner/name", ["a", "b"])
+    assert (collected["stride"], collected["max_tokens"]) == (8, 20_000)
+
+
+def test_a_report_beside_its_original(
+    stacked: Callable[..., Path], pico_model: Callable[..., Path], text_file: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "p.html"
+    options = ["--text", text_file, "--max-tokens", 100, "--window", 32, "--budget", "100%"]
+    words = [stacked(NAME), *options, "--original", pico_model(NAME), "--output", page, "--quiet"]
+    result = CliRunner().invoke(app, ["report", *(str(word) for word in words)])
+    assert (result.exit_code, result.stdout) == (0, "")
+    record = json.loads(page.with_suffix(".json").read_text())
+    assert record["original"]["scored"]["tokens"] == record["rows"][0]["scored"]["tokens"]

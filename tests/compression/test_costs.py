@@ -1,0 +1,118 @@
+"""Predicted costs are those counted on a real decomposition, and compare well among recipes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bitstack.compression import costs
+from bitstack.compression.costs import (
+    calibration_operations,
+    decompose_operations,
+    peak_memory,
+    predict_seconds,
+    trial_windows,
+)
+from bitstack.decompose import decompose
+from bitstack.original.matrices import Matrix, find_matrices
+from bitstack.original.source import open_source
+from bitstack.recipe import Recipe, load_recipe
+
+Folder = Callable[..., Path]
+MATRIX = Matrix("m", "m", "m", "linear", 512, 1024)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"blocks": 8},
+        {"blocks": 6, "chains": [2, 4]},
+        {"blocks": 5, "chains": [8], "joint_planes": [2]},
+        {"blocks": 4, "search_sweeps": 0},
+        {"blocks": 4, "joint_passes": 0, "refit_rounds": 1},
+    ],
+)
+def test_factorisations_are_counted_exactly(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One Cholesky factorisation for every refit of columns under a whole second moment."""
+    cholesky, calls = torch.linalg.cholesky_ex, [0]
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        return cholesky(*args, **kwargs)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", counted)
+    generator = torch.Generator().manual_seed(0)
+    weight, inputs = (torch.randn(16, 12, generator=generator) for _ in range(2))
+    recipe = load_recipe(**fields)
+    decompose(weight, recipe, moment=inputs.T @ inputs)
+    assert costs._stack_counts(recipe)[1] == calls[0] > 0
+
+
+def test_more_search_is_more_work() -> None:
+    recipes = load_recipe("fast"), load_recipe("default"), load_recipe("default", joint_passes=8)
+    fast, default, more = (decompose_operations(MATRIX, recipe, text=True) for recipe in recipes)
+    assert 1.5 * fast < default < more
+    assert decompose_operations(MATRIX, load_recipe("fast"), text=False) < fast
+    tall = Matrix("t", "t", "t", "linear", 1024, 1024)
+    assert decompose_operations(tall, load_recipe("fast"), text=True) > fast
+
+
+def test_overrides_and_the_published_method_have_costs_of_their_own() -> None:
+    def operations(recipe: Recipe) -> float:
+        return decompose_operations(MATRIX, recipe, text=True)
+
+    assert operations(load_recipe(overrides={"m": {"blocks": 2}})) < operations(load_recipe())
+    assert operations(load_recipe(overrides={"n": {"blocks": 2}})) == operations(load_recipe())
+    full, few, many = (
+        operations(load_recipe("paper", svd=svd, rank=rank))
+        for svd, rank in (("full", 1), ("truncated", 1), ("truncated", 500))
+    )
+    assert few < full == many  # at so high a rank the truncated one saves nothing
+    one = operations(load_recipe("paper", svd="full", blocks=1))
+    assert operations(load_recipe("paper", svd="full", blocks=4)) == 4 * one
+
+
+@pytest.mark.parametrize(("length", "windows"), [(8192, 1), (2048, 2), (512, 8), (64, 16)])
+def test_whole_orders_are_tried_on_few_tokens(length: int, windows: int) -> None:
+    assert trial_windows(load_recipe(order_samples=16), length) == windows
+
+
+def test_calibrating_grows_with_the_text(pico_model: Folder) -> None:
+    source = open_source(pico_model("llama-untied"))
+    matrices = find_matrices(source.model)
+    one = calibration_operations(source, matrices, 100)
+    parameters = sum(p.numel() for p in source.model.parameters())
+    assert one > 100 * 8 * parameters
+    assert calibration_operations(source, matrices, 300) == pytest.approx(3 * one)
+
+
+def test_memory_of_text_and_of_tuning(pico_model: Folder) -> None:
+    source = open_source(pico_model("llama-untied"))
+    matrices = find_matrices(source.model)
+    untuned, tuned = load_recipe(tune_steps=0), load_recipe(tune_steps=10)
+
+    def peak(recipe: Recipe, batch: int) -> int:
+        return peak_memory(source, matrices, recipe, batch)
+
+    assert peak(tuned, 0) == peak(untuned, 0)  # without text nothing is tuned
+    assert 600 << 20 < peak(untuned, 0) < peak(untuned, 2048) <= peak(tuned, 2048)
+    assert peak(untuned, 2048) < peak(untuned, 1 << 20)
+
+
+def test_seconds_without_text_are_those_of_decomposing(
+    pico_model: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "measure_speed", lambda recipe, device, *, text: (1e6, 1e9))
+    source, recipe = open_source(pico_model("llama-tied")), load_recipe()
+    matrices = find_matrices(source.model)
+    calibrate, seconds, finish = predict_seconds(source, matrices, recipe, 0, 0, "cpu")
+    assert (calibrate, finish) == (0, 0)
+    work = sum(decompose_operations(m, recipe, text=False) for m in matrices)
+    assert seconds == pytest.approx(work / 1e6)
+    with_text = predict_seconds(source, matrices, recipe, 4096, 2048, "cpu")
+    assert min(with_text) > 0
+    assert with_text[0] == pytest.approx(calibration_operations(source, matrices, 4096) / 1e9)

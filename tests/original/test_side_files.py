@@ -1,0 +1,49 @@
+"""What goes into a folder beside weights: tokenizer, settings and licence, and the right config."""
+
+from pathlib import Path
+
+import torch
+from transformers import Gemma3Config, Gemma3TextConfig, LlamaConfig
+
+import pico
+from bitstack.original.side_files import config_of, copy_beside
+from bitstack.original.source import skeleton
+
+
+def test_what_is_copied_and_what_not(tmp_path: Path) -> None:
+    source, folder = pico.save("llama-tied", tmp_path / "source"), tmp_path / "folder"
+    folder.mkdir()
+    more = ["LICENSE.txt", "merges.txt", "vocab.json", "chat_template.jinja"]
+    left = ["README.md", "own.py", "optimizer.pt", "model.safetensors.index.json"]
+    for name in more + left:
+        (source / name).write_text(f"text of {name}")
+    copy_beside(source, folder)
+    copied = {path.name for path in folder.iterdir()}
+    assert copied == {*more, "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    for name in copied:
+        assert (folder / name).read_bytes() == (source / name).read_bytes()
+    assert pico.tokenizer().from_pretrained(folder).get_vocab() == pico.tokenizer().get_vocab()
+
+
+def test_a_config_like_the_folders_is_the_models_own(tmp_path: Path) -> None:
+    LlamaConfig(**pico.SIZES).save_pretrained(tmp_path)
+    model = skeleton(LlamaConfig(**pico.SIZES | {"rms_norm_eps": 0.5}), torch.float32)
+    config = config_of(model, tmp_path, "bfloat16")
+    assert isinstance(config, LlamaConfig)
+    assert config.rms_norm_eps == 0.5
+    assert config.architectures == ["LlamaForCausalLM"]
+    assert str(config.dtype).removeprefix("torch.") == "bfloat16"
+    config.rms_norm_eps = 0.25  # a copy: the model keeps its own
+    assert model.config.rms_norm_eps == 0.5
+    assert model.config.dtype == torch.float32
+
+
+def test_a_text_part_keeps_the_config_of_the_whole_model(tmp_path: Path) -> None:
+    text = pico.FAMILIES["gemma-3"]()
+    Gemma3Config(text_config=text.to_dict()).save_pretrained(tmp_path)
+    model = skeleton(text, torch.float32)
+    assert isinstance(model.config, Gemma3TextConfig)
+    config = config_of(model, tmp_path, "float16")
+    assert isinstance(config, Gemma3Config)
+    assert config.text_config.hidden_size == 32
+    assert config.architectures == ["Gemma3ForCausalLM"]
