@@ -59,7 +59,7 @@ def arguments() -> argparse.Namespace:
         "--minutes", type=float, default=55, help="CPU minutes after which no run is started"
     )
     work = Path(tempfile.gettempdir()) / "bitstack-capacity-gap-pilot.jsonl"
-    parser.add_argument("--work", type=Path, default=work, help="file of finished runs, one a line")
+    parser.add_argument("--work", type=Path, default=work, help="finished runs, one per line")
     parser.add_argument("--note", default="", help="words to write below the table")
     parser.add_argument(
         "--output", type=Path, default=Path("capacity-gap-pilot.json"),

@@ -36,7 +36,7 @@ Pairs = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.jsonl",
-        help='Answers to measure the loss of, one a line: {"instruction": "2 + 2 =", "answer": '
+        help='Answers to measure the loss of, one per line: {"instruction": "2 + 2 =", "answer": '
         '" 4"}.',
     ),
 ]

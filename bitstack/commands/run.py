@@ -68,9 +68,9 @@ def run(
 ) -> None:
     """Compress a model into a container.
 
-    The options after --quiet are the fields of a recipe, most used first; an option goes before
-    the recipe's own value. Options that begin with "codes:" belong to --method codes, those with
-    "signs:" to --method signs.
+    The options after --quiet are the fields of a recipe, most used first; an option overrides
+    the recipe's own value. Options whose description begins with "codes:" belong to --method
+    codes, those with "signs:" to --method signs.
 
     Example: compress-model run MODEL --output out/small --calibration a.txt
     """

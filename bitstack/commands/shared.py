@@ -72,7 +72,7 @@ Level = Annotated[
     int | None,
     typer.Option(
         metavar="J",
-        help="Load the first J blocks (1 bit per weight each) of every matrix, instead of a "
+        help="Load every matrix at level J (J bits per weight), instead of a "
         "--budget; for example 3.",
     ),
 ]

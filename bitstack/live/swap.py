@@ -57,7 +57,7 @@ def move(resident: Resizable, levels: Sequence[int]) -> None:
     """Brings every stack to its level in `levels`.
 
     All stacks change in one swap, or none. Only where more than EXCHANGE_BYTES of planes are
-    exchanged there are several swaps, and an error can leave the model between two of them.
+    exchanged there are several swaps, and an error can leave the model at a size in between.
 
     Raises:
         UserError: Blocks cannot be read or do not fit into memory.

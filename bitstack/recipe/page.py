@@ -33,7 +33,7 @@ import bitstack
 bitstack.compress("path/to/model", "out/small", recipe="fast", calibration="text.txt", blocks=4)
 ```
 
-An option or keyword goes before the file, and the file before the defaults. On the command line
+An option or keyword overrides the file, and the file overrides the defaults. On the command line
 every field is an option: `num_samples` is `--num-samples`, a list is written `2.2,3.2`, and
 `column_scaling` is `--column-scaling` or `--no-column-scaling`.
 """

@@ -87,8 +87,8 @@ class Recipe(BaseModel):
     embeddings: Literal["decompose", "dense"] = Field(
         "decompose",
         description="Whether the embedding and the LM head are compressed too (decompose) or stay "
-        "as they are (dense), which is better and costs little where they are a small part of the "
-        "model.",
+        "as they are (dense): better quality, and few bytes more where they are a small part of "
+        "the model.",
     )
     tune_steps: int = Field(
         2000,
@@ -191,8 +191,8 @@ class Recipe(BaseModel):
         ge=0,
         le=0.1,
         description="codes: How far one tuning step moves a weight towards another code, as a "
-        "share of the largest value in its table. Holds for level 2 of a matrix of 128 columns; "
-        "every level above has half of it, and so has a matrix of four times the columns. Lower it "
+        "share of the largest value in its table, given for level 2 of a matrix of 128 columns. It "
+        "is halved with every level above, and for four times the columns. Lower it "
         "when tuning takes more steps; 0 keeps the codes and needs 2 instead of 5 bytes of memory "
         "per weight.",
     )

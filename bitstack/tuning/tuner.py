@@ -2,8 +2,8 @@
 
 The scale sets (u, v and T of each level) learn, and by small steps the codes. The loss is the KL
 divergence of the stacked model's predictions from the original's. Each step draws one budget along
-the predicted order, so that all levels learn in the company in which they will be used. Phases go
-from coarse to fine: each keeps what the one before moved, with its scales, and draws where most
+the predicted order, so that all levels learn together with those they will be loaded with. Phases
+go from coarse to fine: each keeps what the one before moved, with its scales, and draws where most
 levels lie above it; these then come nearer at no cost to those below. Memory: the packed model with
 codes of a byte a weight for each chain, and two more where they learn; the original's final states
 lie in files. Does not know how a stack learns; see `tuning.tuned_stack`.
