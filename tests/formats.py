@@ -29,6 +29,29 @@ def random_tensors(spec: StackSpec, seed: int = 0) -> Tensors:
     return tensors
 
 
+def rotation(columns: int, seed: int) -> np.ndarray:
+    """The rotation Q of a seed, [columns, columns], as a product of whole matrices."""
+    q = np.eye(columns)
+    size = 2 ** (columns.bit_length() - 1)
+    hadamard = np.ones((1, 1))
+    while len(hadamard) < size:
+        hadamard = np.kron([[1, 1], [1, -1]], hadamard) / np.sqrt(2)
+    for step, start in enumerate([0, columns - size][: 1 + (size < columns)] if seed else []):
+        signs = [_sign(seed, step * columns + i) for i in range(columns)]
+        block = np.eye(columns)
+        block[start : start + size, start : start + size] = hadamard
+        q = block @ np.diag(signs) @ q
+    return q.astype(np.float32)
+
+
+def _sign(seed: int, index: int) -> int:
+    """1 or -1 by the lowest bit of splitmix64."""
+    z = (seed + (index + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return 2 * ((z ^ z >> 31) & 1) - 1
+
+
 def matrix_of(spec: StackSpec, tensors: Tensors, level: int) -> Tensor:
     """The matrix at a level by the definition of the format, in numpy."""
     arrays = {name: t.numpy() for name, t in tensors.items()}
@@ -42,7 +65,8 @@ def matrix_of(spec: StackSpec, tensors: Tensors, level: int) -> Tensor:
         scale = arrays[f"scale_{level}"].astype(np.float32)
         u, v, table = np.split(scale, [spec.rows, spec.rows + spec.columns])
         code = sum(b.astype(int) << j for j, b in enumerate(bits))
-        return torch.from_numpy(u[:, None] * table[code] * v)
+        rows = (u[:, None] * table[code] * v).astype(np.float32)
+        return torch.from_numpy(rows @ rotation(spec.columns, spec.rotation))
     parts = [
         np.where(b == 1, 1, -1)
         * (arrays[f"left_{j}"].astype(np.float32) @ arrays[f"right_{j}"].astype(np.float32))

@@ -201,6 +201,7 @@ class DecomposeStage:
         note = {
             "levels": done.spec.levels,
             "rank": done.spec.rank,
+            "rotation": done.spec.rotation,
             "errors": done.relative_errors,
             # Second order: half the curvature times the squared error, nats per token.
             "losses": (done.row_errors.cpu() @ curvature / 2).tolist(),

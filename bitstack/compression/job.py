@@ -6,7 +6,7 @@ Does not check the inputs; see `compression.inputs`. Does not run the stages; se
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from bitstack.container.budget import Budgets
 from bitstack.container.journal import Journal
 from bitstack.container.manifest import StackEntry
 from bitstack.machine.workers import Workers
+from bitstack.original.matrices import Matrix
 from bitstack.recipe import Recipe
 
 _log = logging.getLogger(__name__)
@@ -56,12 +57,12 @@ class Job(Inputs):
     @cached_property
     def stacks(self) -> list[StackEntry]:
         """The finished stacks, from the journal."""
-        return [
-            StackEntry.of(
-                m, stack_spec(m, self.recipe.of(m.name)), self.journal.notes[m.name]["errors"]
-            )
-            for m in self.matrices
-        ]
+        return [self._stack(matrix) for matrix in self.matrices]
+
+    def _stack(self, matrix: Matrix) -> StackEntry:
+        note = self.journal.notes[matrix.name]
+        spec = stack_spec(matrix, self.recipe.of(matrix.name))
+        return StackEntry.of(matrix, replace(spec, rotation=note["rotation"]), note["errors"])
 
     def losses(self) -> list[list[float]]:
         """Returns the predicted loss of every finished stack at every level, nats per token."""

@@ -37,7 +37,8 @@ class StackSpec:
     """The shape of a stack: `levels` levels of a rows x columns matrix.
 
     `rank` is for signs only. `ends` is for codes only: the last level of every chain but the
-    highest, rising and below `levels`; for example (4,) for levels 1 to 4 and 5 to 8.
+    highest, rising and below `levels`; for example (4,) for levels 1 to 4 and 5 to 8. `rotation` is
+    for codes only: the seed of the rotation of the inputs, 0 for none (see `kernels.rotation`).
     """
 
     format: Literal["codes", "signs"]
@@ -46,6 +47,7 @@ class StackSpec:
     levels: int
     rank: int = 0
     ends: tuple[int, ...] = ()
+    rotation: int = 0
 
     @property
     def chains(self) -> list[range]:

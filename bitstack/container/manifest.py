@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -27,8 +28,11 @@ from bitstack.errors import UserError
 from bitstack.original.matrices import Dense, Matrix
 
 MANIFEST = "bitstack.json"
-FORMAT = 3  # 2: stacks whose upper levels have planes of their own; 3: any number of chains
+# 2: stacks whose upper levels have planes of their own; 3: any number of chains; 4: rotated inputs
+FORMAT = 4
 INDEX = "model.safetensors.index.bitstack.json"
+
+_SHAPE = ("format", "levels", "rank", "ends", "rotation")  # fields of a StackSpec kept here
 
 
 class StackEntry(BaseModel):
@@ -50,6 +54,7 @@ class StackEntry(BaseModel):
     levels: int
     rank: int = 0
     ends: tuple[int, ...] = ()
+    rotation: int = Field(0, ge=0)
     # Relative squared error of each level under the calibration moment, before tuning.
     errors: list[float] = []
 
@@ -79,7 +84,7 @@ class StackEntry(BaseModel):
     def of(cls, matrix: Matrix, spec: StackSpec, errors: list[float]) -> "StackEntry":
         """Returns the entry of a matrix; `errors` are the relative errors of its levels."""
         own = {key: getattr(matrix, key) for key in Matrix.__dataclass_fields__}
-        shape = {key: getattr(spec, key) for key in ("format", "levels", "rank", "ends")}
+        shape = {key: getattr(spec, key) for key in _SHAPE}
         return cls(**own, **shape, errors=errors)
 
     def cut(self, level: int) -> "StackEntry":
@@ -94,7 +99,8 @@ class StackEntry(BaseModel):
 
     @cached_property
     def spec(self) -> StackSpec:
-        return StackSpec(self.format, self.rows, self.columns, self.levels, self.rank, self.ends)
+        shape = (self.rows, self.columns, self.levels)
+        return StackSpec(self.format, *shape, self.rank, self.ends, self.rotation)
 
 
 class DenseEntry(BaseModel):

@@ -6,6 +6,7 @@ from torch import Tensor
 from bitstack.decompose.nested import Plan, decompose_codes
 from bitstack.decompose.published import decompose_signs
 from bitstack.decompose.result import Decomposed
+from bitstack.decompose.rotation import ROTATION, rotation_pays
 from bitstack.recipe import Recipe
 
 __all__ = ["Decomposed", "decompose"]
@@ -43,4 +44,7 @@ def decompose(
         joint_passes=recipe.joint_passes,
         level_weights=tuple(recipe.level_weights),
     )
-    return decompose_codes(weight, plan, moment=moment, row_weights=row_weights)
+    rotation = ROTATION if recipe.rotation == "always" else 0
+    if recipe.rotation == "auto" and rotation_pays(weight, plan, moment, row_weights):
+        rotation = ROTATION
+    return decompose_codes(weight, plan, moment=moment, row_weights=row_weights, rotation=rotation)

@@ -76,9 +76,13 @@ def decompose_codes(
     *,
     moment: Tensor | None = None,
     row_weights: Tensor | None = None,
+    rotation: int = 0,
 ) -> Decomposed:
-    """Decomposes `weight` [m, n] into planes under E[x xᵀ] [n, n] and row weights [m]."""
-    problem = make_problem(weight, moment, row_weights)
+    """Decomposes `weight` [m, n] into planes under E[x xᵀ] [n, n] and row weights [m].
+
+    `rotation` is the seed of the rotation of its inputs, 0 for none.
+    """
+    problem = make_problem(weight, moment, row_weights, rotation)
     return pack_levels(problem, [_build_chain(problem, plan, chain) for chain in plan.chains()])
 
 
@@ -171,7 +175,7 @@ def pack_levels(problem: Problem, chains: list[list[Level]]) -> Decomposed:
     m, n = problem.shape
     levels = [level for chain in chains for level in chain]
     ends = tuple(chain[-1].planes for chain in chains[:-1])
-    spec = StackSpec("codes", m, n, len(levels), ends=ends)
+    spec = StackSpec("codes", m, n, len(levels), ends=ends, rotation=problem.rotation)
     tensors: dict[str, Tensor] = {}
     for chain in chains:
         top = chain[-1]

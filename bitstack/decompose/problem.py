@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bitstack.kernels import rotate
+
 _PANEL = 1 << 20  # weights worked on at a time: temporaries take up to 100 bytes for each
 _ALL = slice(None)
 
@@ -32,6 +34,7 @@ class Problem:
     row_weights: Tensor  # [m], mean 1
     scale: Tensor  # s [n]; dividing a column of X by it gives the column of W
     unit: float  # what one unit of `moment` is in E[x xᵀ]
+    rotation: int = 0  # seed of the rotation of W's inputs, and so of its rows; 0: none
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -43,7 +46,7 @@ class Problem:
 
     def x(self, rows: slice = _ALL) -> Tensor:
         """Rows of X, fp32."""
-        return self.weight[rows].float() * self.scale
+        return rotate(self.weight[rows].float(), self.rotation) * self.scale
 
     def panels(self) -> Iterator[slice]:
         """Yields all rows, as many at a time as fit a panel."""
@@ -87,11 +90,18 @@ def diagonal(moment: Tensor) -> Tensor:
     return moment if moment.ndim == 1 else moment.diagonal()
 
 
-def make_problem(weight: Tensor, moment: Tensor | None, row_weights: Tensor | None) -> Problem:
-    """Normalises `weight` [m, n] with E[x xᵀ] [n, n] and row weights [m] (None: identity, ones)."""
+def make_problem(
+    weight: Tensor, moment: Tensor | None, row_weights: Tensor | None, rotation: int = 0
+) -> Problem:
+    """Normalises `weight` [m, n] with E[x xᵀ] [n, n] and row weights [m] (None: identity, ones).
+
+    With `rotation` Q, what is approximated is W Qᵀ under Q E[x xᵀ] Qᵀ.
+    """
     if moment is None or not moment.diagonal().mean() > 0:
         moment = torch.ones(weight.shape[1], device=weight.device)
     moment = moment.float()
+    if moment.ndim == 2:
+        moment = rotate(rotate(moment, rotation).T.contiguous(), rotation)
     # s = sqrt(diag H): a column of X is as large as what it adds to the output. 1e-3 keeps the
     # divisions by s finite where an input is dead.
     scale = diagonal(moment).clamp_min(0).sqrt()
@@ -99,7 +109,8 @@ def make_problem(weight: Tensor, moment: Tensor | None, row_weights: Tensor | No
     # diag(1/s) H diag(1/s), so that x H xᵀ of X is that of W.
     scaled = (moment / scale).div_(scale if moment.ndim == 1 else scale.unsqueeze(1))
     unit = float(diagonal(scaled).mean())
-    return Problem(weight, scaled.div_(unit), _mean_one(row_weights, weight), scale, unit)
+    weights = _mean_one(row_weights, weight)
+    return Problem(weight, scaled.div_(unit), weights, scale, unit, rotation)
 
 
 def _mean_one(row_weights: Tensor | None, weight: Tensor) -> Tensor:

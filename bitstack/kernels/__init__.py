@@ -6,7 +6,7 @@ see `container`.
 """
 
 from bitstack.kernels.dispatch import Choice, get_accuracy, set_accuracy, which
-from bitstack.kernels.ops import coded_linear, coded_rows, dequantize
+from bitstack.kernels.ops import coded_linear, coded_rows, dequantize, rotate
 from bitstack.kernels.reference import scale_length
 from bitstack.kernels.signs import sign_dequantize, sign_linear
 
@@ -16,6 +16,7 @@ __all__ = [
     "coded_rows",
     "dequantize",
     "get_accuracy",
+    "rotate",
     "scale_length",
     "set_accuracy",
     "sign_dequantize",

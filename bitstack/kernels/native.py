@@ -48,7 +48,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     matrix: list[Any] = [_int32, _pointer, _int64, _int64]
     library.bitstack_variant.argtypes = [_int32, _flag, _flag, _flag]
     library.bitstack_variant.restype = ctypes.c_char_p
-    library.bitstack_linear.argtypes = [_int32, _int32, _pointer, *matrix, _pointer, _int64]
+    library.bitstack_linear.argtypes = [_int32, _int32, _pointer, *matrix, _pointer, _pointer]
+    library.bitstack_linear.argtypes += [_int64]
     library.bitstack_linear.argtypes += [_int32, _pointer, _int32, _pointer, _int32]
     library.bitstack_linear.restype = None
     library.bitstack_unpack.argtypes = [_int32, _pointer, *matrix, _pointer, _int64, _int64]
@@ -59,6 +60,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.bitstack_scale_columns.argtypes = [_int32, _pointer, _int64, _int64, _pointer]
     library.bitstack_scale_columns.argtypes += [_int64, _pointer, _int32]
     library.bitstack_scale_columns.restype = None
+    library.bitstack_rotate.argtypes = [_int32, _pointer, _int64, _int64, _int32, _pointer]
+    library.bitstack_rotate.argtypes += [_int32, _pointer, _int32]
+    library.bitstack_rotate.restype = None
     library.bitstack_descend.argtypes = [_int64, _int64, _int32, _int32, _int32]
     library.bitstack_descend.argtypes += [_pointer] * 9 + [_int32]
     library.bitstack_descend.restype = None
@@ -99,11 +103,13 @@ def linear(
     scale: Tensor,
     rows: int,
     bias: Tensor | None,
+    signs: Tensor | None = None,
 ) -> Tensor:
     """Returns `x` [..., n] times the transposed matrix, plus `bias` [rows]: [..., rows].
 
     Args:
         fast: Take 8-bit dot products where the variant has them.
+        signs: int8 [2, n] of the rotation that `x` goes through before; None for no rotation.
         x: fp32, bf16 or fp16, contiguous.
         planes: uint8 [rows, ceil(n/8)] each.
         scale: fp16 [rows + n + 2^planes]; see `kernels.reference`.
@@ -120,6 +126,7 @@ def linear(
         scale.data_ptr(),
         rows,
         columns,
+        _NONE if signs is None else signs.data_ptr(),
         x.data_ptr(),
         x.numel() // columns,
         _DTYPES[x.dtype],
@@ -206,6 +213,28 @@ def scale_columns(variant: Variant, x: Tensor, scale: Tensor, rows: int) -> Tens
         threads.count(),
     )
     return out
+
+
+def rotate(variant: Variant, x: Tensor, signs: Tensor, out: Tensor, *, back: bool = False) -> None:
+    """Writes the vectors of `x` [..., n], rotated by `signs` int8 [2, n], into `out`.
+
+    Both are contiguous, of one dtype (fp32, bf16 or fp16), and may be the same tensor. `back` is
+    the inverse.
+    """
+    library = _library()
+    assert library is not None
+    columns = x.shape[-1]
+    library.bitstack_rotate(
+        variant.index,
+        x.data_ptr(),
+        x.numel() // columns,
+        columns,
+        _DTYPES[x.dtype],
+        signs.data_ptr(),
+        back,
+        out.data_ptr(),
+        threads.count(),
+    )
 
 
 def read(memory: Tensor) -> None:

@@ -15,13 +15,19 @@ import torch
 from torch import Tensor
 
 from bitstack.errors import UserError
-from bitstack.kernels import dispatch, matmul, native, reference
+from bitstack.kernels import dispatch, matmul, native, reference, rotation
 
 MATMUL_FROM = 24  # tokens from which unpacked panels and torch's matrix product are faster
 
 
 def coded_linear(
-    x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None = None
+    x: Tensor,
+    planes: list[Tensor],
+    scale: Tensor,
+    rows: int,
+    bias: Tensor | None = None,
+    *,
+    seed: int = 0,
 ) -> Tensor:
     """Returns `x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m], dtype of `x`.
 
@@ -29,16 +35,19 @@ def coded_linear(
         planes: j planes, uint8 [m, ceil(n/8)] each, that of the lowest bit first.
         scale: The scale set, fp16 [m + n + 2^j]; see `kernels.reference`.
         rows: m.
+        seed: Rotate `x` before; see `rotate`. 0: no rotation.
 
     Raises:
         UserError: `x` is not of floating point, or not on the device of the planes.
     """
     _check(x, planes)
+    if seed and not _rotates_itself(x):
+        x, seed = rotate(x, seed), 0
     if torch.is_grad_enabled() and scale.requires_grad:
         return reference.coded_linear(x, planes, scale, rows, bias)
     needs_grad = x.requires_grad or (bias is not None and bias.requires_grad)
     if dispatch.is_eager(x) and not (needs_grad and torch.is_grad_enabled()):
-        return _linear(x, planes, scale, rows, bias)
+        return _linear(x, planes, scale, rows, bias, seed)
     return torch.ops.bitstack.coded_linear(x, planes, scale, rows, bias)
 
 
@@ -66,6 +75,33 @@ def dequantize(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> 
     return torch.ops.bitstack.dequantize(planes, scale, rows, columns)
 
 
+def rotate(x: Tensor, seed: int, *, back: bool = False) -> Tensor:
+    """Rotates the last dimension of `x` as `kernels.rotation` defines it; gradients flow through.
+
+    Args:
+        x: Floating point [..., n].
+        seed: Which rotation; 0 is none.
+        back: Take the inverse.
+    """
+    if not seed:
+        return x
+    if dispatch.is_eager(x) and not (x.requires_grad and torch.is_grad_enabled()):
+        return _rotate(x, seed, back)
+    return torch.ops.bitstack.rotate(x, seed, back)
+
+
+def _rotates_itself(x: Tensor) -> bool:
+    """Tells whether the kernel that will run rotates `x` itself: a few tokens on the CPU."""
+    return (
+        x.device.type == "cpu"
+        and x.numel() < MATMUL_FROM * x.shape[-1]
+        and dispatch.is_eager(x)
+        and not (torch.is_grad_enabled() and x.requires_grad)
+        and native.supports(x.dtype)
+        and dispatch.cpu_variant() is not None
+    )
+
+
 def _check(x: Tensor, planes: list[Tensor]) -> None:
     if not x.is_floating_point():
         raise UserError(f"activations: dtype {x.dtype} is not supported: use float32 or bfloat16")
@@ -82,15 +118,30 @@ def _triton() -> ModuleType | None:
     return import_module("bitstack.kernels.triton_kernels")
 
 
+def _rotate(x: Tensor, seed: int, back: bool) -> Tensor:
+    variant = dispatch.cpu_variant() if x.device.type == "cpu" else None
+    if variant is None or not native.supports(x.dtype):
+        return rotation.rotate(x, seed, back=back)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    native.rotate(variant, x.contiguous(), rotation.signs(x.shape[-1], seed), out, back=back)
+    return out
+
+
 def _linear(
-    x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None
+    x: Tensor,
+    planes: list[Tensor],
+    scale: Tensor,
+    rows: int,
+    bias: Tensor | None,
+    seed: int = 0,
 ) -> Tensor:
     variant = dispatch.cpu_variant() if x.device.type == "cpu" else None
     if variant is not None and native.supports(x.dtype):
         if x.numel() >= MATMUL_FROM * x.shape[-1]:
             return matmul.linear(variant, x, planes, scale, rows, bias)
         fast = dispatch.get_accuracy() == "fast"
-        return native.linear(variant, fast, x.contiguous(), planes, scale, rows, bias)
+        signs = rotation.signs(x.shape[-1], seed) if seed else None
+        return native.linear(variant, fast, x.contiguous(), planes, scale, rows, bias, signs)
     if x.is_cuda and (triton := _triton()) is not None:
         return triton.coded_linear(x, planes, scale, rows, bias)
     return reference.coded_linear(x, planes, scale, rows, bias)
@@ -177,6 +228,27 @@ def _backward(ctx, grad: Tensor) -> tuple:  # type: ignore[no-untyped-def]
 
 
 _linear_op.register_autograd(_backward, setup_context=_setup)
+
+
+@torch.library.custom_op("bitstack::rotate", mutates_args=())
+def _rotate_op(x: Tensor, seed: int, back: bool) -> Tensor:
+    return _rotate(x, seed, back)
+
+
+@_rotate_op.register_fake
+def _(x: Tensor, seed: int, back: bool) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _rotate_setup(ctx, inputs: tuple, output: Tensor) -> None:  # type: ignore[no-untyped-def]
+    _, ctx.seed, ctx.back = inputs
+
+
+def _rotate_backward(ctx, grad: Tensor) -> tuple:  # type: ignore[no-untyped-def]
+    return torch.ops.bitstack.rotate(grad, ctx.seed, not ctx.back), None, None
+
+
+_rotate_op.register_autograd(_rotate_backward, setup_context=_rotate_setup)
 
 
 @torch.library.custom_op("bitstack::coded_rows", mutates_args=())

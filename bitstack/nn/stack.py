@@ -90,13 +90,15 @@ class Stack(nn.Module):
         """Returns the matrix, fp32 [rows, columns]."""
         if self.spec.format == "signs":
             return kernels.sign_dequantize(*self._signs(), self.spec.columns)
-        return kernels.dequantize(*self._coded(), self.spec.rows, self.spec.columns)
+        rows = kernels.dequantize(*self._coded(), self.spec.rows, self.spec.columns)
+        return kernels.rotate(rows, self.spec.rotation, back=True)
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Returns `x` [..., columns] times the transposed matrix plus `bias`: [..., rows]."""
         if self.spec.format == "signs":
             return kernels.sign_linear(x, *self._signs(), bias)
-        return kernels.coded_linear(x, *self._coded(), self.spec.rows, bias)
+        spec = self.spec
+        return kernels.coded_linear(x, *self._coded(), spec.rows, bias, seed=spec.rotation)
 
     def gather(self, ids: Tensor) -> Tensor:
         """Returns rows `ids` (int64, any shape) of the matrix, fp32 [*ids.shape, columns]."""
@@ -108,7 +110,8 @@ class Stack(nn.Module):
             chosen = [p[flat] for p in planes], [a[flat] for a in lefts]
             rows = kernels.sign_dequantize(*chosen, rights, spec.columns)
             return rows.view(*ids.shape, spec.columns)
-        return kernels.coded_rows(ids, *self._coded(), spec.rows, spec.columns)
+        rows = kernels.coded_rows(ids, *self._coded(), spec.rows, spec.columns)
+        return kernels.rotate(rows, spec.rotation, back=True)
 
     def extra_repr(self) -> str:
         spec = self.spec

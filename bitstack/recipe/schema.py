@@ -25,7 +25,7 @@ from bitstack.recipe.problems import describe
 MOST_CODE_BLOCKS = 8  # a code fits into one byte
 OVERRIDABLE = (
     "blocks", "chains", "damping", "joint_planes", "search_sweeps", "joint_passes",
-    "level_weights", "refit_rounds", "rank", "svd", "dense",
+    "level_weights", "refit_rounds", "rotation", "rank", "svd", "dense",
 )  # fmt: skip
 """What `overrides` may set for some matrices: these fields, and `dense`."""
 
@@ -172,6 +172,12 @@ class Recipe(BaseModel):
         le=100,
         description="codes: Passes in which all bits of a weight are chosen again for all levels "
         "of its chain at once. More passes cost time and give better quality; 0 leaves them out.",
+    )
+    rotation: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="codes: Whether the inputs of a matrix are rotated at random before it is "
+        "coded. That spreads the few weights that are far larger than the others. auto tries both "
+        "on some rows of every matrix and keeps the better.",
     )
     level_weights: list[float] = Field(
         [1.0],

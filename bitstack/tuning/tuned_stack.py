@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bitstack.container.blocks import StackSpec
 from bitstack.container.manifest import StackEntry
-from bitstack.kernels import packing
+from bitstack.kernels import packing, rotate
 from bitstack.kernels.reference import split_scale
 from bitstack.nn import stacks
 from bitstack.tuning.coded_product import CodedProduct, coded_matrix
@@ -121,6 +121,7 @@ class TunedStack(nn.Module):
         # At one plane errors are so large that a gradient says little of the cell next door.
         moves = top in self.positions and self.level > max(1, self.planes[top].kept)
         use_gradient, fast = self._move_codes if moves else None, self.level <= _FAST_LEVELS
+        x = rotate(x, self.spec.rotation)
         y: Tensor = CodedProduct.apply(x, *self._coded_matrix(), use_gradient, fast)
         return y if bias is None else y + bias
 
@@ -139,12 +140,13 @@ class TunedStack(nn.Module):
 
     def dequantize(self) -> Tensor:
         """Returns the matrix [m, n] at the present level."""
-        return coded_matrix(*self._coded_matrix())
+        return rotate(coded_matrix(*self._coded_matrix()), self.spec.rotation, back=True)
 
     def gather(self, ids: Tensor) -> Tensor:
         """Returns the rows `ids` of the matrix at the present level, [..., n]."""
         code, u, v, table = self._coded_matrix()
-        return lookup(table, code[ids]) * v * u[ids].unsqueeze(-1)
+        rows = lookup(table, code[ids]) * v * u[ids].unsqueeze(-1)
+        return rotate(rows, self.spec.rotation, back=True)
 
 
 def make_tunable(

@@ -6,6 +6,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "kernel.h"
@@ -114,12 +115,13 @@ struct Avx2 {
 }  // namespace bitstack
 
 #include "prepare.inl"
+#include "rotate.inl"
 #include "product.inl"
 #include "unpack.inl"
 
 namespace bitstack {
 extern const Kernel kAvx2 = {"avx2",      32,           nullptr, spread<32>, nullptr,
-                             exact<Avx2>, unpack<Avx2>, nullptr, nullptr};
+                             exact<Avx2>, unpack<Avx2>, nullptr, nullptr, rotate};
 }
 BITSTACK_TARGET_END
 #endif

@@ -2,6 +2,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "kernel.h"
@@ -15,13 +16,14 @@ BITSTACK_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #include "transpose.inl"
 #include "avx512.inl"
 #include "prepare.inl"
+#include "rotate.inl"
 #include "product.inl"
 #include "unpack.inl"
 
 namespace bitstack {
 extern const Kernel kAvx512Vnni = {
     "avx512-vnni", 64, quantize<64>, spread<64>, fast<Avx512>, exact<Avx512>,
-    unpack<Avx512>, unpack_halves<Avx512>, scale_columns};
+    unpack<Avx512>, unpack_halves<Avx512>, scale_columns, rotate};
 }
 BITSTACK_TARGET_END
 #endif

@@ -66,6 +66,8 @@ struct Kernel {
   // out[i - begin][columns] = u * T[code]. The second: v * x of one token.
   void (*unpack_halves)(const Matrix&, int64_t begin, int64_t end, uint16_t* out);
   void (*scale_columns)(const float* v, const uint16_t* x, int64_t columns, uint16_t* out);
+  // x becomes Q x in place, or with `back` its inverse; `signs` [2, columns] are 1 or -1.
+  void (*rotate)(float* x, const int8_t* signs, int64_t columns, bool back);
 };
 
 extern const Kernel kPortable;

@@ -110,6 +110,7 @@ struct Linear {
   int32_t dtype;
   const void* bias;
   int32_t bias_dtype;
+  const int8_t* signs;  // of the rotation; null: none
 };
 
 float* own_floats(int64_t count) {
@@ -122,6 +123,7 @@ void prepare(const Linear& call, int64_t token) {
   float* row = own_floats(m.columns);
   for (int64_t i = 0; i < m.columns; ++i)
     row[i] = load_number(call.x, token * m.columns + i, call.dtype);
+  if (call.signs) call.kernel->rotate(row, call.signs, m.columns, false);
   if (call.fast) call.kernel->quantize(m, row, token, call.a8);
   else call.kernel->spread(m, row, token, call.a32);
 }
@@ -159,12 +161,13 @@ BITSTACK_API const char* bitstack_variant(int32_t index, int32_t* runs, int32_t*
   return variant.kernel->name;
 }
 
-// out [batch, rows] = x [batch, columns] times the transposed matrix, plus bias [rows].
+// out [batch, rows] = x [batch, columns] times the transposed matrix, plus bias [rows]. With `signs`
+// [2, columns] every x is rotated before.
 BITSTACK_API void bitstack_linear(int32_t variant, int32_t fast, const void* const* planes,
                                   int32_t count, const uint16_t* scale, int64_t rows,
-                                  int64_t columns, const void* x, int64_t batch, int32_t dtype,
-                                  const void* bias, int32_t bias_dtype, void* out,
-                                  int32_t threads) {
+                                  int64_t columns, const int8_t* signs, const void* x,
+                                  int64_t batch, int32_t dtype, const void* bias,
+                                  int32_t bias_dtype, void* out, int32_t threads) {
   static thread_local Scratch shared;
   const Kernel& kernel = *variants()[size_t(variant)].kernel;
   const Matrix m = make_matrix(planes, count, scale, rows, columns);
@@ -178,6 +181,7 @@ BITSTACK_API void bitstack_linear(int32_t variant, int32_t fast, const void* con
   call.dtype = dtype;
   call.bias = bias;
   call.bias_dtype = bias_dtype;
+  call.signs = signs;
   const int64_t chunk = 8 * kernel.width, chunks = (columns + chunk - 1) / chunk;
   const int64_t values = aligned(batch * chunks * chunk * (call.fast ? 2 : 4));
   const int64_t scales = aligned(batch * chunks * kernel.width);
@@ -244,6 +248,21 @@ BITSTACK_API void bitstack_scale_columns(int32_t variant, const uint16_t* scale,
   for (int64_t i = 0; i < columns; ++i) v[i] = half_to_float(scale[rows + i]);
   parallel_for(tokens, threads, [&](int64_t token) {
     kernel.scale_columns(v, x + token * columns, columns, out + token * columns);
+  });
+}
+
+// out [count, columns] = the vectors x rotated, or with `back` rotated back. In place where both are
+// the same memory.
+BITSTACK_API void bitstack_rotate(int32_t variant, const void* x, int64_t count, int64_t columns,
+                                  int32_t dtype, const int8_t* signs, int32_t back, void* out,
+                                  int32_t threads) {
+  const Kernel& kernel = *variants()[size_t(variant)].kernel;
+  if (count * columns < kSerial) threads = 1;
+  parallel_for(count, threads, [&](int64_t i) {
+    float* row = own_floats(columns);
+    for (int64_t c = 0; c < columns; ++c) row[c] = load_number(x, i * columns + c, dtype);
+    kernel.rotate(row, signs, columns, back != 0);
+    for (int64_t c = 0; c < columns; ++c) store_number(row[c], out, i * columns + c, dtype);
   });
 }
 

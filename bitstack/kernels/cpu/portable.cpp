@@ -2,6 +2,7 @@
 // word, so that the bit transposition is the one of the other variants; the look-ups are loads.
 // Floor, a row of 64 columns: planes * 8 bytes; 64 times shift, mask, load, multiply, add. Bound by
 // arithmetic: there is no fast product apart from the exact one.
+#include <cmath>
 #include <cstring>
 
 #include "kernel.h"
@@ -79,6 +80,7 @@ struct Word {
 }  // namespace bitstack
 
 #include "prepare.inl"
+#include "rotate.inl"
 #include "product.inl"
 #include "unpack.inl"
 
@@ -91,5 +93,5 @@ inline void Word::store(Floats value, void* out, int64_t at, Dtype dtype) {
 }  // namespace
 
 extern const Kernel kPortable = {"portable",  8,            nullptr, spread<8>, nullptr,
-                                 exact<Word>, unpack<Word>, nullptr, nullptr};
+                                 exact<Word>, unpack<Word>, nullptr, nullptr, rotate};
 }  // namespace bitstack

@@ -1,0 +1,73 @@
+"""Rotation where it helps: weights of fifty standard deviations are coded, not clipped."""
+
+import pytest
+import torch
+
+from bitstack.decompose import decompose
+from bitstack.decompose.nested import Plan
+from bitstack.decompose.rotation import rotation_pays
+from bitstack.nn import Stack
+from bitstack.recipe import load_recipe
+
+QUICK = Plan(4, search_sweeps=0, joint_passes=0)
+
+
+def gaussian(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def spiked(rows: int = 96, columns: int = 256) -> torch.Tensor:
+    """Gaussian weights, a few of them 50 standard deviations large."""
+    weight = gaussian(rows, columns)
+    for i in range(8):
+        weight[11 * i % rows, 37 * i % columns] = 50.0 * (-1) ** i
+    return weight
+
+
+def dequantized(weight: torch.Tensor, level: int, **fields: object) -> torch.Tensor:
+    recipe = load_recipe("fast", blocks=8, **fields)
+    done = decompose(weight, recipe)
+    stack = Stack(done.spec)
+    stack.set_level(level, done.tensors.__getitem__)
+    return stack.dequantize()
+
+
+def test_taken_where_it_helps_and_only_there() -> None:
+    assert rotation_pays(spiked(), QUICK, None, None)
+    assert not rotation_pays(gaussian(96, 256), QUICK, None, None)
+
+
+@pytest.mark.parametrize("level", [2, 3, 4, 8])
+def test_large_weights_come_back(level: int) -> None:
+    """Without rotation they are clipped; with it the error is that of Gaussian weights."""
+    weight = spiked()
+    errors = {
+        rotation: float((dequantized(weight, level, rotation=rotation) - weight).square().sum())
+        for rotation in ("auto", "never")
+    }
+    gaussian_error = {2: 0.13, 3: 0.04, 4: 0.012, 8: 1e-4}[level]  # of Lloyd and Max, and a little
+    assert errors["auto"] < gaussian_error * float(weight.square().sum())
+    assert errors["auto"] < errors["never"]
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 7, 33, 70])
+def test_any_width_is_no_worse_than_nothing(columns: int) -> None:
+    weight = gaussian(40, columns)
+    weight[3, columns // 2] = 1e4
+    for rotation in ("auto", "always", "never"):
+        result = dequantized(weight, 8, rotation=rotation)
+        assert torch.isfinite(result).all()
+        assert (result - weight).square().sum() < 0.01 * weight.square().sum()
+
+
+def test_a_second_moment_is_rotated_with_the_weight() -> None:
+    """The error under E[x xᵀ] that a decomposition reports is that of its matrix."""
+    weight, x = spiked(), gaussian(500, 256, seed=1) @ torch.diag(torch.logspace(-1, 1, 256))
+    moment = x.T @ x / len(x)
+    done = decompose(weight, load_recipe("fast", blocks=4, rotation="always"), moment=moment)
+    stack = Stack(done.spec)
+    for level in range(1, 5):
+        stack.set_level(level, done.tensors.__getitem__)
+        error = stack.dequantize() - weight
+        expected = ((error @ moment) * error).sum(1)
+        assert torch.allclose(done.row_errors[level - 1], expected, rtol=1e-3, atol=1e-4)
