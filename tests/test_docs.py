@@ -188,7 +188,7 @@ def test_the_example_of_the_readme_runs(
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     lines = capsys.readouterr().out.strip().splitlines()
-    assert len(printed) == 4
+    assert len(printed) == 3
     for shown, line in ((printed[0], lines[0]), (printed[-1], lines[-1])):
         form = re.sub(r"\d+(?:\\\.\d+)?", r"\\d+(?:\\.\\d+)?", re.escape(shown))
         assert re.fullmatch(form, line)
