@@ -140,6 +140,16 @@ def test_a_budget_in_the_config(free: Folder, tmp_path: Path) -> None:
         opened(container, config=config)
 
 
+def test_blocks_left_out_are_no_surprise(free: Folder) -> None:
+    """transformers lists what it finds in the files and does not read: none of the blocks."""
+    container = free("llama-untied")
+    for level in (2, 8):  # of the lower and of the higher chain
+        config = AutoConfig.from_pretrained(container)
+        config.quantization_config = {"quant_method": "bitstack", "level": level}
+        _, info = opened(container, config=config, output_loading_info=True)
+        assert not info["unexpected_keys"]
+
+
 def test_a_pipeline(free: Folder) -> None:
     made = pipeline(
         "text-generation", model=str(free("qwen2")), model_kwargs={"variant": "bitstack"}
