@@ -41,7 +41,7 @@ def test_held_out_text_comes_nearer_at_every_budget(tmp_path: Path) -> None:
         "calibration": source,
     }
     plain = bitstack.compress(model, tmp_path / "plain", tune_steps=0, **quick)
-    tuned = bitstack.compress(model, tmp_path / "tuned", tune_steps=32, **quick)
+    tuned = bitstack.compress(model, tmp_path / "tuned", tune_steps=48, **quick)
     tokens = token_ids(str(recipes.held_out_text()), AutoTokenizer.from_pretrained(model))
     ids = windows(tokens.ids, 256, count=6, seed=0)
     for budget in ("1.5bpw", "2.5bpw"):
