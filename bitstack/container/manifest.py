@@ -54,7 +54,7 @@ class StackEntry(BaseModel):
     levels: int
     rank: int = 0
     ends: tuple[int, ...] = ()
-    rotation: int = Field(0, ge=0)
+    rotation: int = Field(0, ge=0, lt=2**63)  # an operator of torch takes a seed of 64 bits
     # Relative squared error of each level under the calibration moment, before tuning.
     errors: list[float] = []
 

@@ -49,8 +49,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.bitstack_variant.argtypes = [_int32, _flag, _flag, _flag]
     library.bitstack_variant.restype = ctypes.c_char_p
     library.bitstack_linear.argtypes = [_int32, _int32, _pointer, *matrix, _pointer, _pointer]
-    library.bitstack_linear.argtypes += [_int64]
-    library.bitstack_linear.argtypes += [_int32, _pointer, _int32, _pointer, _int32]
+    library.bitstack_linear.argtypes += [_int64, _int32, _pointer, _int32, _pointer, _int32]
     library.bitstack_linear.restype = None
     library.bitstack_unpack.argtypes = [_int32, _pointer, *matrix, _pointer, _int64, _int64]
     library.bitstack_unpack.argtypes += [_pointer, _int32, _int32]
@@ -109,10 +108,10 @@ def linear(
 
     Args:
         fast: Take 8-bit dot products where the variant has them.
-        signs: int8 [2, n] of the rotation that `x` goes through before; None for no rotation.
         x: fp32, bf16 or fp16, contiguous.
         planes: uint8 [rows, ceil(n/8)] each.
         scale: fp16 [rows + n + 2^planes]; see `kernels.reference`.
+        signs: int8 [2, n] of the rotation that `x` goes through before; None for no rotation.
     """
     library = _library()
     assert library is not None

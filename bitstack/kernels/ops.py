@@ -41,14 +41,12 @@ def coded_linear(
         UserError: `x` is not of floating point, or not on the device of the planes.
     """
     _check(x, planes)
-    if seed and not _rotates_itself(x):
-        x, seed = rotate(x, seed), 0
     if torch.is_grad_enabled() and scale.requires_grad:
-        return reference.coded_linear(x, planes, scale, rows, bias)
+        return reference.coded_linear(rotate(x, seed), planes, scale, rows, bias)
     needs_grad = x.requires_grad or (bias is not None and bias.requires_grad)
     if dispatch.is_eager(x) and not (needs_grad and torch.is_grad_enabled()):
         return _linear(x, planes, scale, rows, bias, seed)
-    return torch.ops.bitstack.coded_linear(x, planes, scale, rows, bias)
+    return torch.ops.bitstack.coded_linear(rotate(x, seed), planes, scale, rows, bias)
 
 
 def coded_rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
@@ -90,18 +88,6 @@ def rotate(x: Tensor, seed: int, *, back: bool = False) -> Tensor:
     return torch.ops.bitstack.rotate(x, seed, back)
 
 
-def _rotates_itself(x: Tensor) -> bool:
-    """Tells whether the kernel that will run rotates `x` itself: a few tokens on the CPU."""
-    return (
-        x.device.type == "cpu"
-        and x.numel() < MATMUL_FROM * x.shape[-1]
-        and dispatch.is_eager(x)
-        and not (torch.is_grad_enabled() and x.requires_grad)
-        and native.supports(x.dtype)
-        and dispatch.cpu_variant() is not None
-    )
-
-
 def _check(x: Tensor, planes: list[Tensor]) -> None:
     if not x.is_floating_point():
         raise UserError(f"activations: dtype {x.dtype} is not supported: use float32 or bfloat16")
@@ -118,7 +104,9 @@ def _triton() -> ModuleType | None:
     return import_module("bitstack.kernels.triton_kernels")
 
 
-def _rotate(x: Tensor, seed: int, back: bool) -> Tensor:
+def _rotate(x: Tensor, seed: int, back: bool = False) -> Tensor:
+    if not seed:
+        return x
     variant = dispatch.cpu_variant() if x.device.type == "cpu" else None
     if variant is None or not native.supports(x.dtype):
         return rotation.rotate(x, seed, back=back)
@@ -138,10 +126,11 @@ def _linear(
     variant = dispatch.cpu_variant() if x.device.type == "cpu" else None
     if variant is not None and native.supports(x.dtype):
         if x.numel() >= MATMUL_FROM * x.shape[-1]:
-            return matmul.linear(variant, x, planes, scale, rows, bias)
+            return matmul.linear(variant, _rotate(x, seed), planes, scale, rows, bias)
         fast = dispatch.get_accuracy() == "fast"
-        signs = rotation.signs(x.shape[-1], seed) if seed else None
+        signs = rotation.signs(x.shape[-1], seed) if seed else None  # rotated within the kernel
         return native.linear(variant, fast, x.contiguous(), planes, scale, rows, bias, signs)
+    x = _rotate(x, seed)
     if x.is_cuda and (triton := _triton()) is not None:
         return triton.coded_linear(x, planes, scale, rows, bias)
     return reference.coded_linear(x, planes, scale, rows, bias)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15
-_MASK = 0xFFFFFFFFFFFFFFFF
 
 
 @cache
@@ -28,7 +27,7 @@ def signs(columns: int, seed: int) -> Tensor:
     """
     with np.errstate(over="ignore"):
         steps = np.arange(1, 2 * columns + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-        z = steps + np.uint64(seed & _MASK)
+        z = steps + np.uint64(seed)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)
@@ -49,19 +48,14 @@ def rotate(x: Tensor, seed: int, *, back: bool = False) -> Tensor:
     """
     columns = x.shape[-1]
     size = 1 << (columns.bit_length() - 1)
-    first, second = _float_signs(columns, seed, x.device)
+    starts = [0, columns - size] if size < columns else [0]
+    steps = list(zip(starts, _float_signs(columns, seed, x.device), strict=False))
     y = x.float()
-    if back:
-        if size < columns:
-            rest = columns - size
-            y = torch.cat([y[..., :rest], _hadamard(y[..., rest:])], -1) * second
-        y = torch.cat([_hadamard(y[..., :size]), y[..., size:]], -1) * first
-        return y.to(x.dtype)
-    y = y * first
-    y = torch.cat([_hadamard(y[..., :size]), y[..., size:]], -1)
-    if size < columns:
-        rest, y = columns - size, y * second
-        y = torch.cat([y[..., :rest], _hadamard(y[..., rest:])], -1)
+    for start, flips in reversed(steps) if back else steps:
+        y = y if back else y * flips
+        end = start + size
+        y = torch.cat([y[..., :start], _hadamard(y[..., start:end]), y[..., end:]], -1)
+        y = y * flips if back else y
     return y.to(x.dtype)
 
 

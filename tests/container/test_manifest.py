@@ -123,6 +123,23 @@ def test_a_damaged_stack(container: Path, stack: object) -> None:
         read_manifest(container)
 
 
+def test_format_3_knew_no_rotation(container: Path) -> None:
+    data = json.loads((container / MANIFEST).read_text()) | {"format": 3}
+    for stack in data["stacks"]:
+        del stack["rotation"]
+    (container / MANIFEST).write_text(json.dumps(data))
+    assert {entry.spec.rotation for entry in read_manifest(container).stacks} == {0}
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, "no number"])
+def test_a_rotation_that_cannot_be(container: Path, seed: object) -> None:
+    data = json.loads((container / MANIFEST).read_text())
+    data["stacks"][0]["rotation"] = seed
+    (container / MANIFEST).write_text(json.dumps(data))
+    with pytest.raises(UserError, match="damaged"):
+        read_manifest(container)
+
+
 def test_a_newer_format(container: Path) -> None:
     path = container / MANIFEST
     data = json.loads(path.read_text()) | {"format": FORMAT + 1, "something": "new"}

@@ -26,14 +26,10 @@ def test_orthogonal_for_any_width(columns: int, seed: int) -> None:
 
 def test_the_signs_are_those_of_the_format() -> None:
     """They are part of the format: other signs make other weights of the same file."""
-    assert (
-        rotation.signs(8, 1).tolist()
-        == [
-            [-1, -1, -1, -1, 1, 1, 1, 1],
-            [1, 1, 1, 1, 1, 1, 1, 1],
-        ]
-        or True
-    )  # replaced below by golden values
+    assert rotation.signs(8, 1).tolist() == [
+        [1, 1, -1, 1, 1, -1, 1, 1],
+        [-1, -1, 1, -1, -1, -1, -1, 1],
+    ]
     counts = rotation.signs(4096, 7).sum(1).abs()
     assert counts.max() < 4 * 64  # a fair coin: four standard deviations
 
@@ -82,3 +78,19 @@ def test_compiled_whole() -> None:
     x = random(3, 20)
     compiled = torch.compile(two, fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(x), x + 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 40])  # in the kernel, and as a matrix product
+@pytest.mark.parametrize("learns", ["nothing", "x", "bias", "scale"])
+def test_every_way_to_the_product_rotates(tokens: int, learns: str) -> None:
+    rows, columns, planes = 24, 70, 3
+    generator = torch.Generator().manual_seed(0)
+    bits = [torch.randint(256, (rows, 9), generator=generator).byte() for _ in range(planes)]
+    scale = random(rows + columns + 2**planes).half()
+    x, bias = random(tokens, columns, seed=1), random(rows, seed=2)
+    matrix = kernels.rotate(kernels.dequantize(bits, scale, rows, columns), 9, back=True)
+    expected = x @ matrix.T + bias
+    for name, tensor in (("x", x), ("bias", bias), ("scale", scale)):
+        tensor.requires_grad_(name == learns)
+    result = kernels.coded_linear(x, bits, scale, rows, bias, seed=9).detach()
+    assert (result - expected).abs().max() < 0.02 * expected.abs().max()

@@ -2,8 +2,9 @@
 // signs, a Hadamard transform of the last `size`, `size` the largest power of two in `columns`. A
 // width that is a power of two takes the first two steps alone. Included after its target is set.
 //
-// Floor: log2(size) additions a number and step, all in the first cache, next to planes * rows / 8
-// bytes a column of the product it prepares: below 1% of it from a few hundred rows on.
+// Floor: log2(size) additions a number for each transform and a pass for signs and scale, all in the
+// first cache, next to planes * rows / 8 bytes a column of the product it prepares. One thread does
+// it for one token, while all threads share the product.
 
 namespace bitstack {
 namespace {
