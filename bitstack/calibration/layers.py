@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bitstack.errors import UserError
+from bitstack.machine.pages import give_back
 from bitstack.original.matrices import find_layers
 from bitstack.original.source import Source
 
@@ -74,6 +75,7 @@ class LayerRunner:
             yield self.layers[index]
         finally:
             self.source.release(self.layer_parameters[index])
+            give_back()  # or the heap grows with every layer: freed pieces lie between held ones
 
     def _load(self, names: list[str]) -> None:
         self.source.load(names, device=self.device)
