@@ -24,6 +24,9 @@ def random_tensors(spec: StackSpec, seed: int = 0) -> Tensors:
             bits = torch.randint(2, (spec.rows, spec.columns), generator=generator).numpy()
             packed = np.packbits(bits.astype(np.uint8), axis=1, bitorder=bit_order(spec))
             tensors[t.name] = torch.from_numpy(packed)
+        elif t.name == "outlier_positions":
+            positions = torch.randperm(spec.rows * spec.columns, generator=generator)
+            tensors[t.name] = positions[: spec.outliers].sort().values.to(t.dtype)
         else:
             tensors[t.name] = torch.randn(t.shape, generator=generator).to(t.dtype)
     return tensors
@@ -66,7 +69,11 @@ def matrix_of(spec: StackSpec, tensors: Tensors, level: int) -> Tensor:
         u, v, table = np.split(scale, [spec.rows, spec.rows + spec.columns])
         code = sum(b.astype(int) << j for j, b in enumerate(bits))
         rows = (u[:, None] * table[code] * v).astype(np.float32)
-        return torch.from_numpy(rows @ rotation(spec.columns, spec.rotation))
+        rows = rows @ rotation(spec.columns, spec.rotation)
+        if spec.outliers:
+            at = np.divmod(arrays["outlier_positions"], spec.columns)
+            rows[at] += arrays["outlier_values"].astype(np.float32)
+        return torch.from_numpy(rows)
     parts = [
         np.where(b == 1, 1, -1)
         * (arrays[f"left_{j}"].astype(np.float32) @ arrays[f"right_{j}"].astype(np.float32))

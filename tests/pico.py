@@ -58,9 +58,14 @@ SIZES: dict[str, Any] = {
     "initializer_range": 0.15,  # about 1/sqrt(hidden): at 0.02 every output would be uniform
 }
 
+OUTLIERS = "llama-outliers"  # the family that `spike` is applied to
+
 FAMILIES: dict[str, Callable[[], PretrainedConfig]] = {
     "llama-tied": lambda: LlamaConfig(**SIZES, num_key_value_heads=4, tie_word_embeddings=True),
     "llama-untied": lambda: LlamaConfig(**SIZES, num_key_value_heads=4, tie_word_embeddings=False),
+    OUTLIERS: lambda: LlamaConfig(
+        **SIZES | {"hidden_size": 64}, num_key_value_heads=4, tie_word_embeddings=True
+    ),
     "llama-gqa": lambda: LlamaConfig(
         **SIZES | {"hidden_size": 40}, num_key_value_heads=2, attention_bias=True, mlp_bias=True
     ),
@@ -152,7 +157,31 @@ def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pr
             for parameter in model.parameters():
                 if parameter.ndim == 1:
                     parameter.add_(0.1 * torch.randn_like(parameter))
+        if name == OUTLIERS:
+            spike(model)
     return model.to(dtype).eval()
+
+
+@torch.no_grad()
+def spike(model: PreTrainedModel) -> None:
+    """Gives a Llama what real language models have: a few weights of 50 standard deviations that
+    it depends on, and activations of 1e3 at one token.
+
+    A norm makes some channels five times smaller; a few large weights read them. One unit of
+    the MLP answers to one token, the full stop; `up_proj` makes its answer large, and `down_proj`
+    small again.
+    """
+    stop = model.get_input_embeddings().weight[tokenizer()(".")["input_ids"][0]]
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        spread = attention.q_proj.weight.std()
+        channels = torch.tensor([3, 17, 29])
+        layer.input_layernorm.weight[channels] /= 5
+        for matrix in (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight):
+            matrix[channels % len(matrix), channels] = 50 * spread
+        mlp.gate_proj.weight[7] = stop / stop.norm()
+        mlp.up_proj.weight[7] = 200 * stop / stop.norm()
+        mlp.down_proj.weight[:, 7] *= 0.1 / mlp.down_proj.weight[:, 7].norm()
 
 
 def save(name: str, folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:

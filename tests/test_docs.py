@@ -198,7 +198,7 @@ def test_the_example_of_the_readme_runs(
 def test_every_family_of_the_tests_is_named() -> None:
     readme = text_of("README.md").lower().replace("-", " ")
     for family in pico.FAMILIES:
-        name = re.sub(r"-(tied|untied|gqa)$", "", family).replace("-", " ")
+        name = re.sub(r"-(tied|untied|gqa|outliers)$", "", family).replace("-", " ")
         assert name in readme
 
 
@@ -218,6 +218,7 @@ def reader() -> dict[str, Any]:
     [
         ("llama-gqa", {"blocks": 6}),
         ("gpt-2", {"blocks": 6, "chains": (1, 2, 4)}),
+        (pico.OUTLIERS, {"blocks": 2}),
         ("mixtral", {"blocks": 3}),
         ("llama-tied", {"blocks": 3, "method": "signs", "rank": 3, "column_scaling": False}),
     ],

@@ -39,3 +39,23 @@ def test_dtype(pico_model: Folder) -> None:
     folder = pico_model("llama-gqa", dtype=torch.bfloat16)
     assert {x.dtype for x in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
     assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_the_model_with_outliers_depends_on_them() -> None:
+    """As real language models do: few large weights carry it, and an input is far above others."""
+    model, clipped = pico.build(pico.OUTLIERS), pico.build(pico.OUTLIERS)
+    ids = torch.tensor([pico.tokenizer()(pico.TEXT)["input_ids"][:120]])
+    largest = []  # input of every token, over all channels
+    for layer in model.model.layers:
+        layer.mlp.down_proj.register_forward_pre_hook(
+            lambda _, args: largest.append(args[0].abs().amax(-1)[0])
+        )
+    for layer in clipped.model.layers:
+        weight = layer.self_attn.v_proj.weight
+        assert weight.abs().max() > 25 * weight.std()
+        limit = 8 * float(weight.abs().median())
+        weight.clamp_(-limit, limit)
+    before, after = model(ids).logits.log_softmax(-1), clipped(ids).logits.log_softmax(-1)
+    assert (before.exp() * (before - after)).sum(-1).mean() > 0.1
+    assert all(inputs.max() > 1000 and inputs.max() > 40 * inputs.median() for inputs in largest)

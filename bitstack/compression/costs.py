@@ -77,7 +77,7 @@ def _stack_counts(recipe: Recipe) -> tuple[float, float]:
 
 def _refit_products(level: int) -> float:
     """Products of one refit: rows, two for columns, and conjugate gradients for the table."""
-    return 4.0 + min(6, 2**level)
+    return 4.0 + min(3, 2**level)
 
 
 def _pass_products(levels: int, candidates: int) -> float:
@@ -95,8 +95,10 @@ def calibration_operations(source: Source, matrices: Iterable[Matrix], tokens: i
 def finish_operations(source: Source, matrices: list[Matrix], recipe: Recipe, length: int) -> float:
     """Returns the operations of measuring the order and of tuning, with windows of `length`."""
     parameters = sum(p.numel() for p in source.model.parameters())
-    passes, tried = sum(recipe.of(m.name).blocks for m in matrices), 0
-    if recipe.order == "loss":
+    passes, tried = 0, 0
+    if recipe.order == "perplexity":
+        passes = sum(recipe.of(m.name).blocks for m in matrices)
+    elif recipe.order == "loss":
         passes = PROBED_LEVELS * len({m.role for m in matrices}) + 2
         tried = len(MEASURED_SHARES) * TRIED_SIZES + 1
     windows = passes * recipe.order_samples + tried * trial_windows(recipe, length)

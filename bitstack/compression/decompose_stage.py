@@ -16,11 +16,13 @@ from tqdm import tqdm
 from bitstack.calibration.fisher import FisherInformation, measure_fisher, state_key
 from bitstack.calibration.observers import InputObserver, Moments, observed
 from bitstack.calibration.spill import Spill
+from bitstack.compression.against_rounding import warning
 from bitstack.compression.column_scaling import fold_scales, scaled_moment
 from bitstack.compression.costs import decompose_operations
 from bitstack.compression.job import Job
 from bitstack.compression.matrix_statistics import row_weights, second_moment
 from bitstack.decompose import decompose
+from bitstack.decompose.rounding import rounding_error
 from bitstack.machine.workers import shares
 from bitstack.original.matrices import Matrix
 
@@ -61,6 +63,8 @@ class DecomposeStage:
             self._decompose_outer()
         self.job.workers.wait("stacks")
         self.journal.refresh()
+        if self.job.compares and not self.job.workers.rank and (text := warning(self.job)):
+            _log.warning(text)
 
     def _cost(self, matrix: Matrix) -> float:
         """Operations, by which work is shared and the time left is estimated."""
@@ -202,10 +206,13 @@ class DecomposeStage:
             "levels": done.spec.levels,
             "rank": done.spec.rank,
             "rotation": done.spec.rotation,
+            "outliers": done.spec.outliers,
             "errors": done.relative_errors,
             # Second order: half the curvature times the squared error, nats per token.
             "losses": (done.row_errors.cpu() @ curvature / 2).tolist(),
         }
+        if self.job.compares:
+            note["rounded"] = [rounding_error(weight, bits + 1) for bits in range(recipe.blocks)]
         tensors = {f"{matrix.name}.{name}": t.cpu() for name, t in done.tensors.items()}
         self.journal.put(matrix.name, tensors, note)
         self._bar.update(self._cost(matrix))

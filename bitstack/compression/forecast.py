@@ -13,7 +13,11 @@ from bitstack.recipe import Recipe
 
 @dataclass(frozen=True)
 class Forecast:
-    """Sizes in bytes; seconds of one worker with the threads it has now."""
+    """Sizes in bytes; seconds of one worker with the threads it has now.
+
+    Outliers are not counted: how many there are is known when they are found (6 bytes each, at most
+    for every hundredth weight).
+    """
 
     model: str
     matrices: int

@@ -62,7 +62,13 @@ class Job(Inputs):
     def _stack(self, matrix: Matrix) -> StackEntry:
         note = self.journal.notes[matrix.name]
         spec = stack_spec(matrix, self.recipe.of(matrix.name))
-        return StackEntry.of(matrix, replace(spec, rotation=note["rotation"]), note["errors"])
+        spec = replace(spec, rotation=note["rotation"], outliers=note["outliers"])
+        return StackEntry.of(matrix, spec, note["errors"])
+
+    @property
+    def compares(self) -> bool:
+        """Whether the stacks are compared with rounding: both minimise the same without text."""
+        return self.text is None and self.recipe.method == "codes"
 
     def losses(self) -> list[list[float]]:
         """Returns the predicted loss of every finished stack at every level, nats per token."""

@@ -16,7 +16,7 @@ from bitstack.ordering.reference import Reference
 def choose_order(job: Job) -> list[int]:
     """Returns stack indices in the order in which the finished planes are loaded.
 
-    With text, several orders are made from the predicted losses and from what is measured of every
+    With text and `order: loss`, several orders are made from the predicted losses and from what is measured of every
     role, and the one along which the whole model is nearest to the original is taken. Neither is
     right alone: measured one role at a time, against finished stacks, levels that were tuned look
     worse than they are among those they were tuned with; how much depends on the steps of tuning.
@@ -28,7 +28,7 @@ def choose_order(job: Job) -> list[int]:
         return greedy.perplexity_order([e.levels for e in stacks], measure, show=job.progress)
     losses = job.losses()
     sizes = [e.spec.bytes() for e in stacks]
-    if job.text is None:
+    if job.text is None or job.recipe.order == "predicted":
         return greedy.predicted_order(sizes, losses)
     spill = Spill(job.journal.path / "reference")
     measure = _loss(job, job.runner(job.text.order_windows), spill)

@@ -39,6 +39,8 @@ class StackSpec:
     `rank` is for signs only. `ends` is for codes only: the last level of every chain but the
     highest, rising and below `levels`; for example (4,) for levels 1 to 4 and 5 to 8. `rotation` is
     for codes only: the seed of the rotation of the inputs, 0 for none (see `kernels.rotation`).
+    `outliers` is for codes only: how many weights are kept as they are, beside the codes (see
+    `kernels.outliers`).
     """
 
     format: Literal["codes", "signs"]
@@ -48,6 +50,7 @@ class StackSpec:
     rank: int = 0
     ends: tuple[int, ...] = ()
     rotation: int = 0
+    outliers: int = 0
 
     @property
     def chains(self) -> list[range]:
@@ -83,15 +86,28 @@ class StackSpec:
         length = scale_length(self.rows, self.columns, level)
         return [TensorSpec(f"scale_{level}", torch.float16, (length,))]
 
+    @property
+    def kept(self) -> list[TensorSpec]:
+        """The outliers, in memory at every level: positions row · columns + column, and values."""
+        if not self.outliers:
+            return []
+        wide = torch.int32 if self.rows * self.columns < 2**31 else torch.int64
+        shape = (self.outliers,)
+        return [
+            TensorSpec("outlier_positions", wide, shape),
+            TensorSpec("outlier_values", torch.float16, shape),
+        ]
+
     def stored(self, level: int) -> list[TensorSpec]:
         """Returns the tensors that a container holds for the step to `level`."""
-        return [*self.added_blocks(level), *self.scales(level)]
+        first = self.kept if level == 1 else []
+        return [*first, *self.added_blocks(level), *self.scales(level)]
 
     def resident(self, level: int) -> list[TensorSpec]:
         """Returns every tensor in memory at `level`."""
         start = self.chain(level).start
         blocks = [spec for j in range(start, level + 1) for spec in self.added_blocks(j)]
-        return [*blocks, *self.scales(level)]
+        return [*blocks, *self.scales(level), *self.kept]
 
     def bytes(self) -> list[int]:
         """Returns the resident bytes at level 1, 2, … `levels`."""

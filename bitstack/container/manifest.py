@@ -28,11 +28,19 @@ from bitstack.errors import UserError
 from bitstack.original.matrices import Dense, Matrix
 
 MANIFEST = "bitstack.json"
-# 2: stacks whose upper levels have planes of their own; 3: any number of chains; 4: rotated inputs
-FORMAT = 4
+# 2: stacks whose upper levels have planes of their own; 3: any number of chains; 4: rotated inputs;
+# 5: outliers
+FORMAT = 5
 INDEX = "model.safetensors.index.bitstack.json"
 
-_SHAPE = ("format", "levels", "rank", "ends", "rotation")  # fields of a StackSpec kept here
+_SHAPE = (
+    "format",
+    "levels",
+    "rank",
+    "ends",
+    "rotation",
+    "outliers",
+)  # fields of a StackSpec kept here
 
 
 class StackEntry(BaseModel):
@@ -55,6 +63,7 @@ class StackEntry(BaseModel):
     rank: int = 0
     ends: tuple[int, ...] = ()
     rotation: int = Field(0, ge=0, lt=2**63)  # an operator of torch takes a seed of 64 bits
+    outliers: int = Field(0, ge=0)
     # Relative squared error of each level under the calibration moment, before tuning.
     errors: list[float] = []
 
@@ -100,7 +109,7 @@ class StackEntry(BaseModel):
     @cached_property
     def spec(self) -> StackSpec:
         shape = (self.rows, self.columns, self.levels)
-        return StackSpec(self.format, *shape, self.rank, self.ends, self.rotation)
+        return StackSpec(self.format, *shape, self.rank, self.ends, self.rotation, self.outliers)
 
 
 class DenseEntry(BaseModel):

@@ -3,10 +3,10 @@ a model or a file."""
 
 from torch import Tensor
 
+from bitstack.decompose.form import choose_form
 from bitstack.decompose.nested import Plan, decompose_codes
 from bitstack.decompose.published import decompose_signs
 from bitstack.decompose.result import Decomposed
-from bitstack.decompose.rotation import ROTATION, rotation_pays
 from bitstack.recipe import Recipe
 
 __all__ = ["Decomposed", "decompose"]
@@ -44,7 +44,8 @@ def decompose(
         joint_passes=recipe.joint_passes,
         level_weights=tuple(recipe.level_weights),
     )
-    rotation = ROTATION if recipe.rotation == "always" else 0
-    if recipe.rotation == "auto" and rotation_pays(weight, plan, moment, row_weights):
-        rotation = ROTATION
-    return decompose_codes(weight, plan, moment=moment, row_weights=row_weights, rotation=rotation)
+    form = choose_form(weight, recipe, plan, moment, row_weights)
+    return decompose_codes(
+        weight, plan, moment=moment, row_weights=row_weights, rotation=form.rotation,
+        outliers=form.outliers,
+    )  # fmt: skip

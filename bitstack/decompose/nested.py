@@ -10,7 +10,7 @@ single bits; see `decompose.search`. Does not fit scales; see `decompose.refit`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bitstack.container.blocks import StackSpec
 from bitstack.decompose.level import Level, first_scales, with_shared_codes
+from bitstack.decompose.outliers import split_off
 from bitstack.decompose.problem import Problem, make_problem
 from bitstack.decompose.refit import refit
 from bitstack.decompose.result import Decomposed
@@ -41,6 +42,7 @@ class Plan:
     search_sweeps: int = 2  # passes over all columns in each round; 0: no search
     joint_passes: int = 4  # passes over the whole codes of several levels
     level_weights: tuple[float, ...] = (1.0,)  # how much a level's relative error counts there
+    refits_columns: bool = True  # False saves the most expensive part of a refit
 
     def damping_at(self, level: int) -> float:
         return self.damping[min(level, len(self.damping)) - 1]
@@ -77,13 +79,23 @@ def decompose_codes(
     moment: Tensor | None = None,
     row_weights: Tensor | None = None,
     rotation: int = 0,
+    outliers: Tensor | None = None,
 ) -> Decomposed:
     """Decomposes `weight` [m, n] into planes under E[x xᵀ] [n, n] and row weights [m].
 
-    `rotation` is the seed of the rotation of its inputs, 0 for none.
+    Args:
+        rotation: The seed of the rotation of its inputs, 0 for none.
+        outliers: Positions int64 [k], rising, of weights to be kept as they are.
     """
-    problem = make_problem(weight, moment, row_weights, rotation)
-    return pack_levels(problem, [_build_chain(problem, plan, chain) for chain in plan.chains()])
+    values, rest = split_off(weight, outliers) if outliers is not None else (None, weight)
+    problem = make_problem(rest, moment, row_weights, rotation)
+    done = pack_levels(problem, [_build_chain(problem, plan, chain) for chain in plan.chains()])
+    if outliers is None or values is None or not len(outliers):
+        return done
+    spec = replace(done.spec, outliers=len(outliers))
+    kept = {spec.kept[0].name: outliers.to(spec.kept[0].dtype), spec.kept[1].name: values}
+    whole = float(replace(problem, weight=weight).row_squares().sum())
+    return replace(done, spec=spec, tensors=kept | done.tensors, mean_square=whole)
 
 
 def _build_chain(problem: Problem, plan: Plan, chain: Chain) -> list[Level]:
@@ -121,7 +133,7 @@ def _add_planes(problem: Problem, plan: Plan, below: Level, size: int) -> list[L
         for _ in range(plan.search_sweeps):
             only_last = [0.0] * (size - 1) + [1.0]
             levels = descend(problem, levels, [hessian] * size, only_last, below.planes)
-        levels[-1] = refit(problem, levels[-1], hessian)
+        levels[-1] = refit(problem, levels[-1], hessian, columns=plan.refits_columns)
     return [_refit_rounds(problem, plan, level) for level in levels]
 
 
@@ -159,7 +171,7 @@ def _refit_rounds(problem: Problem, plan: Plan, level: Level) -> Level:
     """Refits all scales of the level, several rounds: each of T, u, v depends on the others."""
     hessian = problem.damped_hessian(plan.damping_at(level.planes))
     for _ in range(plan.refit_rounds):
-        level = refit(problem, level, hessian)
+        level = refit(problem, level, hessian, columns=plan.refits_columns)
     return level
 
 

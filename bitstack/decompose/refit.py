@@ -14,13 +14,17 @@ from bitstack.decompose.level import Level
 from bitstack.decompose.problem import Problem, diagonal, times
 
 _RIDGE = 1e-4  # of the mean diagonal: keeps the equations solvable where a column hardly counts
-_TABLE_STEPS = 6
+_TABLE_STEPS = 3
 
 
-def refit(problem: Problem, level: Level, hessian: Tensor) -> Level:
-    """Refits T, then u, then v of `level` under `hessian`, a damped second moment [n, n] or [n]."""
+def refit(problem: Problem, level: Level, hessian: Tensor, *, columns: bool = True) -> Level:
+    """Refits T, then u, then v of `level` under `hessian`, a damped second moment [n, n] or [n].
+
+    Without `columns` v stays as it is: its equations have n unknowns, and factorising them takes
+    most of the time where a matrix has fewer rows than columns.
+    """
     level = refit_rows(problem, refit_table(problem, level, hessian), hessian)
-    return refit_columns(problem, level, hessian)
+    return refit_columns(problem, level, hessian) if columns else level
 
 
 def refit_rows(problem: Problem, level: Level, hessian: Tensor) -> Level:

@@ -62,6 +62,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.bitstack_rotate.argtypes = [_int32, _pointer, _int64, _int64, _int32, _pointer]
     library.bitstack_rotate.argtypes += [_int32, _pointer, _int32]
     library.bitstack_rotate.restype = None
+    library.bitstack_add_outliers.argtypes = [_pointer, _int32, _pointer, _int64, _int64, _int64]
+    library.bitstack_add_outliers.argtypes += [_pointer, _int64, _int32, _pointer, _int32]
+    library.bitstack_add_outliers.restype = None
     library.bitstack_descend.argtypes = [_int64, _int64, _int32, _int32, _int32]
     library.bitstack_descend.argtypes += [_pointer] * 9 + [_int32]
     library.bitstack_descend.restype = None
@@ -231,6 +234,33 @@ def rotate(variant: Variant, x: Tensor, signs: Tensor, out: Tensor, *, back: boo
         _DTYPES[x.dtype],
         signs.data_ptr(),
         back,
+        out.data_ptr(),
+        threads.count(),
+    )
+
+
+def add_outliers(out: Tensor, x: Tensor, positions: Tensor, values: Tensor) -> None:
+    """Adds the products of `x` [..., n] with the outliers of a matrix to `out` [..., m], in place.
+
+    Both are contiguous, of one dtype (fp32, bf16 or fp16).
+
+    Args:
+        positions: Rising, int32 or int64 [k]: row · n + column.
+        values: fp16 [k].
+    """
+    library = _library()
+    assert library is not None
+    columns = x.shape[-1]
+    library.bitstack_add_outliers(
+        positions.data_ptr(),
+        positions.dtype == torch.int64,
+        values.data_ptr(),
+        len(values),
+        out.shape[-1],
+        columns,
+        x.data_ptr(),
+        x.numel() // columns,
+        _DTYPES[x.dtype],
         out.data_ptr(),
         threads.count(),
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bitstack.errors import UserError
-from bitstack.kernels import dispatch, matmul, native, reference, rotation
+from bitstack.kernels import dispatch, matmul, native, outliers, reference, rotation
 
 MATMUL_FROM = 24  # tokens from which unpacked panels and torch's matrix product are faster
 
@@ -86,6 +86,19 @@ def rotate(x: Tensor, seed: int, *, back: bool = False) -> Tensor:
     if dispatch.is_eager(x) and not (x.requires_grad and torch.is_grad_enabled()):
         return _rotate(x, seed, back)
     return torch.ops.bitstack.rotate(x, seed, back)
+
+
+def add_outliers(y: Tensor, x: Tensor, positions: Tensor, values: Tensor) -> Tensor:
+    """Returns `y` [..., m] plus the products of `x` [..., n] with outliers; see `kernels.outliers`.
+
+    May overwrite `y` where no gradient is asked for.
+    """
+    needs_grad = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
+    native_runs = x.device.type == "cpu" and native.supports(x.dtype) and y.is_contiguous()
+    if dispatch.is_eager(x) and not needs_grad and native_runs and dispatch.cpu_variant():
+        native.add_outliers(y, x.contiguous(), positions, values)
+        return y
+    return outliers.add_products(y, x, positions, values)
 
 
 def _check(x: Tensor, planes: list[Tensor]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bitstack import kernels
 from bitstack.container.blocks import StackSpec
+from bitstack.kernels import outliers
 
 Read = Callable[[str], Tensor]  # name within the stack -> tensor
 
@@ -91,14 +92,16 @@ class Stack(nn.Module):
         if self.spec.format == "signs":
             return kernels.sign_dequantize(*self._signs(), self.spec.columns)
         rows = kernels.dequantize(*self._coded(), self.spec.rows, self.spec.columns)
-        return kernels.rotate(rows, self.spec.rotation, back=True)
+        rows = kernels.rotate(rows, self.spec.rotation, back=True)
+        return outliers.add_to(rows, *self._kept()) if self.spec.outliers else rows
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Returns `x` [..., columns] times the transposed matrix plus `bias`: [..., rows]."""
         if self.spec.format == "signs":
             return kernels.sign_linear(x, *self._signs(), bias)
         spec = self.spec
-        return kernels.coded_linear(x, *self._coded(), spec.rows, bias, seed=spec.rotation)
+        y = kernels.coded_linear(x, *self._coded(), spec.rows, bias, seed=spec.rotation)
+        return kernels.add_outliers(y, x, *self._kept()) if spec.outliers else y
 
     def gather(self, ids: Tensor) -> Tensor:
         """Returns rows `ids` (int64, any shape) of the matrix, fp32 [*ids.shape, columns]."""
@@ -111,7 +114,8 @@ class Stack(nn.Module):
             rows = kernels.sign_dequantize(*chosen, rights, spec.columns)
             return rows.view(*ids.shape, spec.columns)
         rows = kernels.coded_rows(ids, *self._coded(), spec.rows, spec.columns)
-        return kernels.rotate(rows, spec.rotation, back=True)
+        rows = kernels.rotate(rows, spec.rotation, back=True)
+        return rows + outliers.rows(ids, *self._kept(), spec.columns) if spec.outliers else rows
 
     def extra_repr(self) -> str:
         spec = self.spec
@@ -124,8 +128,14 @@ class Stack(nn.Module):
         return held
 
     def _coded(self) -> tuple[list[Tensor], Tensor]:
-        *planes, scale = self._held()
+        held = self._held()
+        *planes, scale = held[:-2] if self.spec.outliers else held
         return planes, scale
+
+    def _kept(self) -> tuple[Tensor, Tensor]:
+        """Positions and values of the outliers."""
+        positions, values = self._held()[-2:]
+        return positions, values
 
     def _signs(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         held = self._held()

@@ -25,7 +25,7 @@ from bitstack.recipe.problems import describe
 MOST_CODE_BLOCKS = 8  # a code fits into one byte
 OVERRIDABLE = (
     "blocks", "chains", "damping", "joint_planes", "search_sweeps", "joint_passes",
-    "level_weights", "refit_rounds", "rotation", "rank", "svd", "dense",
+    "level_weights", "refit_rounds", "rotation", "outliers", "rank", "svd", "dense",
 )  # fmt: skip
 """What `overrides` may set for some matrices: these fields, and `dense`."""
 
@@ -179,6 +179,12 @@ class Recipe(BaseModel):
         "coded. That spreads the few weights that are far larger than the others. auto tries both "
         "on some rows of every matrix and keeps the better.",
     )
+    outliers: Literal["auto", "never"] = Field(
+        "auto",
+        description="codes: Whether the few weights that matter most are kept in 16 bits beside "
+        "the codes, where that loses less than it costs in bytes. auto tries it on some rows of "
+        "every matrix, with and without rotation.",
+    )
     level_weights: list[float] = Field(
         [1.0],
         min_length=1,
@@ -202,10 +208,12 @@ class Recipe(BaseModel):
         "when tuning takes more steps; 0 keeps the codes and needs 2 instead of 5 bytes of memory "
         "per weight.",
     )
-    order: Literal["loss", "perplexity"] = Field(
+    order: Literal["loss", "predicted", "perplexity"] = Field(
         "loss",
         description="How the order of loading is found: loss, by the loss each block saves per "
-        "byte; perplexity, the published sort, which measures the model once for every block.",
+        "byte, predicted and corrected by measurements; predicted, without the measurements, which "
+        "take most of the time of a run without tuning; perplexity, the published sort, which "
+        "measures the model once for every block.",
     )
     order_samples: int = Field(
         16,

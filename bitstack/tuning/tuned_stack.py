@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bitstack.container.blocks import StackSpec
 from bitstack.container.manifest import StackEntry
-from bitstack.kernels import packing, rotate
+from bitstack.kernels import outliers, packing, rotate
 from bitstack.kernels.reference import split_scale
 from bitstack.nn import stacks
 from bitstack.tuning.coded_product import CodedProduct, coded_matrix
@@ -59,6 +59,7 @@ class TunedStack(nn.Module):
             chain[-1]: packing.codes([read(name) for name in spec.planes(chain[-1])], spec.columns)
             for chain in spec.chains
         }
+        self.kept = [read(tensor.name) for tensor in spec.kept]  # outliers do not learn
         self.base_scales = {j: read(f"scale_{j}").float() for j in range(1, spec.levels + 1)}
         self.scale_changes = nn.ParameterDict(
             {str(level): torch.zeros_like(scale) for level, scale in self.base_scales.items()}
@@ -121,8 +122,9 @@ class TunedStack(nn.Module):
         # At one plane errors are so large that a gradient says little of the cell next door.
         moves = top in self.positions and self.level > max(1, self.planes[top].kept)
         use_gradient, fast = self._move_codes if moves else None, self.level <= _FAST_LEVELS
-        x = rotate(x, self.spec.rotation)
-        y: Tensor = CodedProduct.apply(x, *self._coded_matrix(), use_gradient, fast)
+        rotated = rotate(x, self.spec.rotation)
+        y: Tensor = CodedProduct.apply(rotated, *self._coded_matrix(), use_gradient, fast)
+        y = outliers.add_products(y, x, *self.kept) if self.kept else y
         return y if bias is None else y + bias
 
     @torch.no_grad()
@@ -140,13 +142,15 @@ class TunedStack(nn.Module):
 
     def dequantize(self) -> Tensor:
         """Returns the matrix [m, n] at the present level."""
-        return rotate(coded_matrix(*self._coded_matrix()), self.spec.rotation, back=True)
+        matrix = rotate(coded_matrix(*self._coded_matrix()), self.spec.rotation, back=True)
+        return outliers.add_to(matrix.contiguous(), *self.kept) if self.kept else matrix
 
     def gather(self, ids: Tensor) -> Tensor:
         """Returns the rows `ids` of the matrix at the present level, [..., n]."""
         code, u, v, table = self._coded_matrix()
         rows = lookup(table, code[ids]) * v * u[ids].unsqueeze(-1)
-        return rotate(rows, self.spec.rotation, back=True)
+        rows = rotate(rows, self.spec.rotation, back=True)
+        return rows + outliers.rows(ids, *self.kept, self.spec.columns) if self.kept else rows
 
 
 def make_tunable(

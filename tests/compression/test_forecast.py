@@ -28,7 +28,9 @@ def test_the_container_is_as_large_as_was_said(
     manifest = read_manifest(compress(pico_model("llama-tied"), tmp_path / "out", recipe=recipe))
     stored = sum(t.bytes for e in manifest.stacks for t in e.spec.all())
     dense = sum(e.bytes for e in manifest.dense)
-    assert prediction.container_bytes == stored + dense
+    outliers = sum(t.bytes for e in manifest.stacks for t in e.spec.kept)
+    assert prediction.container_bytes == stored + dense - outliers
+    assert outliers <= 6 * prediction.weights / 100
     assert prediction.matrices == len(manifest.stacks)
     assert prediction.original_bytes == manifest.original_bytes
     assert prediction.disk_bytes > 2 * prediction.container_bytes

@@ -82,7 +82,9 @@ def test_the_published_recipe_is_small_and_in_its_order(
     assert logits(model).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["llama-tied", "llama-gqa", "gemma-3", "opt", "qwen3-moe"])
+@pytest.mark.parametrize(
+    "name", ["llama-tied", "llama-gqa", "gemma-3", "opt", "qwen3-moe", pico.OUTLIERS]
+)
 def test_all_stages_of_the_default_recipe(pico_model: Folder, run: Folder, name: str) -> None:
     """Search, tuning, measured order: more planes are nearer, bytes are as planned."""
     container = run(pico_model(name), **QUICK)

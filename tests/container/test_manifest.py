@@ -123,18 +123,24 @@ def test_a_damaged_stack(container: Path, stack: object) -> None:
         read_manifest(container)
 
 
-def test_format_3_knew_no_rotation(container: Path) -> None:
-    data = json.loads((container / MANIFEST).read_text()) | {"format": 3}
+@pytest.mark.parametrize("format, unknown", [(4, ["outliers"]), (3, ["outliers", "rotation"])])
+def test_older_formats_knew_less(container: Path, format: int, unknown: list[str]) -> None:
+    data = json.loads((container / MANIFEST).read_text()) | {"format": format}
     for stack in data["stacks"]:
-        del stack["rotation"]
+        for field in unknown:
+            del stack[field]
     (container / MANIFEST).write_text(json.dumps(data))
-    assert {entry.spec.rotation for entry in read_manifest(container).stacks} == {0}
+    specs = [entry.spec for entry in read_manifest(container).stacks]
+    assert all(getattr(spec, field) == 0 for spec in specs for field in unknown)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63, "no number"])
-def test_a_rotation_that_cannot_be(container: Path, seed: object) -> None:
+@pytest.mark.parametrize(
+    "field, value",
+    [("rotation", -1), ("rotation", 2**63), ("rotation", "no number"), ("outliers", -1)],
+)
+def test_a_form_that_cannot_be(container: Path, field: str, value: object) -> None:
     data = json.loads((container / MANIFEST).read_text())
-    data["stacks"][0]["rotation"] = seed
+    data["stacks"][0][field] = value
     (container / MANIFEST).write_text(json.dumps(data))
     with pytest.raises(UserError, match="damaged"):
         read_manifest(container)

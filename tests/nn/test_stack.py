@@ -1,5 +1,7 @@
 """A stack holds exactly the tensors of its level and multiplies as its matrix does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,10 +12,18 @@ from hypothesis import strategies as st
 from bitstack.container.blocks import StackSpec
 from bitstack.nn import Stack
 
+SHAPED = st.builds(
+    StackSpec, st.just("codes"), st.integers(1, 20), st.integers(1, 20), st.integers(1, 8),
+    rotation=st.integers(0, 2),
+)  # fmt: skip
+WITH_OUTLIERS = st.builds(
+    lambda spec, share: replace(spec, outliers=1 + int(share * (spec.rows * spec.columns - 1))),
+    SHAPED,
+    st.floats(0, 1),
+)
 SPECS = st.one_of(
-    st.builds(
-        StackSpec, st.just("codes"), st.integers(1, 20), st.integers(1, 20), st.integers(1, 8)
-    ),
+    SHAPED,
+    WITH_OUTLIERS,
     st.builds(
         StackSpec,
         st.just("signs"),

@@ -21,6 +21,7 @@ TIED, UNTIED = {"model.embed_tokens"}, {"model.embed_tokens", "lm_head"}
 ROLES: dict[str, set[str]] = {
     "llama-tied": TIED | ATTENTION | MLP,
     "llama-untied": UNTIED | ATTENTION | MLP,
+    pico.OUTLIERS: TIED | ATTENTION | MLP,
     "llama-gqa": UNTIED | ATTENTION | MLP,
     "mistral": UNTIED | ATTENTION | MLP,
     "qwen2": UNTIED | ATTENTION | MLP,

@@ -266,6 +266,27 @@ BITSTACK_API void bitstack_rotate(int32_t variant, const void* x, int64_t count,
   });
 }
 
+// out [batch, rows] += x [batch, columns] times the transposed sparse matrix of `count` values at
+// rising positions row * columns + column: two operations a value and token, nothing else.
+BITSTACK_API void bitstack_add_outliers(const void* positions, int32_t wide, const uint16_t* values,
+                                        int64_t count, int64_t rows, int64_t columns, const void* x,
+                                        int64_t batch, int32_t dtype, void* out, int32_t threads) {
+  const auto position = [&](int64_t i) {
+    return wide ? static_cast<const int64_t*>(positions)[i]
+                : int64_t(static_cast<const int32_t*>(positions)[i]);
+  };
+  if (count * batch < kSerial) threads = 1;
+  parallel_for(batch, threads, [&](int64_t token) {
+    for (int64_t i = 0; i < count;) {
+      const int64_t row = position(i) / columns, first = row * columns;
+      float sum = load_number(out, token * rows + row, dtype);
+      for (int64_t at; i < count && (at = position(i)) < first + columns; ++i)
+        sum += half_to_float(values[i]) * load_number(x, token * columns + at - first, dtype);
+      store_number(sum, out, token * rows + row, dtype);
+    }
+  });
+}
+
 // Reads `bytes` with all threads: the bandwidth that a product is compared with.
 BITSTACK_API uint64_t bitstack_read(const uint64_t* from, int64_t bytes, int32_t threads) {
   constexpr int64_t kBlock = 1 << 15;  // words

@@ -1,11 +1,11 @@
-"""Rotation where it helps: weights of fifty standard deviations are coded, not clipped."""
+"""The form of a matrix: weights of fifty standard deviations are coded or kept, not clipped."""
 
 import pytest
 import torch
 
 from bitstack.decompose import decompose
+from bitstack.decompose.form import choose_form
 from bitstack.decompose.nested import Plan
-from bitstack.decompose.rotation import rotation_pays
 from bitstack.nn import Stack
 from bitstack.recipe import load_recipe
 
@@ -32,22 +32,44 @@ def dequantized(weight: torch.Tensor, level: int, **fields: object) -> torch.Ten
     return stack.dequantize()
 
 
-def test_taken_where_it_helps_and_only_there() -> None:
-    assert rotation_pays(spiked(), QUICK, None, None)
-    assert not rotation_pays(gaussian(96, 256), QUICK, None, None)
+def form(weight: torch.Tensor, moment: torch.Tensor | None = None, **fields: object) -> tuple:
+    """Whether it is rotated, and how many outliers it has."""
+    chosen = choose_form(weight, load_recipe("fast", **fields), QUICK, moment, None)
+    return bool(chosen.rotation), len(chosen.outliers)
+
+
+def test_a_gaussian_matrix_stays_as_it_is() -> None:
+    assert form(gaussian(96, 256)) == (False, 0)
+
+
+def test_what_the_recipe_forbids_is_not_taken() -> None:
+    assert form(spiked(), outliers="never") == (True, 0)
+    assert form(spiked(), rotation="never") == (False, 8)
+    assert form(spiked(), rotation="never", outliers="never") == (False, 0)
+    assert form(gaussian(96, 256), rotation="always") == (True, 0)
+
+
+def test_outliers_of_the_inputs_are_kept_and_columns_left_as_they_are() -> None:
+    """A few inputs a hundred times larger than others: scales of columns serve the others."""
+    columns = torch.ones(256)
+    columns[[5, 90]] = 100.0
+    rotated, outliers = form(gaussian(96, 256), torch.diag(columns.square()))
+    assert not rotated
 
 
 @pytest.mark.parametrize("level", [2, 3, 4, 8])
-def test_large_weights_come_back(level: int) -> None:
-    """Without rotation they are clipped; with it the error is that of Gaussian weights."""
+@pytest.mark.parametrize("outliers", ["auto", "never"])
+def test_large_weights_come_back(level: int, outliers: str) -> None:
+    """As they are they are clipped; rotated the error is that of Gaussian weights, and where they
+    are kept it is that of the other weights alone."""
     weight = spiked()
-    errors = {
-        rotation: float((dequantized(weight, level, rotation=rotation) - weight).square().sum())
-        for rotation in ("auto", "never")
-    }
+    plain = dequantized(weight, level, rotation="never", outliers="never")
+    chosen = dequantized(weight, level, outliers=outliers)
     gaussian_error = {2: 0.13, 3: 0.04, 4: 0.012, 8: 1e-4}[level]  # of Lloyd and Max, and a little
-    assert errors["auto"] < gaussian_error * float(weight.square().sum())
-    assert errors["auto"] < errors["never"]
+    others = weight[weight.abs() < 9] if outliers == "auto" else weight
+    error = float((chosen - weight).square().sum())
+    assert error < gaussian_error * float(others.square().sum())
+    assert error < float((plain - weight).square().sum())
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 7, 33, 70])

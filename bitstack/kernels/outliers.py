@@ -1,0 +1,50 @@
+"""Adds the weights that a matrix keeps as they are, beside its codes: a few, with their positions.
+
+A few weights of a language model, times the inputs they meet, carry most of what a matrix does, and
+no table of few values reaches them (SpQR, arXiv 2306.03078, keeps them apart for the same reason).
+They are a sparse part of the matrix, in the coordinates of the unrotated inputs. This is the
+definition, in torch, for every device and with gradients; `cpu/library.cpp` adds the same to a
+product. Does not choose the weights; see `decompose.outliers`.
+"""
+
+import torch
+from torch import Tensor
+
+
+def add_products(y: Tensor, x: Tensor, positions: Tensor, values: Tensor) -> Tensor:
+    """Returns `y` [..., m] plus `x` [..., n] times the transposed outliers, in the dtype of `y`.
+
+    Args:
+        positions: int [k], row · n + column, rising.
+        values: fp16 [k].
+    """
+    columns = x.shape[-1]
+    rows, at = positions // columns, positions % columns
+    parts = x[..., at.long()].float() * values.float()
+    return y.float().index_add(-1, rows.long(), parts).to(y.dtype)
+
+
+def add_to(matrix: Tensor, positions: Tensor, values: Tensor) -> Tensor:
+    """Adds the outliers to `matrix` fp32 [m, n], contiguous, in place; returns it."""
+    matrix.view(-1).index_add_(0, positions.long(), values.float())
+    return matrix
+
+
+@torch.library.custom_op("bitstack::outlier_rows", mutates_args=())
+def rows(ids: Tensor, positions: Tensor, values: Tensor, columns: int) -> Tensor:
+    """Returns the outliers of rows `ids` (int64, any shape): fp32 [*ids.shape, columns]."""
+    flat = ids.reshape(-1).to(positions.dtype)
+    first = torch.searchsorted(positions, flat * columns)
+    counts = torch.searchsorted(positions, (flat + 1) * columns) - first
+    # Entry i of `which` is the row that outlier i goes to; `source` is where that outlier stands.
+    which = torch.repeat_interleave(counts)
+    ends = counts.cumsum(0)
+    source = torch.arange(len(which), device=ids.device) + (first - ends + counts)[which]
+    out = torch.zeros(len(flat), columns, device=ids.device)
+    out[which, (positions[source] % columns).long()] = values[source].float()
+    return out.view(*ids.shape, columns)
+
+
+@rows.register_fake
+def _(ids: Tensor, positions: Tensor, values: Tensor, columns: int) -> Tensor:
+    return values.new_empty(*ids.shape, columns, dtype=torch.float32)
