@@ -16,10 +16,11 @@ from bitstack.ordering.reference import Reference
 def choose_order(job: Job) -> list[int]:
     """Returns stack indices in the order in which the finished planes are loaded.
 
-    With text and `order: loss`, several orders are made from the predicted losses and from what is measured of every
-    role, and the one along which the whole model is nearest to the original is taken. Neither is
-    right alone: measured one role at a time, against finished stacks, levels that were tuned look
-    worse than they are among those they were tuned with; how much depends on the steps of tuning.
+    With text and `order: loss`, several orders are made from the predicted losses and from what is
+    measured of every role, and the one along which the whole model is nearest to the original is
+    taken. Neither is right alone: measured one role at a time, against finished stacks, levels that
+    were tuned look worse than they are among those they were tuned with; how much depends on the
+    steps of tuning.
     """
     stacks = job.stacks
     if job.recipe.order == "perplexity":

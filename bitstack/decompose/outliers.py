@@ -3,8 +3,8 @@
 Codes of j bits leave a share D_j of what they are given, and one bit more for every weight leaves a
 quarter of that. So a weight kept exactly, at 48 bits, pays where it takes out more of the squared
 error than those 48 bits, given to the codes, would: where its square, under the weights of its row
-and its column, is over 48 · ln 4 = 67 times the mean square of the weights that are left. That holds
-at every level alike. SpQR (arXiv 2306.03078) keeps outliers by a threshold to be set; this one is
+and its column, is over 48 · ln 4 = 67 times the mean square of the weights left. That holds at
+every level alike. SpQR (arXiv 2306.03078) keeps outliers by a threshold to be set; this one is
 computed. Does not decide whether keeping them pays beside a rotation; see `decompose.form`.
 """
 

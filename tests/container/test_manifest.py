@@ -123,7 +123,7 @@ def test_a_damaged_stack(container: Path, stack: object) -> None:
         read_manifest(container)
 
 
-@pytest.mark.parametrize("format, unknown", [(4, ["outliers"]), (3, ["outliers", "rotation"])])
+@pytest.mark.parametrize(("format", "unknown"), [(4, ["outliers"]), (3, ["outliers", "rotation"])])
 def test_older_formats_knew_less(container: Path, format: int, unknown: list[str]) -> None:
     data = json.loads((container / MANIFEST).read_text()) | {"format": format}
     for stack in data["stacks"]:
@@ -135,7 +135,7 @@ def test_older_formats_knew_less(container: Path, format: int, unknown: list[str
 
 
 @pytest.mark.parametrize(
-    "field, value",
+    ("field", "value"),
     [("rotation", -1), ("rotation", 2**63), ("rotation", "no number"), ("outliers", -1)],
 )
 def test_a_form_that_cannot_be(container: Path, field: str, value: object) -> None:
