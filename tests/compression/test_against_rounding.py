@@ -47,7 +47,7 @@ def test_a_run_warns(
 ) -> None:
     monkeypatch.setattr(decompose_stage, "rounding_error", lambda weight, bits: 1e-9)
     with caplog.at_level(logging.WARNING):
-        model = pico_model("llama")
+        model = pico_model("llama-tied")
         compress(model, tmp_path / "out", recipe="fast", calibration="none", blocks=3)
     assert "at level 2, 3 the weights are further" in caplog.text
 
@@ -60,6 +60,6 @@ def test_a_run_with_text_does_not_compare(
 ) -> None:
     monkeypatch.delattr(decompose_stage, "rounding_error")
     compress(
-        pico_model("llama"), tmp_path / "out", recipe="fast", calibration=str(text_file),
+        pico_model("llama-tied"), tmp_path / "out", recipe="fast", calibration=str(text_file),
         num_samples=1, seq_len=16, order_samples=1, blocks=2,
     )  # fmt: skip
