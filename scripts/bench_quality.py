@@ -3,6 +3,7 @@
     python scripts/bench_quality.py --model ../shared/models/classics-5m
     python scripts/bench_quality.py --methods gptq hqq --tokens 20000
     python scripts/bench_quality.py --model classics-5m --kept
+    python scripts/bench_quality.py --model SmolLM2
 
 One model and one text give one table and one plot. Finished rows are kept in scripts/quality: a run
 measures only the rows that are missing, and --kept measures none. A peer that needs other versions
@@ -13,14 +14,20 @@ import argparse
 import gzip
 import sys
 import tempfile
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import quality_equal
 import quality_plot
 import quality_report
 from peers import METHODS
 from peers.bench import Bench, Task
+from peers.limits import Limits
+from peers.ours import VARIANTS
 from quality_blimp import compare
+from quality_presets import PRESETS, Preset, folder_of, name_of
 from quality_rows import ROWS, Rows, file_of, forget, tasks
 from tqdm import tqdm
 
@@ -28,15 +35,7 @@ from bitstack.commands.shared import silence_libraries, write_result
 from bitstack.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-# Calibration text, evaluation text, tokens evaluated, calibration windows of 256 tokens: as many as
-# our default recipe calibrates with, spread over all the text that it also tunes on.
-# Second moments need no more; `--samples 4096` gives peers all of it, at four times their time.
-PRESETS: dict[str, tuple[str, str, int, int]] = {
-    "babyllama105": (
-        "tinystories/tinystories_train_head.txt", "tinystories/tinystories_val.txt", 100_000, 1024,
-    ),
-    "classics-5m": ("classics/train.txt.gz", "classics/valid.txt.gz", 50_000, 1024),
-}  # fmt: skip
+TEXTS = SHARED / "text"
 HEAD = 8_000_000  # characters of the calibration text that are read
 QUICK = 20_000  # tokens of --quick
 
@@ -46,14 +45,18 @@ def arguments() -> argparse.Namespace:
     work = Path(tempfile.gettempdir()) / "bitstack-quality"
     option = parser.add_argument
     model, preset = SHARED / "models/babyllama105", "[default: by model]"
-    option("--model", type=Path, default=model, help="model folder, or its name with --kept")
+    option("--model", type=Path, default=model, help="folder, SmolLM2, or a name with --kept")
     option("--calibration", type=Path, help=f"calibration text file {preset}")
     option("--text", type=Path, help=f"evaluation text file {preset}")
     option("--tokens", type=int, help=f"use only the first tokens of the text {preset}")
-    option("--window", type=int, default=256, help="tokens of a window, and of the stride")
+    option("--window", type=int, help=f"tokens of a window, and of the stride {preset}")
     option("--samples", type=int, help=f"calibration windows of the peers {preset}")
+    some: dict[str, Any] = {"nargs": "*", "metavar": "N", "type": int}
+    option("--groups", **some, help=f"group sizes of the peers, of those they have {preset}")
+    option("--bits", **some, help=f"bits of the peers, of those they have {preset}")
+    option("--recipes", nargs="*", choices=list(VARIANTS), help=f"recipes of bitstack {preset}")
     methods = list(METHODS)
-    option("--methods", nargs="*", default=methods, choices=methods, help="measure only these")
+    option("--methods", nargs="*", choices=methods, help=f"measure only these {preset}")
     option("--fresh", action="store_true", help="drop their kept rows and measure them again")
     option("--kept", action="store_true", help="measure nothing, print the kept rows")
     option("--rows", type=Path, default=ROWS, help="folder of the kept rows")
@@ -74,17 +77,31 @@ def open_bench(options: argparse.Namespace) -> Bench:
     Raises:
         UserError: A text is neither given nor preset for the model.
     """
-    preset = PRESETS.get(options.model.name, (None, None, 100_000, 128))
-    calibration = options.calibration or (preset[0] and SHARED / "text" / preset[0])
-    text = options.text or (preset[1] and SHARED / "text" / preset[1])
+    preset = preset_of(options)
+    calibration = options.calibration or (preset.calibration and TEXTS / preset.calibration)
+    text = options.text or (preset.text and TEXTS / preset.text)
     if not calibration or not text:
         raise UserError(f"{options.model}: no preset for it; give --calibration and --text")
     options.work.mkdir(parents=True, exist_ok=True)
+    tokens = options.tokens or (min(QUICK, preset.tokens) if options.quick else preset.tokens)
+    window = options.window or preset.window
     return Bench(
-        options.model, head(Path(calibration), options.work), Path(text), options.work,
-        tokens=options.tokens or (QUICK if options.quick else preset[2]), window=options.window,
-        samples=options.samples or preset[3], length=options.window,
+        folder_of(options.model, options.work), head(Path(calibration), options.work), Path(text),
+        options.work, tokens=tokens, window=window, samples=options.samples or preset.samples,
+        length=window, limits=limits(options, preset.limits),
     )  # fmt: skip
+
+
+def preset_of(options: argparse.Namespace) -> Preset:
+    return PRESETS.get(name_of(options.model), Preset())
+
+
+def limits(options: argparse.Namespace, preset: Limits) -> Limits:
+    """Returns which settings are measured: those of the options, else of the preset."""
+    given: dict[str, Any] = {"groups": options.groups and tuple(options.groups)}
+    given["bits"] = options.bits and dict.fromkeys(METHODS, tuple(options.bits))
+    given["recipes"] = options.recipes and tuple(options.recipes)
+    return replace(preset, **{name: value for name, value in given.items() if value})
 
 
 def head(text: Path, work: Path) -> Path:
@@ -100,13 +117,14 @@ def head(text: Path, work: Path) -> Path:
     return cut
 
 
-def measure(bench: Bench, rows: Rows, methods: list[str]) -> dict[str, str]:
+def measure(bench: Bench, rows: Rows, methods: Sequence[str]) -> dict[str, str]:
     """Measures every row that is missing.
 
     Returns:
         The reason why a method could not be measured, by method.
     """
     missing = {}
+    bench.sizes = lambda method: quality_equal.sizes(rows.rows, bench.task.model, method)
     if not rows.has("original", "16 bits"):
         size = bench.dense_bytes + 2 * bench.linear_weights
         rows.add(bench.scored("original", "16 bits", "both", 16.0, size, bench.model, 0.0))
@@ -140,16 +158,18 @@ def kept_task(file: Path) -> Task:
 
 def run(options: argparse.Namespace) -> None:
     """Measures, prints the tables, and writes plot and JSON."""
-    file = file_of(options.rows, options.model.resolve().name)
+    file = file_of(options.rows, name_of(options.model))
     bench = None if options.kept else open_bench(options)
     task = bench.task if bench else kept_task(file)
+    known = preset_of(options).methods
+    methods = known if options.methods is None else options.methods
     if options.fresh and bench:
-        forget(file, task, options.methods)
+        forget(file, task, methods)
     rows = Rows(file, task)
-    missing = measure(bench, rows, options.methods) if bench else {}
+    missing = measure(bench, rows, methods) if bench else {}
     for name in missing:
         missing[name] += "; kept rows are shown" if rows.of(name) else ""
-    missing |= {name: "no rows" for name in METHODS if not rows.of(name) and name not in missing}
+    missing |= {name: "no rows" for name in known if not rows.of(name) and name not in missing}
     if options.json != "-":
         quality_report.report(task, rows.rows, missing, rows.made_by)
         plot = options.plot or options.work / f"quality-{task.model}.png"

@@ -11,7 +11,7 @@ from typing import Any
 
 from peers import family
 from peers.bench import Row, Task
-from quality_report import LEAST, Curves
+from quality_curves import LEAST, Curves
 
 from bitstack.machine.extras import require
 

@@ -1,22 +1,19 @@
 """Prints the rows of `bench_quality.py` as tables, and the comparisons that have targets.
 
-Curves are interpolated in the logarithm of the increase in loss over the original, which falls
-about linearly with bits. Outside a curve there is no value.
+The model whose targets are in KL at equal bytes has tables of its own; see `quality_equal`.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from peers import METHODS, family
+import quality_equal
 from peers.bench import KL_TOKENS, Row, Task
+from quality_curves import Curves, interpolate
 
 from bitstack.commands.tables import console, table
 
 OURS, BEST = "bitstack default", "bitstack best"
-LEAST = 1e-5  # nats: a smaller increase is noise, and may be below 0, where it has no logarithm
 PAPER_BITS = (2.2, 3.2, 4.2)
 PAPER_TARGETS = {
     "babyllama105": (1 / 15, 1 / 25, 1 / 35),
@@ -27,53 +24,10 @@ GPTQ_TARGETS = {"babyllama105": (0.2, 0.5, 1.0), "classics-5m": (0.3, 0.6, 1.5)}
 TIME_TARGETS = {OURS: 3.0, "bitstack fast": 0.2}
 
 
-def interpolate(points: Sequence[tuple[float, float]], at: float) -> float | None:
-    """Returns the increase at size `at` on a curve of (size, increase); None outside of it."""
-    curve = sorted(points)
-    if not curve or not curve[0][0] <= at <= curve[-1][0]:
-        return None
-    sizes, increases = zip(*curve, strict=True)
-    logs = [math.log(max(increase, LEAST)) for increase in increases]
-    return float(math.exp(np.interp(at, sizes, logs)))
-
-
-class Curves:
-    """The rows as curves over size, by method."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.original = next(r for r in rows if r.method == "original")
-        self.rows = [r for r in rows if r is not self.original]
-
-    def increase(self, row: Row) -> float:
-        """Returns the nats per token above the original."""
-        return row.nll_per_token - self.original.nll_per_token
-
-    def points(self, method: str, view: str) -> list[tuple[float, float]]:
-        """Returns (bits of a linear weight or bytes of the whole model, by view; increase)."""
-        return [(_size(r, view), self.increase(r)) for r in self._of(method, view)]
-
-    def divergences(self, method: str, view: str = "whole") -> list[tuple[float, float]]:
-        """Returns (size; KL from the original), where it was measured."""
-        pairs = [(r, r.kl_per_token) for r in self._of(method, view)]
-        return [(_size(r, view), kl) for r, kl in pairs if kl is not None]
-
-    def _of(self, method: str, view: str) -> list[Row]:
-        return [r for r in self.rows if r.method == method and r.view in (view, "both")]
-
-    def methods(self, view: str) -> list[str]:
-        """Returns the methods with a point in `view`, in the order of `METHODS`."""
-        names = {r.method for r in self.rows if r.view in (view, "both")}
-        return sorted(names, key=lambda method: (list(METHODS).index(family(method)), method))
-
-
-def _size(row: Row, view: str) -> float:
-    return row.bits_per_weight if view == "linear" else row.resident_bytes
-
-
 def line(row: Row) -> str:
     """Returns the line that is printed when a row is finished."""
     return (
-        f"{row.method:<28} {row.setting:<10} {row.bits_per_weight:6.3f} bits "
+        f"{row.method:<34} {row.setting:<10} {row.bits_per_weight:6.3f} bits "
         f"{row.resident_bytes:>9} bytes  {row.nll_per_token:.5f} nats  {row.seconds:.1f} s"
     )
 
@@ -98,23 +52,33 @@ def report(
         f"{task.model}, {task.tokens} tokens, window and stride {task.window}, fp32; peers are "
         "evaluated with dequantised weights in the original model. View: whole, bytes of "
         "everything resident; linear, embeddings and head dense; both, tools that leave them "
-        f"dense in 16 bits anyway. KL from the original over the first {KL_TOKENS} tokens.",
+        f"dense in 16 bits anyway. KL from the original over the first "
+        f"{min(KL_TOKENS, task.tokens)} tokens.",
         soft_wrap=True,
     )
+    if task.model in quality_equal.TARGETS:
+        quality_equal.report(curves, task.model)
+    else:
+        _tiny(curves, task.model)
+    for commit, names in (made_by or {}).items():
+        to.print(f"measured by {commit}: {'; '.join(names)}", soft_wrap=True)
+    for name, reason in missing.items():
+        to.print(f"missing: {name}: {reason}", soft_wrap=True)
+
+
+def _tiny(curves: Curves, model: str) -> None:
+    """Prints the comparisons of the tiny models, in increases of the loss."""
+    to = console()
     to.print(peers_table(curves))
     lines = [
         f"{OURS}, increase over that of",
-        *against_paper(curves, task.model),
-        *against_gptq(curves, task.model),
+        *against_paper(curves, model),
+        *against_gptq(curves, model),
         *against_all(curves),
         *(against_all(curves, BEST) if curves.points(BEST, "whole") else []),
     ]
     to.print("\n".join(lines), soft_wrap=True)
     to.print("\n".join(times(curves)), soft_wrap=True)
-    for commit, names in (made_by or {}).items():
-        to.print(f"measured by {commit}: {'; '.join(names)}", soft_wrap=True)
-    for name, reason in missing.items():
-        to.print(f"missing: {name}: {reason}", soft_wrap=True)
 
 
 def rows_table(curves: Curves) -> Any:

@@ -6,6 +6,7 @@ until `forget` drops it: a person decides whether a change of the library makes 
 
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -60,7 +61,7 @@ class Rows:
         return methods
 
 
-def forget(file: Path, task: Task, names: list[str]) -> None:
+def forget(file: Path, task: Task, names: Sequence[str]) -> None:
     """Drops the rows of some of `peers.METHODS` in one task."""
     kept = [
         line

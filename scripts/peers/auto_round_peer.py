@@ -12,6 +12,7 @@ import torch
 from auto_round import AutoRound
 from torch import Tensor
 
+from peers import embedding
 from peers.bench import Bench, Clock, Row
 from peers.grid import grouped_bytes
 from peers.loops import Done, unmeasured
@@ -22,11 +23,12 @@ STEPS, BATCH = 200, 8
 
 def rows(bench: Bench, done: Done) -> Iterator[Row]:
     """Measures every setting without a row."""
-    for method, setting, bits, group in unmeasured("auto-round g{}", BITS, GROUPS, done):
+    for method, setting, bits, group in unmeasured(bench, "auto-round g{}", BITS, GROUPS, done):
         clock = Clock()
         weights = quantise(bench, bits, group)
         size = sum(grouped_bytes(m.rows, m.columns, bits, group) for m in bench.linear)
-        yield bench.row(method, setting, weights, size, clock.seconds)
+        linear = embedding.Quantised(method, setting, bits, weights, size, clock.seconds)
+        yield from embedding.rows(bench, done, linear)
 
 
 def quantise(bench: Bench, bits: int, group: int) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ Does not quantise; see the other modules of this package.
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,6 +22,8 @@ from bitstack.metrics.gap.capacity_gap import capacity_gap
 from bitstack.metrics.loss.perplexity import perplexity
 from bitstack.original.matrices import Matrix, find_matrices
 from bitstack.original.text import Tokens, token_ids, windows
+from peers.limits import Limits
+from peers.remembered import Remembered
 
 HALF = 2  # bytes of a weight that a tool leaves unquantised
 KL_TOKENS = 10_000  # at the beginning of the evaluation text
@@ -68,9 +70,12 @@ class Bench:
 
     def __init__(
         self, folder: Path, calibration: Path, text: Path, work: Path, *,
-        tokens: int, window: int, samples: int, length: int,
+        tokens: int, window: int, samples: int, length: int, limits: Limits | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.calibration, self.work = folder, calibration, work
+        self.limits = limits or Limits()
+        # Bytes of the whole model at which a method of ours is measured too, by its name.
+        self.sizes: Callable[[str], list[int]] = lambda _: []
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.text: Tokens = token_ids(str(text), self.tokenizer, max_tokens=tokens)
         self.task = Task(
@@ -131,7 +136,7 @@ class Bench:
     @cached_property
     def original(self) -> Any:
         """Another copy of the original model, which is never changed."""
-        return self.fresh()
+        return Remembered(self.fresh())
 
     def divergence(self, model: Any) -> float:
         """Returns KL(original || model) in nats per token, on the first KL_TOKENS of the text.
@@ -148,6 +153,8 @@ class Bench:
         seconds: float,
     ) -> Row:  # fmt: skip
         """Evaluates `model`; returns its row."""
+        if len(self.text.ids) <= KL_TOKENS:  # few logits; loss and KL are of the same windows
+            model = Remembered(model)
         loss, kl = self.loss(model), self.divergence(model)
         return Row(method, setting, view, bits, size, loss, seconds, kl)
 

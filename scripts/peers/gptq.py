@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bitstack.original.matrices import Matrix, find_layers
+from peers import embedding
 from peers.bench import Bench, Clock, Row
 from peers.grid import best_range, grouped_bytes
 from peers.loops import Done, unmeasured
@@ -25,11 +26,12 @@ BATCH = 8  # windows of a forward pass
 
 def rows(bench: Bench, done: Done) -> Iterator[Row]:
     """Measures every setting without a row."""
-    for method, setting, bits, group in unmeasured("gptq g{}", BITS, GROUPS, done):
+    for method, setting, bits, group in unmeasured(bench, "gptq g{}", BITS, GROUPS, done):
         clock, model = Clock(), bench.fresh()
         weights = quantise_model(model, bench, bits, group)
         size = sum(grouped_bytes(m.rows, m.columns, bits, group) for m in bench.linear)
-        yield bench.row(method, setting, weights, size, clock.seconds)
+        linear = embedding.Quantised(method, setting, bits, weights, size, clock.seconds)
+        yield from embedding.rows(bench, done, linear)
 
 
 def quantise(weight: Tensor, moment: Tensor, bits: int, group: int) -> Tensor:

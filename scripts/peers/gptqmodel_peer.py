@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from peers import embedding
 from peers.bench import Bench, Clock, Row
 from peers.loops import Done, unmeasured
 
@@ -28,13 +29,14 @@ _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 def rows(bench: Bench, done: Done) -> Iterator[Row]:
     """Measures every setting without a row."""
-    for method, setting, bits, group in unmeasured("gptqmodel g{}", BITS, GROUPS, done):
+    for method, setting, bits, group in unmeasured(bench, "gptqmodel g{}", BITS, GROUPS, done):
         with tempfile.TemporaryDirectory() as folder:
             clock = Clock()
             quantise(bench, Path(folder), bits, group)
             seconds = clock.seconds
             weights, size = read(Path(folder), bench)
-        yield bench.row(method, setting, weights, size, seconds)
+        linear = embedding.Quantised(method, setting, bits, weights, size, seconds)
+        yield from embedding.rows(bench, done, linear)
 
 
 def quantise(bench: Bench, folder: Path, bits: int, group: int) -> None:

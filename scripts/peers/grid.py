@@ -57,6 +57,12 @@ def best_range(x: Tensor, bits: int, weight: Tensor | None = None) -> Grid:
     return best
 
 
+def rounded(weight: Tensor, bits: int, group: int) -> Tensor:
+    """Returns `weight` [rows, columns] rounded to nearest in groups of columns."""
+    parts = weight.split(group, dim=1)
+    return torch.cat([best_range(part, bits).round(part) for part in parts], dim=1)
+
+
 def grouped_bytes(rows: int, columns: int, bits: int, group: int) -> int:
     """Returns the bytes of a matrix: codes, and for each group a scale and a zero point."""
     groups = rows * ceil(columns / group)

@@ -12,6 +12,7 @@ import torch
 from hqq.core.quantize import Quantizer
 from torch import Tensor
 
+from peers import embedding
 from peers.bench import Bench, Clock, Row
 from peers.loops import Done, quantise_each, unmeasured
 
@@ -22,10 +23,12 @@ def rows(bench: Bench, done: Done) -> Iterator[Row]:
     """Measures every setting without a row."""
     for axis in AXES:
         name = f"hqq g{{}} axis {axis}"
-        for method, setting, bits, group in unmeasured(name, BITS, GROUPS, done):
+        settings = unmeasured(bench, name, BITS, GROUPS, done, same=True)
+        for method, setting, bits, group in settings:
             clock, one = Clock(), partial(quantise, bits=bits, group=group, axis=axis)
             weights, size = quantise_each(bench, f"{method} {setting}", one)
-            yield bench.row(method, setting, weights, size, clock.seconds)
+            linear = embedding.Quantised(method, setting, bits, weights, size, clock.seconds)
+            yield from embedding.rows(bench, done, linear, one)
 
 
 def quantise(weight: Tensor, bits: int, group: int, axis: int) -> tuple[Tensor, int]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from peers.bench import Bench, Clock, Row
+from peers.limits import SAME
 from peers.loops import Done
 
 TYPES = (
@@ -35,15 +36,18 @@ def rows(bench: Bench, done: Done) -> Iterator[Row]:
     """Measures every setting without a row."""
     if bench.model.config.model_type != "llama":
         raise ValueError(f"{bench.model.config.model_type} models are not converted here")
-    seen = set()
+    types, seen = bench.limits.types or TYPES, set()
+    endings = ("", SAME)
+    if all(done(f"llama.cpp{ending}", name) for name in types for ending in endings):
+        return
     with tempfile.TemporaryDirectory() as folder:
         clock, source = Clock(), Path(folder) / "source.gguf"
         write(bench.model, source)
         importance = mean_squares(bench)
         before = clock.seconds
-        for name in tqdm(TYPES, desc="llama.cpp", disable=None):
-            for dense in (True, False):
-                method = "llama.cpp" if dense else "llama.cpp, embedding too"
+        for name in tqdm(types, desc="llama.cpp", disable=None):
+            for ending in endings:
+                method, dense = f"llama.cpp{ending}", not ending
                 clock, file = Clock(), Path(folder) / f"{name}.gguf"
                 quantise(source, file, name, importance, dense)
                 seconds, tensors = before + clock.seconds, gguf.GGUFReader(file).tensors

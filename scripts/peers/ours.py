@@ -6,30 +6,69 @@ longest, is measured only in the view `whole`: the targets for `linear` are thos
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
-from bitstack.recipe import load_recipe
+from bitstack.recipe import Recipe, load_recipe
 from peers.bench import Bench, Row
 from peers.containers import LAST, points
 from peers.loops import Done
 
 EMBEDDINGS = {"whole": "decompose", "linear": "dense"}  # the recipe's field, by view
-VIEWS = {"default": ("whole", "linear"), "fast": ("whole", "linear"), "best": ("whole",)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe as it is measured."""
+
+    recipe: str
+    ending: str = ""  # of the method's name
+    text: bool = True  # whether it calibrates
+    views: tuple[str, ...] = ("whole", "linear")
+
+    def method(self, view: str) -> str:
+        """Returns the field `method` of its rows in a view."""
+        linear = ", linear only" if view == "linear" else ""
+        return f"bitstack {self.recipe}{self.ending}{linear}"
+
+
+VARIANTS = {
+    "default": Variant("default"),
+    "fast": Variant("fast"),
+    "best": Variant("best", views=("whole",)),
+    "no-text": Variant("fast", ", no text", text=False),
+}
 
 
 def rows(bench: Bench, done: Done) -> Iterator[Row]:
     """Measures every setting without a row."""
-    for name, views in VIEWS.items():
-        for view in views:
-            method = f"bitstack {name}" if view == "whole" else f"bitstack {name}, linear only"
-            if done(method, LAST):
+    for name in bench.limits.recipes:
+        variant = VARIANTS[name]
+        for view in variant.views:
+            method = variant.method(view)
+            sizes = bench.sizes(method)
+            if done(method, LAST) and not sizes:
                 continue
-            own, length = load_recipe(name), bench.task.length
-            recipe = load_recipe(
-                name, calibration=str(bench.calibration), embeddings=EMBEDDINGS[view],
-                seq_len=length, num_samples=max(1, own.num_samples * own.seq_len // length),
-            )  # fmt: skip
-            loaded = points(bench, recipe, f"{name}-{view}", lambda s, m=method: not done(m, s))
+
+            def wanted(setting: str, method: str = method) -> bool:
+                return not done(method, setting)
+
+            recipe = _recipe(bench, variant, view)
+            loaded = points(bench, recipe, f"{name}-{view}", wanted, sizes)
             for setting, model, seconds in loaded:
-                resident = model.bitstack
-                bits, size = resident.bits_per_weight, resident.resident_bytes
-                yield bench.scored(method, setting, view, bits, size, model, seconds)
+                yield _row(bench, method, setting, view, model, seconds)
+
+
+def _recipe(bench: Bench, variant: Variant, view: str) -> Recipe:
+    own, length = load_recipe(variant.recipe), bench.task.length
+    text: dict[str, Any] = {"calibration": "none"}
+    if variant.text:
+        count = max(1, own.num_samples * own.seq_len // length)
+        text = {"calibration": str(bench.calibration), "seq_len": length, "num_samples": count}
+    return load_recipe(variant.recipe, embeddings=EMBEDDINGS[view], **text)
+
+
+def _row(bench: Bench, method: str, setting: str, view: str, model: Any, seconds: float) -> Row:
+    resident = model.bitstack
+    bits, size = resident.bits_per_weight, resident.resident_bytes
+    return bench.scored(method, setting, view, bits, size, model, seconds)

@@ -30,8 +30,10 @@ GROUPS = (32, 64, 128)
 def rows(bench: Bench, done: Done) -> Iterator[Row]:
     """Measures every setting without a row."""
     quantise(torch.ones(1, 128), 4, 32)  # compiles its kernels, once on a machine: not timed
-    settings = [(bits, group) for group in GROUPS for bits in (2, 4)]
-    for bits, group in [*settings, (8, None)]:
+    wanted = bench.limits.bits_of("quanto", (2, 4, 8))
+    groups = bench.limits.groups_of(GROUPS)
+    settings = [(bits, group) for group in groups for bits in wanted if bits < 8]
+    for bits, group in [*settings, *([(8, None)] if 8 in wanted else [])]:
         method, setting = f"quanto g{group}" if group else "quanto rows", f"{bits} bits"
         if done(method, setting):
             continue

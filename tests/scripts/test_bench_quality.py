@@ -242,7 +242,7 @@ def test_a_missing_peer_is_named_and_a_broken_one_too(
 
 
 def test_curves_are_interpolated_in_the_logarithm(script: Any) -> None:
-    interpolate = script("quality_report").interpolate
+    interpolate = script("quality_curves").interpolate
     points = [(4.0, 0.01), (2.0, 1.0), (3.0, 0.1)]
     assert interpolate(points, 2.0) == pytest.approx(1.0)
     assert interpolate(points, 2.5) == pytest.approx(math.sqrt(0.1))
