@@ -6,6 +6,7 @@ Containers stay in the work folder, so that a second run goes on. Does not measu
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from bitstack import compress, load
@@ -24,6 +25,19 @@ BITS = (
 LAST = f"{BITS[-1]:g} bits"
 
 
+def made(bench: Bench, recipe: Recipe, name: str) -> tuple[Path, float]:
+    """Returns the folder of the container of this name, and the seconds that it took to make.
+
+    It is made unless an earlier run made it.
+    """
+    folder = bench.work / "containers" / f"{bench.task.model}-{name}"
+    if not (folder / "seconds.json").exists():
+        clock = Clock()
+        compress(bench.folder, folder, recipe=recipe, progress=True)
+        (folder / "seconds.json").write_text(json.dumps(clock.seconds))
+    return folder, json.loads((folder / "seconds.json").read_text())
+
+
 def points(
     bench: Bench, recipe: Recipe, name: str, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[str, Any, float]]:
@@ -34,12 +48,7 @@ def points(
     settings = {bits: f"{bits:g} bits" for bits in BITS}
     if not any(map(wanted, settings.values())):
         return
-    folder = bench.work / "containers" / f"{bench.task.model}-{name}"
-    if not (folder / "seconds.json").exists():
-        clock = Clock()
-        compress(bench.folder, folder, recipe=recipe, progress=True)
-        (folder / "seconds.json").write_text(json.dumps(clock.seconds))
-    seconds = json.loads((folder / "seconds.json").read_text())
+    folder, seconds = made(bench, recipe, name)
     budgets, seen = read_manifest(folder).budgets, set()
     for bits, setting in settings.items():
         budget = parse_budget(f"{bits}bpw")
