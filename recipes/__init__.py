@@ -21,6 +21,14 @@ def calibration_text() -> Path:
     return _HERE / "text" / "calibration.txt"
 
 
+def general_text() -> Path:
+    """Returns the file, packed by gzip, that a run calibrates with where no text is named.
+
+    About 1 MB of prose, code, documents, data, dialogue and other languages.
+    """
+    return _HERE / "text" / "general.txt.gz"
+
+
 def held_out_text() -> Path:
     """Returns the file with about 250 KB of books that the demo model was not trained on."""
     return _HERE / "text" / "held-out.txt"

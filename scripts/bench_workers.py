@@ -122,7 +122,8 @@ def main() -> None:
         folder = Path(place)
         sizes = {"layers": parsed.layers, "vocabulary": parsed.vocabulary, "width": parsed.width}
         model = build(folder / "model", **sizes)
-        options = ["--recipe", parsed.recipe, *parsed.option]
+        # The model has no tokenizer for a text.
+        options = ["--recipe", parsed.recipe, "--calibration", "none", *parsed.option]
         rows = [run(model, folder / "one", workers=1, threads=1, options=options)]
         equal = None
         if parsed.only != "memory":

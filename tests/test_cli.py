@@ -29,6 +29,7 @@ SMALL = [
     "--blocks", "3", "--num-samples", "4", "--seq-len", "32", "--order-samples", "2",
     "--tune-steps", "5", "--joint-passes", "1",
 ]  # fmt: skip
+NO_TEXT = ["--blocks", "2", "--calibration", "none", "--quiet"]
 KEYS = [
     "model", "budget_bytes", "resident_bytes", "original_bytes", "bits_per_weight", "tokens",
     "window", "stride", "nll_per_token", "perplexity", "bits_per_byte",
@@ -49,7 +50,7 @@ def model(pico_model: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def container(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compress(model, tmp_path_factory.mktemp("cli") / "c", blocks=3)
+    return compress(model, tmp_path_factory.mktemp("cli") / "c", blocks=3, calibration="none")
 
 
 def call(*args: object) -> Result:
@@ -167,12 +168,21 @@ def test_the_published_recipe(model: Path, text: Path, tmp_path: Path) -> None:
     assert {(s["format"], s["rank"]) for s in manifest["stacks"]} == {("signs", 1)}
 
 
-def test_a_run_without_text_warns_in_one_line(model: Path, tmp_path: Path) -> None:
-    command = ["run", str(model), "--output", str(tmp_path / "c"), "--blocks", "1"]
-    result = python("-m", "bitstack.cli", *command)
+@pytest.mark.parametrize(
+    ("named", "begins"),
+    [
+        (["--calibration", "none"], "warning: no calibration text"),
+        ([], "calibration: the general text that is shipped; --calibration FILE"),
+    ],
+)
+def test_a_run_says_in_one_line_that_no_text_was_named(
+    named: list[str], begins: str, model: Path, tmp_path: Path
+) -> None:
+    few = ["--recipe", "fast", *SMALL, "--tune-steps", "0", *named]
+    result = python("-m", "bitstack.cli", "run", str(model), "--output", str(tmp_path / "c"), *few)
     assert result.returncode == 0
     (line,) = [line for line in result.stderr.splitlines() if "calibration" in line]
-    assert line.startswith("warning: no calibration text")
+    assert line.startswith(begins)
 
 
 def test_a_quiet_run_says_nothing(
@@ -180,7 +190,8 @@ def test_a_quiet_run_says_nothing(
 ) -> None:
     logger = logging.getLogger("bitstack")
     try:
-        result = call("run", model, "--output", tmp_path / "c", "--blocks", 1, "--quiet")
+        few = ["--blocks", 1, "--calibration", "none", "--quiet"]
+        result = call("run", model, "--output", tmp_path / "c", *few)
     finally:
         logger.setLevel(logging.NOTSET)
     assert (result.exit_code, result.output, caplog.text) == (0, "", "")
@@ -307,7 +318,7 @@ def test_nan_in_weights(calibrated: bool, model: Path, text: Path, tmp_path: Pat
     state["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
     shutil.copytree(model, tmp_path / "m")
     save_file(state, tmp_path / "m" / "model.safetensors", {"format": "pt"})
-    options = ["--calibration", text, *SMALL] if calibrated else ["--blocks", "2", "--quiet"]
+    options = ["--calibration", text, *SMALL] if calibrated else NO_TEXT
     line = fails("run", tmp_path / "m", "--output", tmp_path / "c", *options)
     assert "model.layers.1.mlp.up_proj.weight" in line
     assert "NaN" in line
@@ -332,7 +343,7 @@ def test_no_disk_space_is_known_before(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    line = fails("run", model, "--output", tmp_path / "c")
+    line = fails("run", model, "--output", tmp_path / "c", *NO_TEXT)
     assert "1 B are free" in line
     assert not (tmp_path / "c").exists()
 

@@ -6,14 +6,16 @@ from everything that was read. Does not read files or tokenize; see `original.te
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bitstack import recipes
 from bitstack.errors import UserError
 from bitstack.original.source import Source
 from bitstack.original.text import Tokens, token_ids, windows
-from bitstack.recipe import Recipe
+from bitstack.recipe import GENERAL, NO_TEXT, Recipe
 
 TUNING_TOKENS = 2048  # tokens of one tuning step
 READ_FACTOR = 4  # tokens read for each token of the calibration
@@ -36,12 +38,15 @@ class CalibrationText:
 
 
 def read_text(source: Source, recipe: Recipe) -> CalibrationText | None:
-    """Reads the calibration text of a recipe; returns None if the recipe names none.
+    """Reads the calibration text of a recipe; returns None if its `calibration` is none.
+
+    Of a text that is shorter than the recipe wants, all windows are taken.
 
     Raises:
-        UserError: for text that cannot be used, or for a recipe that needs text and names none.
+        UserError: for text that cannot be used, a model folder without tokenizer, or a recipe that
+            needs text where `calibration` is none.
     """
-    if recipe.calibration == "none":
+    if recipe.calibration == NO_TEXT:
         needs_text = [
             f for f in ("column_scaling",) if recipe.method == "signs" and getattr(recipe, f)
         ]
@@ -56,7 +61,7 @@ def read_text(source: Source, recipe: Recipe) -> CalibrationText | None:
     length = min(recipe.seq_len, readable or recipe.seq_len)
     count = recipe.num_samples * recipe.seq_len // length  # shorter windows, but as many tokens
     max_tokens = READ_FACTOR * length * count
-    tokens = token_ids(recipe.calibration, source.tokenizer(), max_tokens=max_tokens)
+    tokens = token_ids(_source_of(recipe), _tokenizer(source), max_tokens=max_tokens)
     vocabulary = int(source.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if int(tokens.ids.max()) >= vocabulary:
         raise UserError(
@@ -65,6 +70,23 @@ def read_text(source: Source, recipe: Recipe) -> CalibrationText | None:
         )
     calibration_windows = windows(tokens.ids, length, count=count, seed=recipe.seed)
     return CalibrationText(tokens, calibration_windows, *_split(tokens.ids, length, recipe))
+
+
+def _source_of(recipe: Recipe) -> str:
+    """Returns the source of the recipe's text, as `original.text` takes it."""
+    general = recipe.calibration == GENERAL
+    return str(recipes.general_text()) if general else recipe.calibration
+
+
+def _tokenizer(source: Source) -> Any:
+    """Returns the model's tokenizer. Raises UserError, which names the way without one."""
+    try:
+        return source.tokenizer()
+    except UserError as error:
+        raise UserError(
+            f"{error}; a calibration text needs one: add its files to the folder, or give "
+            "--calibration none"
+        ) from None
 
 
 def _split(ids: Tensor, length: int, recipe: Recipe) -> tuple[Tensor, Tensor]:

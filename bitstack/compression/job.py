@@ -21,7 +21,7 @@ from bitstack.container.journal import Journal
 from bitstack.container.manifest import StackEntry
 from bitstack.machine.workers import Workers
 from bitstack.original.matrices import Matrix
-from bitstack.recipe import Recipe
+from bitstack.recipe import NO_TEXT, Recipe
 
 _log = logging.getLogger(__name__)
 
@@ -134,11 +134,8 @@ def open_job(
     run_hash = workers.receive("fingerprint") if workers.rank else None
     inputs = open_inputs(model, output, recipe)
     text = inputs.text
-    if text is None and not workers.rank:
-        _log.warning(
-            "warning: no calibration text, so all inputs count alike and more is lost; "
-            "give a calibration source"
-        )
+    if not workers.rank:
+        _tell_text(recipe)
     sha256 = text.tokens.sha256 if text else None
     run_hash = run_hash or fingerprint(inputs.source.path, recipe, sha256)
     journal = Journal(inputs.folder, run_hash)
@@ -148,3 +145,17 @@ def open_job(
         inputs.source, recipe, inputs.folder, text, inputs.matrices, inputs.dense,
         journal, progress, workers,
     )  # fmt: skip
+
+
+def _tell_text(recipe: Recipe) -> None:
+    """Says that there is no text, or which is taken where none was named."""
+    if recipe.calibration == NO_TEXT:
+        _log.warning(
+            "warning: no calibration text, so all inputs count alike and more is lost; "
+            "give a calibration source"
+        )
+    elif "calibration" not in recipe.model_fields_set:
+        _log.warning(
+            "calibration: the general text that is shipped; --calibration FILE of the kind you use "
+            "the model on is better"
+        )

@@ -47,7 +47,8 @@ def compress(
             None for "default".
         progress: Show progress bars.
         fields: Fields of the recipe to change. Most useful is `calibration`: a text file, a folder
-            of text files, FILE.jsonl or hf:DATASET. Without a text much more quality is lost.
+            of text files, FILE.jsonl or hf:DATASET, of the kind the model is used on. Without it a
+            general text is taken, which is shipped.
 
     Returns:
         Path of the container, which is `output`.

@@ -213,9 +213,13 @@ def load_tokenizer(folder: Path) -> Any:
         UserError: There is none that can be used.
     """
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: no usable tokenizer: {one_line(error)}") from None
+    # Of some families transformers makes an empty tokenizer where the folder has no files of one.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(f"{folder}: no usable tokenizer: it has no tokens but special ones")
+    return tokenizer
 
 
 @contextmanager

@@ -3,9 +3,11 @@ hold the shipped recipes, see `bitstack.recipes`; compresses nothing, see `compr
 
 from bitstack.recipe.loading import load_recipe
 from bitstack.recipe.old_names import RENAMED, current_names, with_old_names
-from bitstack.recipe.schema import OVERRIDABLE, Recipe
+from bitstack.recipe.schema import GENERAL, NO_TEXT, OVERRIDABLE, Recipe
 
 __all__ = [
+    "GENERAL",
+    "NO_TEXT",
     "OVERRIDABLE",
     "RENAMED",
     "Recipe",

@@ -38,7 +38,8 @@ def load_recipe(source: str | Path | Recipe | None = None, **overrides: Any) -> 
     """
     source = source or "default"
     if isinstance(source, Recipe):
-        base, source = source.model_dump(), source.name
+        # Without the defaults, so that the new recipe knows too which fields were named.
+        base, source = source.model_dump(exclude_unset=True), source.name
     else:
         base = _read(source)
     changes = {name: value for name, value in overrides.items() if value is not None}

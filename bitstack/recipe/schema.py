@@ -23,6 +23,7 @@ from bitstack.recipe.old_names import current_names
 from bitstack.recipe.problems import describe
 
 MOST_CODE_BLOCKS = 8  # a code fits into one byte
+GENERAL, NO_TEXT = "general", "none"  # values of `calibration` that are no source of a text
 OVERRIDABLE = (
     "blocks", "chains", "damping", "joint_planes", "search_sweeps", "joint_passes",
     "level_weights", "refit_rounds", "rotation", "outliers", "rank", "svd", "dense",
@@ -58,11 +59,12 @@ class Recipe(BaseModel):
 
     # Most used first: the options of `run` and docs/recipes.md keep this order.
     calibration: str = Field(
-        "none",
+        GENERAL,
         json_schema_extra={"metavar": "SOURCE"},
         description="Text of the kind the model is used on: a text file, a folder of text files, "
-        "FILE.jsonl, hf:DATASET[:CONFIG][:COLUMN], or none. Without a text much more quality is "
-        "lost.",
+        "FILE.jsonl or hf:DATASET[:CONFIG][:COLUMN]. general is a mixture that is shipped: prose, "
+        "code, data, dialogue. none takes no text, which needs no tokenizer and loses much more "
+        "quality.",
     )
     blocks: int = Field(
         8,

@@ -50,7 +50,7 @@ def points(
     settings = [*(f"{bits:g} bits" for bits in BITS), *map(in_bytes, sizes)]
     if not any(map(wanted, settings)):
         return
-    folder, seconds = _container(bench, recipe, name)
+    folder, seconds = made(bench, recipe, name)
     budgets, seen = read_manifest(folder).budgets, set()
     for size, setting in _inside(budgets, sizes):
         resident = budgets.levels(size)[1]
@@ -59,8 +59,11 @@ def points(
         seen.add(resident)
 
 
-def _container(bench: Bench, recipe: Recipe, name: str) -> tuple[Path, float]:
-    """Returns the folder of a container, and the seconds that it took."""
+def made(bench: Bench, recipe: Recipe, name: str) -> tuple[Path, float]:
+    """Returns the folder of the container of this name, and the seconds that it took to make.
+
+    It is made unless an earlier run made it.
+    """
     folder = bench.work / "containers" / f"{bench.task.model}-{name}"
     if not (folder / "seconds.json").exists():
         clock = Clock()

@@ -111,7 +111,7 @@ def test_overrides_that_do_not_fit_the_model(
 
 def test_overrides_decide_what_is_decomposed_and_how(pico_model: Folder, tmp_path: Path) -> None:
     overrides = {"*.down_proj": {"dense": True}, "*.up_proj": {"blocks": 2}}
-    recipe = load_recipe(overrides=overrides, **QUICK)
+    recipe = load_recipe(overrides=overrides, calibration="none", **QUICK)
     opened = open_inputs(pico_model("llama-tied"), tmp_path / "out", recipe)
     names = {matrix.name for matrix in opened.matrices}
     assert "model.layers.1.mlp.up_proj" in names
@@ -124,7 +124,7 @@ def test_overrides_decide_what_is_decomposed_and_how(pico_model: Folder, tmp_pat
 
 def test_sizes_with_and_without_text(pico_model: Folder, text_file: Path, tmp_path: Path) -> None:
     model = pico_model("llama-tied")
-    without = open_inputs(model, tmp_path / "out", load_recipe(**QUICK))
+    without = open_inputs(model, tmp_path / "out", load_recipe(calibration="none", **QUICK))
     assert (without.tokens, without.batch_tokens, without.tunes) == (0, 0, False)
     assert without.disk_bytes == 2 * without.stored_bytes  # the journal and the shards
     recipe = load_recipe(calibration=str(text_file), **QUICK)

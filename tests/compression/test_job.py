@@ -1,5 +1,6 @@
 """What a job makes of its text: the windows it runs, and what the container says of them."""
 
+import gzip
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,12 @@ import pytest
 import torch
 
 import pico
+from bitstack import recipes
 from bitstack.compression.job import open_job
+from bitstack.compression.pipeline import RECIPE, compress
 from bitstack.container.manifest import read_manifest
-from bitstack.recipe import load_recipe
+from bitstack.errors import UserError
+from bitstack.recipe import GENERAL, load_recipe
 
 Folder = Callable[..., Path]
 FEW = {"num_samples": 3, "seq_len": 24, "order_samples": 1}
@@ -58,7 +62,8 @@ def test_runners_take_the_windows_they_are_given(
 
 
 def test_without_text_nothing_is_run(pico_model: Folder, tmp_path: Path) -> None:
-    job = open_job(pico_model("llama-tied"), tmp_path / "out", load_recipe(**QUICK), False)
+    recipe = load_recipe(calibration="none", **QUICK)
+    job = open_job(pico_model("llama-tied"), tmp_path / "out", recipe, False)
     assert job.runner().windows == []
     assert job.text_record() is None
 
@@ -75,3 +80,49 @@ def test_the_container_names_no_path_of_this_machine(
     job = open_job(pico_model("llama-tied"), tmp_path / "out", recipe, False)
     assert job.text_name == text_file.name
     assert job.recipe_calibration == (text_file.name if absolute else relative)
+
+
+@pytest.fixture
+def general(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A short text in the place of the shipped one."""
+    file = tmp_path / "shipped.txt.gz"
+    file.write_bytes(gzip.compress(pico.TEXT.encode()))
+    monkeypatch.setattr(recipes, "general_text", lambda: file)
+    return file
+
+
+def test_the_general_text_has_a_name_and_no_path(
+    pico_model: Folder, general: Path, tmp_path: Path
+) -> None:
+    container = compress(pico_model("llama-tied"), tmp_path / "out", **QUICK)
+    manifest = read_manifest(container)
+    assert manifest.text is not None
+    assert manifest.recipe["calibration"] == manifest.text["source"] == GENERAL
+    assert load_recipe(container / RECIPE).calibration == GENERAL
+    assert str(tmp_path) not in (container / RECIPE).read_text()
+
+
+def test_the_general_text_is_told_of_where_none_was_named(
+    pico_model: Folder, general: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lines(output: str, **fields: str) -> list[str]:
+        caplog.clear()
+        recipe = load_recipe(load_recipe(**QUICK | fields))  # as `run` hands it to `compress`
+        open_job(pico_model("llama-tied"), tmp_path / output, recipe, False)
+        return caplog.messages
+
+    (line,) = lines("one")
+    assert line.startswith("calibration: the general text that is shipped; --calibration FILE")
+    assert lines("two", calibration=GENERAL) == []
+    assert lines("three", calibration=str(general)) == []
+
+
+def test_a_run_goes_on_with_the_same_general_text(
+    pico_model: Folder, general: Path, tmp_path: Path
+) -> None:
+    model, output, recipe = pico_model("llama-tied"), tmp_path / "out", load_recipe(**QUICK)
+    open_job(model, output, recipe, False).journal.put("a", {"x": torch.ones(2)}, {})
+    assert open_job(model, output, recipe, False).journal.notes == {"a": {}}
+    general.write_bytes(gzip.compress((pico.TEXT + pico.TEXT).encode()))  # that of a later version
+    with pytest.raises(UserError, match="unfinished run with another model, recipe or calibration"):
+        open_job(model, output, recipe, False)

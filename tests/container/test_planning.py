@@ -22,7 +22,8 @@ from bitstack.live.loading import load
 @pytest.fixture(scope="module")
 def container(pico_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plan") / "c"
-    return compress(pico_model("llama-gqa", dtype=torch.bfloat16), folder, blocks=3)
+    model = pico_model("llama-gqa", dtype=torch.bfloat16)
+    return compress(model, folder, blocks=3, calibration="none")
 
 
 def test_a_plan_says_what_loading_will_give(container: Path) -> None:

@@ -39,7 +39,7 @@ def model(pico_model: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def container(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compress(model, tmp_path_factory.mktemp("eval") / "c", blocks=4)
+    return compress(model, tmp_path_factory.mktemp("eval") / "c", blocks=4, calibration="none")
 
 
 def test_the_original_is_measured_as_transformers_loads_it(model: Path, text: str) -> None:
