@@ -4,9 +4,10 @@
 
 At one token, for 1 to 8 planes and every compiled kernel: milliseconds, the speed-up over torch's
 bf16 F.linear, and the share of the memory bandwidth, which is measured beside it. Then batches of
-tokens against dense bf16. All weights are read from so many copies that they exceed the caches.
-Ratios compare the best of several rounds. The rounds of the two sides take turns, so that other
-work on the machine slows both.
+tokens against dense bf16, and what a rotation of the input, or outliers (one for every 2,000
+weights), add to the time of one token. All weights are read from so many copies that they exceed
+the caches. Ratios compare the best of several rounds. The rounds of the two sides take turns, so
+that other work on the machine slows both.
 """
 
 import argparse
@@ -34,6 +35,18 @@ class Line:
     ms: float
     speedup_vs_bf16: float  # milliseconds of the dense product / ms
     bandwidth_fraction: float  # of the bandwidth of reading the same bytes; 0 for batches
+
+
+@dataclass
+class Extra:
+    """What the form of a matrix adds to the time of one token, as a share of the plain product."""
+
+    planes: int
+    rotation: float
+    outliers: float  # one for every 2,000 weights
+
+
+OUTLIER_SHARE = 2000
 
 
 def best_of(rounds: int, *actions: Callable[[], None]) -> list[float]:
@@ -105,6 +118,26 @@ class Bench:
             reading / ours,
         )
 
+    def extra(self, packed: tuple[Tensor, list[list[Tensor]], Tensor]) -> Extra:
+        """Times one token plain, with its input rotated, and with outliers added."""
+        _, stacks, scale = packed
+        x = torch.randn(1, self.columns).bfloat16()
+        count = self.rows * self.columns // OUTLIER_SHARE
+        positions = torch.arange(count, dtype=torch.int32) * OUTLIER_SHARE
+        values = torch.randn(count).half()
+
+        def product(seed: int = 0) -> None:
+            for planes in stacks:
+                kernels.coded_linear(x, planes, scale, self.rows, seed=seed)
+
+        def with_outliers() -> None:
+            for planes in stacks:
+                y = kernels.coded_linear(x, planes, scale, self.rows)
+                kernels.add_outliers(y, x, positions, values)
+
+        plain, rotated, kept = best_of(self.rounds, product, lambda: product(1), with_outliers)
+        return Extra(len(stacks[0]), rotated / plain - 1, kept / plain - 1)
+
     def tokens(self, batch: int, packed: tuple[Tensor, list[list[Tensor]], Tensor]) -> Line:
         """Times `batch` tokens, with the kernel that bitstack chooses."""
         _, stacks, scale = packed
@@ -133,22 +166,24 @@ def print_table(lines: list[Line]) -> None:
         )
 
 
-def measure(options: argparse.Namespace) -> list[Line]:
-    """Returns the rows of the table."""
+def measure(options: argparse.Namespace) -> tuple[list[Line], list[Extra]]:
+    """Returns the rows of the table, and what forms add."""
     bench = Bench(options.rows, options.columns, options.megabytes << 20, options.rounds)
     variants = [variant for variant in native.variants() if variant.runs]
     if options.variant:
         variants = [variant for variant in variants if variant.name in options.variant]
-    lines = []
+    lines: list[Line] = []
+    extras: list[Extra] = []
     with torch.no_grad():
         for planes in options.planes:
             packed = bench.packed(planes)
             for variant in variants:
                 for accuracy in ["fast", "exact"] if variant.fast else ["exact"]:
                     lines.append(bench.batch_one(variant, accuracy, packed))
+            extras.append(bench.extra(packed))
             if planes == options.batch_planes:
                 lines += [bench.tokens(batch, packed) for batch in options.batches]
-    return lines
+    return lines, extras
 
 
 def main() -> None:
@@ -165,13 +200,16 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=384, help="MiB of copies of the matrix")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
-    lines = measure(options)
+    lines, extras = measure(options)
     if not options.json:
         choice = kernels.which()
         print(f"kernel {choice.name}: {choice.reason}; {torch.get_num_threads()} threads")
         print_table(lines)
+        for e in extras:
+            print(f"{e.planes} planes: rotation {e.rotation:+.1%}, outliers {e.outliers:+.1%}")
         return
-    print(json.dumps({"kernel": kernels.which().name, "lines": [asdict(line) for line in lines]}))
+    rows = {"lines": [asdict(line) for line in lines], "extras": [asdict(e) for e in extras]}
+    print(json.dumps({"kernel": kernels.which().name} | rows))
 
 
 if __name__ == "__main__":
