@@ -46,7 +46,7 @@ def test_a_run_warns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(decompose_stage, "rounding_error", lambda weight, bits: 1e-9)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, "bitstack"):
         model = pico_model("llama-tied")
         compress(model, tmp_path / "out", recipe="fast", calibration="none", blocks=3)
     assert "at level 2, 3 the weights are further" in caplog.text

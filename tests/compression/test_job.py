@@ -108,7 +108,8 @@ def test_the_general_text_is_told_of_where_none_was_named(
     def lines(output: str, **fields: str) -> list[str]:
         caplog.clear()
         recipe = load_recipe(load_recipe(**QUICK | fields))  # as `run` hands it to `compress`
-        open_job(pico_model("llama-tied"), tmp_path / output, recipe, False)
+        with caplog.at_level(logging.WARNING, "bitstack"):
+            open_job(pico_model("llama-tied"), tmp_path / output, recipe, False)
         return caplog.messages
 
     (line,) = lines("one")
