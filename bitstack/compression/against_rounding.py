@@ -44,5 +44,5 @@ def warning(job: Job) -> str | None:
         return None
     return (
         f"warning: at level {', '.join(map(str, levels))} the weights are further from the "
-        "original than rounded ones of the same bytes (groups of 64); give a calibration text"
+        "original than rounded ones of the same bytes (groups of 64); a text would help"
     )
