@@ -13,6 +13,9 @@ import pytest
 import pico
 from bitstack import recipes
 
+RECIPE = (
+    "blocks: 4\nchains: [4]\nsearch_sweeps: 0\njoint_passes: 0\ntune_steps: 0\norder_samples: 1\n"
+)
 SETTINGS = ["--tokens", "64", "--eval-tokens", "100", "--window", "32"]
 
 
@@ -27,26 +30,29 @@ def command(
     pico_model: Callable[..., Path], text_file: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> list[str]:  # fmt: skip
-    """A command with two files beside the other texts; a short text stands for the shipped one."""
+    """A command with a file beside the other texts; a short text stands for the shipped one."""
     short, other = tmp_path / "general.txt.gz", tmp_path / "other.txt"
+    recipe = tmp_path / "few.yaml"
+    recipe.write_text(RECIPE)
     short.write_bytes(gzip.compress(pico.TEXT.encode()))
     other.write_text(pico.TEXT * 2)
     monkeypatch.setattr(recipes, "general_text", lambda: short)
     return [
-        "bench_calibration_text.py", str(pico_model("llama-tied")), str(text_file), str(other),
-        "--text", str(text_file), *SETTINGS, "--work", str(tmp_path / "work"), "--json", "-",
+        "bench_calibration_text.py", str(pico_model("llama-tied")), str(other),
+        "--text", str(text_file), *SETTINGS, "--recipe", str(recipe),
+        "--work", str(tmp_path / "work"), "--json", "-",
     ]  # fmt: skip
 
 
 def test_every_text_at_every_level_and_nothing_twice(
-    script: Callable[[str], Any], command: list[str], text_file: Path,
+    script: Callable[[str], Any], command: list[str],
     monkeypatch: pytest.MonkeyPatch, capsys: Any,
 ) -> None:  # fmt: skip
     module = script("bench_calibration_text")
     monkeypatch.setattr(sys, "argv", command)
     module.main()
     first = json.loads(capsys.readouterr().out)
-    texts = ["none", "general", "own samples", text_file.name, "other.txt"]
+    texts = ["none", "general", "own samples", "other.txt"]
     assert [(row["calibration"], row["level"]) for row in first["rows"]] == [
         (name, level) for name in texts for level in (2, 3, 4)
     ]
@@ -58,7 +64,7 @@ def test_every_text_at_every_level_and_nothing_twice(
     monkeypatch.setattr(sys, "argv", command[:-2])
     module.main()
     shown = capsys.readouterr().out
-    assert all(shown.count(f"\n{name} ") == 3 for name in texts)
+    assert all(shown.count(f"\n {name} ") == 3 for name in texts)
     assert "original: loss" in shown
 
 
