@@ -22,13 +22,18 @@ def rounding_error(weight: Tensor, bits: int) -> float:
     """Squared error, relative to `weight` [m, n], of rounding to `bits` bits in groups of a row."""
     error = size = 0.0
     for rows in weight.split(max(1, _CHUNK // weight.shape[1])):
-        for group in rows.float().split(GROUP, dim=1):
-            error += float((_rounded(group, bits) - group).square().sum(dtype=torch.float64))
-            size += float(group.square().sum(dtype=torch.float64))
+        error += float((rounded(rows, bits) - rows).square().sum(dtype=torch.float64))
+        size += float(rows.float().square().sum(dtype=torch.float64))
     return error / max(size, 1e-30)
 
 
-def _rounded(group: Tensor, bits: int) -> Tensor:
+def rounded(weight: Tensor, bits: int) -> Tensor:
+    """Returns `weight` [m, n], each group of a row rounded to `bits` bits, fp32."""
+    groups = weight.float().split(GROUP, dim=1)
+    return torch.cat([_round_group(group, bits) for group in groups], dim=1)
+
+
+def _round_group(group: Tensor, bits: int) -> Tensor:
     low, high = group.amin(1, keepdim=True).clamp_max(0), group.amax(1, keepdim=True).clamp_min(0)
     step = ((high - low) / (2**bits - 1)).half().float().clamp_min(1e-30)
     zero = (-low / step).round()

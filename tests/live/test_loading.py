@@ -21,9 +21,11 @@ import pico
 from bitstack import UserError, load
 from bitstack.container.manifest import Manifest, read_manifest
 from bitstack.container.reading import BlockReader
+from bitstack.decompose.rounding import rounded
 from bitstack.kernels import set_accuracy
 from bitstack.machine.device import pick_device
 from bitstack.nn import stacks
+from bitstack.original.matrices import find_matrices
 
 Folder = Callable[..., Path]
 MOE = ("mixtral", "qwen3-moe")
@@ -121,7 +123,7 @@ def test_resident_bytes_are_as_planned_for_every_budget(free: Folder, name: str)
         assert all(a <= b for a, b in zip(low, high, strict=True))
 
 
-@pytest.mark.parametrize("name", pico.FAMILIES)
+@pytest.mark.parametrize("name", [name for name in pico.FAMILIES if name != pico.OUTLIERS])
 def test_all_planes_are_near_the_original(pico_model: Folder, free: Folder, name: str) -> None:
     """Without calibration every matrix is within 1e-4 (squared); logits within 3.5% of their norm
     (measured: 1.0% to 3.3%). A router may choose another expert for a token, and later ones see it:
@@ -130,6 +132,22 @@ def test_all_planes_are_near_the_original(pico_model: Folder, free: Folder, name
     errors = (packed - wanted).norm(dim=-1) / wanted.norm(dim=-1)
     error = float(errors.quantile(0.25)) if name in MOE else distance(packed, wanted)
     assert error < 0.035
+
+
+@pytest.mark.parametrize("level", [3, 4, 6, 8])
+def test_a_model_with_outliers_is_nearer_than_rounded(
+    pico_model: Folder, stacked: Folder, level: int
+) -> None:
+    """It hangs on a few weights and on inputs of 1e3, which only a text tells of. Rounding to as
+    many bits, in groups of 64, moves its logits by 0.07 of their norm at 8 bits, 0.9 at 4."""
+    wanted = logits(original(pico_model(pico.OUTLIERS)))
+    rough = original(pico_model(pico.OUTLIERS))
+    with torch.no_grad():
+        for matrix in find_matrices(rough, embeddings=True):
+            weight = matrix.of(rough.get_parameter(matrix.parameter))
+            weight.copy_(rounded(weight, level))
+    packed = load(stacked(pico.OUTLIERS, search_sweeps=1, num_samples=8), level=level)
+    assert distance(logits(packed), wanted) < distance(logits(rough), wanted)
 
 
 @pytest.mark.parametrize("name", pico.FAMILIES)
