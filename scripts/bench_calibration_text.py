@@ -11,7 +11,6 @@ measure itself; see `peers.bench`.
 
 import argparse
 import hashlib
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from peers.containers import made
 
 from bitstack import load, recipes
 from bitstack.calibration.windows import READ_FACTOR
-from bitstack.commands.shared import silence_libraries, write_result
+from bitstack.commands.shared import errors_in_one_line, silence_libraries, write_result
 from bitstack.commands.tables import console, table
 from bitstack.compression.fingerprint import fingerprint
 from bitstack.errors import UserError
@@ -142,11 +141,8 @@ def run(options: argparse.Namespace) -> None:
 
 def main() -> None:
     silence_libraries()
-    try:
+    with errors_in_one_line():
         run(arguments())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ of libraries runs in an environment of its own and adds to the same file.
 
 import argparse
 import gzip
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -31,7 +30,7 @@ from quality_presets import PRESETS, Preset, folder_of, name_of
 from quality_rows import ROWS, Rows, file_of, forget, tasks
 from tqdm import tqdm
 
-from bitstack.commands.shared import silence_libraries, write_result
+from bitstack.commands.shared import errors_in_one_line, silence_libraries, write_result
 from bitstack.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -185,11 +184,8 @@ def run(options: argparse.Namespace) -> None:
 
 def main() -> None:
     silence_libraries()
-    try:
+    with errors_in_one_line():
         run(arguments())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ from an evaluation text.
 import argparse
 import gzip
 import io
-import sys
 from pathlib import Path
 
 from general_text import books, drawn, project, written
 
 from bitstack import recipes
-from bitstack.errors import UserError
+from bitstack.commands.shared import errors_in_one_line
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -69,11 +68,8 @@ def main() -> None:
     option("--revision", default=project.REVISION, help="commit of the project's own files")
     option("--output", type=Path, default=recipes.general_text(), help="file to write")
     options = parser.parse_args()
-    try:
+    with errors_in_one_line():
         parts = kinds(options.shared, options.revision)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     text = mixed(parts)
     options.output.write_bytes(packed(text))
     for name, pieces in parts.items():

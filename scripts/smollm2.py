@@ -15,7 +15,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from bitstack.commands.shared import silence_libraries
+from bitstack.commands.shared import errors_in_one_line, silence_libraries
 from bitstack.errors import UserError
 
 NAME = "SmolLM2"
@@ -93,11 +93,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path, metavar="OUT", help=f"folder in which {NAME} is made")
     silence_libraries()
-    try:
+    with errors_in_one_line():
         print(folder(parser.parse_args().out))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

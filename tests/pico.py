@@ -164,7 +164,7 @@ def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pr
 
 @torch.no_grad()
 def spike(model: PreTrainedModel) -> None:
-    """Gives a Llama what real language models have: a few weights of 50 standard deviations that
+    """Gives a Llama what real language models have: a few weights of 30 standard deviations that
     it depends on, and activations of 1e3 at one token.
 
     A norm makes some channels five times smaller; a few large weights read them. One unit of

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from bitstack.errors import UserError
+
 _BUDGET = (
     "Most bytes of the whole model in memory: 800MB, 1.5GiB, 50% (of the original's bytes) or "
     "2.5bpw (mean bits per compressed weight)"
@@ -198,6 +200,19 @@ def write_result(target: str | None, record: Any) -> None:
 def one_or_all(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the record of the only model, or of several under the key `models`."""
     return rows[0] if len(rows) == 1 else {"models": rows}
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Ends the process with one line on stderr and exit code 2 where the user gave something wrong.
+
+    For the scripts of this project; `compress-model` does the same for its commands.
+    """
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def silence_bitstack() -> None:

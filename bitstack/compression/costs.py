@@ -15,6 +15,7 @@ from bitstack.calibration.layers import LOGITS_AT_ONCE
 from bitstack.calibration.windows import READ_FACTOR, TUNING_TOKENS
 from bitstack.decompose import decompose
 from bitstack.decompose.nested import Plan
+from bitstack.decompose.refit import TABLE_STEPS
 from bitstack.ordering.greedy import MEASURED_SHARES, PROBED_LEVELS, TRIED_SIZES
 from bitstack.original.matrices import Matrix, find_layers
 from bitstack.original.source import Source
@@ -77,7 +78,7 @@ def _stack_counts(recipe: Recipe) -> tuple[float, float]:
 
 def _refit_products(level: int) -> float:
     """Products of one refit: rows, two for columns, and conjugate gradients for the table."""
-    return 4.0 + min(3, 2**level)
+    return 4.0 + min(TABLE_STEPS, 2**level)
 
 
 def _pass_products(levels: int, candidates: int) -> float:
@@ -163,7 +164,8 @@ def _decompose_bytes(matrix: Matrix, recipe: Recipe, text: bool) -> int:
     joint = max(max(c.joint - c.first + 1, sum(c.groups) - c.joint) for c in chains)
     damped = joint if recipe.search_sweeps and recipe.joint_passes else 1
     squares = 4 * n * n * (5 + damped)  # two moments, the damped ones, one more and one in double
-    return squares * text + 3 * m * n + m * n * recipe.blocks // 2 + _PANEL_BYTES
+    rest = 4 * m * n * (recipe.outliers == "auto")  # the matrix without its outliers
+    return squares * text + rest + 3 * m * n + m * n * recipe.blocks // 2 + _PANEL_BYTES
 
 
 def measure_speed(recipe: Recipe, device: str, *, text: bool) -> tuple[float, float]:

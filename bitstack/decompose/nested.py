@@ -87,15 +87,19 @@ def decompose_codes(
         rotation: The seed of the rotation of its inputs, 0 for none.
         outliers: Positions int64 [k], rising, of weights to be kept as they are.
     """
-    values, rest = split_off(weight, outliers) if outliers is not None else (None, weight)
+    if outliers is None or not len(outliers):
+        return _decompose(make_problem(weight, moment, row_weights, rotation), plan)
+    values, rest = split_off(weight, outliers)
     problem = make_problem(rest, moment, row_weights, rotation)
-    done = pack_levels(problem, [_build_chain(problem, plan, chain) for chain in plan.chains()])
-    if outliers is None or values is None or not len(outliers):
-        return done
+    done = _decompose(problem, plan)
     spec = replace(done.spec, outliers=len(outliers))
     kept = {spec.kept[0].name: outliers.to(spec.kept[0].dtype), spec.kept[1].name: values}
     whole = float(replace(problem, weight=weight).row_squares().sum())
     return replace(done, spec=spec, tensors=kept | done.tensors, mean_square=whole)
+
+
+def _decompose(problem: Problem, plan: Plan) -> Decomposed:
+    return pack_levels(problem, [_build_chain(problem, plan, chain) for chain in plan.chains()])
 
 
 def _build_chain(problem: Problem, plan: Plan, chain: Chain) -> list[Level]:

@@ -14,7 +14,7 @@ from bitstack.decompose.level import Level
 from bitstack.decompose.problem import Problem, diagonal, times
 
 _RIDGE = 1e-4  # of the mean diagonal: keeps the equations solvable where a column hardly counts
-_TABLE_STEPS = 3
+TABLE_STEPS = 3  # of conjugate gradients, for the values of a table
 
 
 def refit(problem: Problem, level: Level, hessian: Tensor, *, columns: bool = True) -> Level:
@@ -82,8 +82,8 @@ def refit_table(problem: Problem, level: Level, hessian: Tensor) -> Level:
     """Refits the 2^j table values by conjugate gradients, one m n² product a step.
 
     The normal matrix of T would take 2^j such products to write down; conjugate gradients with its
-    diagonal as preconditioner come near enough in six. The ridge holds values that hardly a weight
-    uses: free, one of them grows until fp16 has no room left for the others.
+    diagonal as preconditioner come near enough in three. The ridge holds values that hardly a
+    weight uses: free, one of them grows until fp16 has no room left for the others.
     """
     curvature, residual = _table_equations(problem, level, hessian)
     ridge = _RIDGE * curvature.mean().clamp_min(1e-30) * 10
@@ -91,7 +91,7 @@ def refit_table(problem: Problem, level: Level, hessian: Tensor) -> Level:
     step, scaled = torch.zeros_like(residual), residual / curvature
     direction, size = scaled, float(residual @ scaled)
     first_size = size
-    for _ in range(min(_TABLE_STEPS, len(level.table))):
+    for _ in range(min(TABLE_STEPS, len(level.table))):
         if size <= 1e-12 * first_size or size == 0:
             break
         image = _times_normal_matrix(problem, level, hessian, direction) + ridge * direction
