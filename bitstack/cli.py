@@ -26,6 +26,7 @@ from bitstack.commands import (
 )
 from bitstack.commands.shared import STYLE
 from bitstack.errors import UserError
+from bitstack.machine.pages import freed_memory_kept
 
 INTERRUPT_DELAY = 0.1  # seconds
 UsageError: Any = typer.BadParameter.__base__  # typer does not export it
@@ -131,7 +132,8 @@ app.command("report")(report.report)
 def main() -> None:
     """Runs the console script `compress-model`."""
     sys.unraisablehook = interrupt_again
-    app(prog_name="compress-model")
+    with freed_memory_kept():
+        app(prog_name="compress-model")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from bitstack.calibration.spill import Spill
 from bitstack.machine.workers import Workers
 from bitstack.original.matrices import Matrix
 
+GRADIENT_TOKENS = 16384  # tokens run backward: a mean of squares needs fewer than a second moment
 _PARTS = 16  # groups of batches; each is summed up alone, so no sum depends on the worker count
 _EMBEDDING = "~embedding"  # no matrix has this name
 
@@ -66,19 +67,29 @@ def state_key(layer: int, batch: int) -> str:
 def measure_fisher(
     runner: LayerRunner, matrices: list[Matrix], spill: Spill, *, seed: int, workers: Workers
 ) -> FisherInformation:
-    """Measures the Fisher information of `matrices` and of the embedding over the runner's windows.
+    """Measures the Fisher information of `matrices` and of the embedding over some windows.
 
     Labels are drawn from the model's own predictions, not read from the text: squared gradients of
     these are the Fisher information, which is the curvature of the loss even where its slope is
     zero. Leaves the files of `state_key` in `spill`.
     """
-    count = len(runner.windows)
-    parts = [list(range(p, count, _PARTS)) for p in range(min(_PARTS, count))]
+    chosen = gradient_batches(runner.windows)
+    parts = [chosen[p::_PARTS] for p in range(min(_PARTS, len(chosen)))]
     own_parts = {p: parts[p] for p in range(workers.rank, len(parts), workers.count)}
-    spill_states(runner, spill, [batch for batches in own_parts.values() for batch in batches])
+    others = sorted({*range(len(runner.windows))} - {*chosen})[workers.rank :: workers.count]
+    own = [batch for batches in own_parts.values() for batch in batches]
+    spill_states(runner, spill, own + others)
     _backward(runner, matrices, spill, own_parts, seed)
     workers.wait("fisher")
-    return _mean_over_tokens(spill, len(parts), sum(ids.numel() for ids in runner.windows))
+    tokens = sum(runner.windows[batch].numel() for batch in chosen)
+    return _mean_over_tokens(spill, len(parts), tokens)
+
+
+def gradient_batches(windows: list[Tensor]) -> list[int]:
+    """Returns the batches, at equal distances, that are run backward too."""
+    tokens = sum(ids.numel() for ids in windows)
+    step = max(1, min(len(windows), tokens // GRADIENT_TOKENS))
+    return [*range(0, len(windows), step)]
 
 
 def spill_states(runner: LayerRunner, spill: Spill, batches: list[int]) -> None:

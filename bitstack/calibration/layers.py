@@ -42,6 +42,7 @@ class LayerRunner:
     source: Source
     windows: list[Tensor]
     device: str = "cpu"
+    dtype: torch.dtype = torch.float32  # of products; hidden states are in fp32
     calls: dict[torch.Size, list[_Call]] = field(default_factory=dict)  # by shape of hidden state
     returns_tuple: bool = False
 
@@ -103,7 +104,8 @@ class LayerRunner:
         Needs the calls that `record_calls` or `embed_all` recorded for this shape.
         """
         call = self.calls[hidden.shape][index]
-        output = self.layers[index](hidden, *call.args, **call.kwargs)
+        with self._products():
+            output = self.layers[index](hidden, *call.args, **call.kwargs)
         return output[0] if isinstance(output, tuple) else output
 
     def logits(self, batch: int, hidden: Tensor) -> Tensor:
@@ -169,10 +171,16 @@ class LayerRunner:
                     )
         return first[0], logits
 
+    def _products(self) -> torch.autocast:
+        """Within it products are computed in `dtype`."""
+        reduced = self.dtype != torch.float32
+        return torch.autocast(self.device, torch.bfloat16, enabled=reduced)
+
     def _call_model(self, ids: Tensor) -> Tensor:
         """The model's logits, or `ids` where a hook or a stub has ended the pass early."""
         try:
-            return self.source.model(ids.to(self.device), use_cache=False).logits
+            with self._products():
+                return self.source.model(ids.to(self.device), use_cache=False).logits
         except _Stop:
             return ids
 

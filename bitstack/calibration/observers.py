@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from bitstack.original.matrices import Matrix
 
+_BLOCK = 256  # columns of a block of second moments
 _PRODUCTS = (F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__)
 
 
@@ -24,7 +25,7 @@ _PRODUCTS = (F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__)
 class Moments:
     """Statistics of the inputs of one matrix: sums over tokens and over samples, fp32."""
 
-    second: Tensor  # [n, n] sum of x xᵀ over tokens
+    second: Tensor  # [n, n] sum of x xᵀ over tokens; what is below the diagonal is not kept up
     norms: Tensor  # [n] sum over samples of the L2 norm over the sequence
     tokens: int = 0
     samples: int = 0
@@ -40,14 +41,21 @@ class Moments:
         x = x.detach().float()
         samples = x if x.ndim == 3 else x.reshape(1, -1, x.shape[-1])
         flat = x.reshape(-1, x.shape[-1])
-        self.second.addmm_(flat.T, flat)
+        self._add_products(flat)
         self.norms += samples.norm(dim=1).sum(0)
         self.tokens += len(flat)
         self.samples += len(samples)
 
+    def _add_products(self, flat: Tensor) -> None:
+        """Adds xᵀx to the blocks above the diagonal and on it: the others mirror them."""
+        for start in range(0, flat.shape[1], _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            self.second[rows, start:].addmm_(flat[:, rows].T, flat[:, start:])
+
     def mean(self) -> Tensor:
         """Returns E[x xᵀ] over tokens, fp32 [n, n]."""
-        return self.second / max(self.tokens, 1)
+        upper = self.second.triu()
+        return (upper + upper.triu(1).T) / max(self.tokens, 1)
 
     def mean_norm(self) -> Tensor:
         """Returns the mean over samples of the L2 norm over the sequence, [n].

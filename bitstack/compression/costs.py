@@ -15,7 +15,7 @@ from bitstack.calibration.layers import LOGITS_AT_ONCE
 from bitstack.calibration.windows import READ_FACTOR, TUNING_TOKENS
 from bitstack.decompose import decompose
 from bitstack.decompose.nested import Plan
-from bitstack.decompose.refit import TABLE_STEPS
+from bitstack.decompose.refit import PRODUCTS
 from bitstack.ordering.greedy import MEASURED_SHARES, PROBED_LEVELS, TRIED_SIZES
 from bitstack.original.matrices import Matrix, find_layers
 from bitstack.original.source import Source
@@ -78,7 +78,7 @@ def _stack_counts(recipe: Recipe) -> tuple[float, float]:
 
 def _refit_products(level: int) -> float:
     """Products of one refit: rows, two for columns, and conjugate gradients for the table."""
-    return 4.0 + min(TABLE_STEPS, 2**level)
+    return 4.0 + min(PRODUCTS, 2**level)
 
 
 def _pass_products(levels: int, candidates: int) -> float:

@@ -6,7 +6,6 @@ choose which blocks are worth their bytes; see `compression.order_stage`.
 """
 
 import logging
-import time
 from functools import cached_property
 
 import torch
@@ -20,9 +19,9 @@ from bitstack.compression.against_rounding import warning
 from bitstack.compression.column_scaling import fold_scales, scaled_moment
 from bitstack.compression.costs import decompose_operations
 from bitstack.compression.job import Job
+from bitstack.compression.matrix_pool import MatrixPool, MatrixTask
 from bitstack.compression.matrix_statistics import row_weights, second_moment
-from bitstack.decompose import decompose
-from bitstack.decompose.rounding import rounding_error
+from bitstack.machine.device import product_dtype
 from bitstack.machine.workers import shares
 from bitstack.original.matrices import Matrix
 
@@ -44,10 +43,14 @@ class DecomposeStage:
 
     def __init__(self, job: Job) -> None:
         self.job, self.recipe, self.journal = job, job.recipe, job.journal
-        self.runner = job.runner()  # without windows the stage works free of data
+        # Statistics need no more digits; the published method is kept to the letter.
+        exact = self.recipe.method == "signs"
+        dtype = torch.float32 if exact else product_dtype(job.device)
+        self.runner = job.runner(dtype=dtype)  # without windows the stage works free of data
         self.fisher: FisherInformation | None = None
         self._own_keys = self._share()
         self._bar: tqdm
+        self._pool: MatrixPool
 
     def run(self) -> None:
         """Decomposes this worker's share and waits for the others."""
@@ -57,7 +60,7 @@ class DecomposeStage:
             total=sum(map(self._cost, todo)), desc="decompose", bar_format=_BAR,
             disable=not self.job.progress or None,
         )  # fmt: skip
-        with self._bar, torch.no_grad():
+        with self._bar, torch.no_grad(), MatrixPool(self.runner.device) as self._pool:
             for index in range(len(self.runner)):
                 self._decompose_layer(index)
             self._decompose_outer()
@@ -132,9 +135,11 @@ class DecomposeStage:
             return
         with self.runner.layer_loaded(index):
             moments, scales = self._observe(index, matrices, own)
+            tasks = []
             for matrix in own:
                 moment = scaled_moment(second_moment(matrix, moments), scales.get(matrix.name))
-                self._decompose(matrix, moment, row_weights(matrix, self.fisher, moments))
+                tasks.append(self._task(matrix, moment, row_weights(matrix, self.fisher, moments)))
+            self._decompose(tasks)
             if keeps_dense:
                 self._keep_dense(index, self.runner.layer_parameters[index])
 
@@ -184,6 +189,7 @@ class DecomposeStage:
                     last = self._state(len(self.runner), batch)
                     for _ in self.runner.logits_by_part(batch, last):
                         observer.end_batch()
+            tasks = []
             for matrix in own:
                 moment = second_moment(matrix, observer.moments)
                 weights = row_weights(matrix, self.fisher, observer.moments)
@@ -191,35 +197,28 @@ class DecomposeStage:
                     ids = torch.cat([batch.flatten() for batch in self.runner.windows])
                     uses = torch.bincount(ids, minlength=matrix.rows)
                     moment, weights = self.fisher.of_embedding(uses, moment, weights)
-                self._decompose(matrix, moment, weights)
+                tasks.append(self._task(matrix, moment, weights))
+            self._decompose(tasks)
             if _dense_key(None) in self._own_keys:
                 self._keep_dense(None, self.runner.outer_parameters)
 
-    def _decompose(self, matrix: Matrix, moment: Tensor | None, weights: Tensor | None) -> None:
-        """Decomposes one matrix under E[x xᵀ] and row weights, and writes it to the journal."""
-        start = time.perf_counter()
+    def _task(self, matrix: Matrix, moment: Tensor | None, weights: Tensor | None) -> MatrixTask:
         weight = matrix.of(self.runner.source.model.get_parameter(matrix.parameter))
-        recipe = self.recipe.of(matrix.name)
-        done = decompose(weight, recipe, moment=moment, row_weights=weights)
-        curvature = torch.ones(matrix.rows) if weights is None else weights.cpu().float()
-        note = {
-            "levels": done.spec.levels,
-            "rank": done.spec.rank,
-            "rotation": done.spec.rotation,
-            "outliers": done.spec.outliers,
-            "errors": done.relative_errors,
-            # Second order: half the curvature times the squared error, nats per token.
-            "losses": (done.row_errors.cpu() @ curvature / 2).tolist(),
-        }
-        if self.job.compares:
-            note["rounded"] = [rounding_error(weight, bits + 1) for bits in range(recipe.blocks)]
-        tensors = {f"{matrix.name}.{name}": t.cpu() for name, t in done.tensors.items()}
-        self.journal.put(matrix.name, tensors, note)
-        self._bar.update(self._cost(matrix))
-        _log.info(
-            "%s: %d x %d, %d blocks, relative error %.3g, %.1f s", matrix.name, matrix.rows,
-            matrix.columns, done.spec.levels, done.relative_errors[-1], time.perf_counter() - start,
-        )  # fmt: skip
+        return MatrixTask(
+            matrix, self.recipe.of(matrix.name), weight, moment, weights, self.job.compares
+        )
+
+    def _decompose(self, tasks: list[MatrixTask]) -> None:
+        """Decomposes matrices under E[x xᵀ] and row weights, and writes them to the journal."""
+        for result in self._pool.run(tasks):
+            matrix, done = result.matrix, result.done
+            tensors = {f"{matrix.name}.{name}": t.cpu() for name, t in done.tensors.items()}
+            self.journal.put(matrix.name, tensors, result.note())
+            self._bar.update(self._cost(matrix))
+            _log.info(
+                "%s: %d x %d, %d blocks, relative error %.3g, %.1f s", matrix.name, matrix.rows,
+                matrix.columns, done.spec.levels, done.relative_errors[-1], result.seconds,
+            )  # fmt: skip
 
     def _keep_dense(self, index: int | None, names: list[str]) -> None:
         """Writes the dense parameters of one layer, in their dtypes, to the journal."""

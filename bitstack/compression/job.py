@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bitstack.calibration.layers import LayerRunner
@@ -40,19 +41,21 @@ class Job(Inputs):
         *,
         samples: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
+        dtype: torch.dtype = torch.float32,
     ) -> LayerRunner:
         """Returns a runner of the original model over (the first `samples`) windows.
 
         Args:
             windows: int64 ids [count, length]; None for those of the calibration.
             batch_tokens: tokens of one batch, at least one window.
+            dtype: of the model's products.
         """
         if windows is None and self.text:
             windows = self.text.windows
         if windows is None:
-            return LayerRunner(self.source, [], self.device)
+            return LayerRunner(self.source, [], self.device, dtype)
         batches = windows[:samples].split(max(1, batch_tokens // windows.shape[1]))
-        return LayerRunner(self.source, list(batches), self.device)
+        return LayerRunner(self.source, list(batches), self.device, dtype)
 
     @cached_property
     def stacks(self) -> list[StackEntry]:

@@ -28,7 +28,7 @@ def second_moment(matrix: Matrix, moments: dict[str, Moments]) -> Tensor | None:
     if not siblings:
         return None
     tokens = sum(m.tokens for m in siblings)
-    return torch.stack([m.second for m in siblings]).sum(0) / tokens
+    return torch.stack([m.mean() * m.tokens for m in siblings]).sum(0) / tokens
 
 
 def row_weights(

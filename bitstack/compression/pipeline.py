@@ -16,6 +16,7 @@ from bitstack.compression.tune_stage import tune
 from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
 from bitstack.container.shards import tensor_order, write_shards
 from bitstack.machine.files import disk_errors
+from bitstack.machine.pages import freed_memory_kept
 from bitstack.machine.workers import open_workers
 from bitstack.original.side_files import copy_beside
 from bitstack.original.source import Source
@@ -66,7 +67,7 @@ def compress(
     """
     resolved = load_recipe(recipe, **fields)
     workers = open_workers()
-    with workers.working():
+    with workers.working(), freed_memory_kept():
         job = open_job(model, output, resolved, progress and not workers.rank, workers)
         decompose_matrices(job)
         if workers.rank == 0:

@@ -8,19 +8,19 @@ outliers (see `decompose.outliers`).
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from bitstack.decompose.nested import Plan, decompose_codes
-from bitstack.decompose.outliers import OUTLIER_BITS, find_outliers
-from bitstack.decompose.problem import make_problem
+from bitstack.decompose.nested import Plan, build_level
+from bitstack.decompose.outliers import OUTLIER_BITS, find_outliers, split_off
+from bitstack.decompose.problem import make_space, mean_one
 from bitstack.recipe import Recipe
 
 ROTATION = 1  # the seed of all rotations; matrices that share an input share its rotation
 _ROWS = 128  # of the trial
-_LEVELS = 3  # of the trial
+_LEVEL = 3  # of the trial
 _MIN_GAIN = 0.02  # of the squared error, by which a form must be better than a simpler one
 
 
@@ -40,15 +40,15 @@ def choose_form(
     Args:
         weight: W [m, n].
         recipe: Its fields `rotation` and `outliers` say what may be tried.
-        plan: The plan of the full decomposition. The trials make fewer passes, over fewer
-            levels.
+        plan: The plan of the full decomposition. The trials make one pass, for one level.
         moment: E[x xᵀ] [n, n], or None.
         row_weights: E[g²] [m], or None.
     """
     rotations = {"never": [0], "always": [ROTATION], "auto": [0, ROTATION]}[recipe.rotation]
     forms = [Form(rotation) for rotation in rotations]
     if recipe.outliers == "auto":
-        found = find_outliers(make_problem(weight, moment, row_weights))
+        squares = None if moment is None else moment.diagonal()
+        found = find_outliers(weight, squares, mean_one(row_weights, weight))
         if len(found):  # then the plain form is never the best
             forms = [form for form in forms if form.rotation]
             forms += [Form(rotation, found) for rotation in rotations]
@@ -62,26 +62,23 @@ def choose_form(
 def _trial(
     weight: Tensor, form: Form, plan: Plan, moment: Tensor | None, row_weights: Tensor | None
 ) -> float:
-    """The logarithm of the error of a form, a mean over some levels, with what its bytes cost.
+    """The logarithm of the error of a form at one level, with what its bytes cost.
 
     A bit for every weight divides the squared error by four.
     """
     rows = _trial_rows(weight)
+    some, positions = weight[rows], _of_rows(form.outliers, rows.cpu(), weight.shape[1])
+    whole = some.float().square().sum()
+    if len(positions):
+        some = split_off(some, positions)[1]
     weights = None if row_weights is None else row_weights[rows.to(row_weights.device)]
-    levels = min(_LEVELS, plan.blocks)
-    quick = replace(
-        plan, blocks=levels, ends=(), joint_planes=(1,), refit_rounds=int(plan.search_sweeps > 0),
-        search_sweeps=min(plan.search_sweeps, 1), joint_passes=0, refits_columns=False,
-    )  # fmt: skip
-    done = decompose_codes(
-        weight[rows], quick, moment=moment, row_weights=weights, rotation=form.rotation,
-        outliers=_of_rows(form.outliers, rows.cpu(), weight.shape[1]),
-    )  # fmt: skip
-    counts = torch.ones(len(rows)) if weights is None else weights.cpu().float()
-    errors = (done.row_errors.cpu() @ counts / counts.mean()).tolist()
-    logs = [math.log(error / max(done.mean_square, 1e-30) + 1e-12) for error in errors]
+    space = make_space(weight.shape[1], moment, form.rotation, weight.device)
+    problem = space.problem(some, mean_one(weights, some))
+    level = build_level(problem, plan, min(_LEVEL, plan.blocks))
+    # The units of both are the same for every form.
+    error = float(level.row_errors(problem) @ problem.row_weights)
     bits = OUTLIER_BITS * len(form.outliers) / weight.numel()
-    return sum(logs) / levels + math.log(4) * bits
+    return math.log(error / max(float(whole), 1e-30) + 1e-30) + math.log(4) * bits
 
 
 def _trial_rows(weight: Tensor) -> Tensor:

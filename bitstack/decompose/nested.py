@@ -1,12 +1,12 @@
 """Builds nested codes: one set of codes whose low planes serve every level, each with own scales.
 
-Planes are added in groups: split every cell in two by value, search the bits of the group for its
-last level, refit the scales. When the first groups are done, their whole codes are chosen again
-under the errors of all their levels at once, so that no level is good at the cost of another. The
-scales of a level are rounded to fp16 before later planes are built on it. Levels form chains, and
-every chain gets codes of its own: bits that are best for two or four planes leave some weights
-outside their cells, and later planes would spend a bit or more to bring them back. Does not choose
-single bits; see `decompose.search`. Does not fit scales; see `decompose.refit`.
+Planes are added in groups: cut every cell by value, search the bits of the group for its last
+level, refit the scales. When the first groups are done, their whole codes are chosen again under
+the errors of all their levels at once, so that no level is good at the cost of another. Levels form
+chains, and every chain gets codes of its own: bits that are best for two or four planes leave some
+weights outside their cells, and later planes would spend a bit or more to bring them back. Works on
+rows that fit into memory; see `decompose.rows` for the others. Does not choose single bits; see
+`decompose.search`. Does not fit scales; see `decompose.refit`.
 """
 
 from collections.abc import Iterator
@@ -14,17 +14,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
-from bitstack.container.blocks import StackSpec
-from bitstack.decompose.level import Level, first_scales, with_shared_codes
-from bitstack.decompose.outliers import split_off
-from bitstack.decompose.problem import Problem, make_problem
-from bitstack.decompose.refit import refit
-from bitstack.decompose.result import Decomposed
+from bitstack.decompose.level import Level, first_columns, first_rows
+from bitstack.decompose.problem import Problem
+from bitstack.decompose.refit import refit, refit_uncorrelated
 from bitstack.decompose.search import descend
+from bitstack.decompose.shared import Shared
 from bitstack.decompose.split import split
-from bitstack.kernels import packing
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,6 @@ class Plan:
     search_sweeps: int = 2  # passes over all columns in each round; 0: no search
     joint_passes: int = 4  # passes over the whole codes of several levels
     level_weights: tuple[float, ...] = (1.0,)  # how much a level's relative error counts there
-    refits_columns: bool = True  # False saves the most expensive part of a refit
 
     def damping_at(self, level: int) -> float:
         return self.damping[min(level, len(self.damping)) - 1]
@@ -71,89 +66,78 @@ class Chain:
     groups: list[int]
     joint: int
 
-
-def decompose_codes(
-    weight: Tensor,
-    plan: Plan,
-    *,
-    moment: Tensor | None = None,
-    row_weights: Tensor | None = None,
-    rotation: int = 0,
-    outliers: Tensor | None = None,
-) -> Decomposed:
-    """Decomposes `weight` [m, n] into planes under E[x xᵀ] [n, n] and row weights [m].
-
-    Args:
-        rotation: The seed of the rotation of its inputs, 0 for none.
-        outliers: Positions int64 [k], rising, of weights to be kept as they are.
-    """
-    if outliers is None or not len(outliers):
-        return _decompose(make_problem(weight, moment, row_weights, rotation), plan)
-    values, rest = split_off(weight, outliers)
-    problem = make_problem(rest, moment, row_weights, rotation)
-    done = _decompose(problem, plan)
-    spec = replace(done.spec, outliers=len(outliers))
-    kept = {spec.kept[0].name: outliers.to(spec.kept[0].dtype), spec.kept[1].name: values}
-    whole = float(replace(problem, weight=weight).row_squares().sum())
-    return replace(done, spec=spec, tensors=kept | done.tensors, mean_square=whole)
+    def joint_levels(self) -> Iterator[tuple[int, range]]:
+        """Yields, for each choice of whole codes, the planes that stay, and the levels."""
+        yield 0, range(self.first, self.joint + 1)
+        if self.joint < sum(self.groups):
+            yield self.joint, range(self.joint + 1, sum(self.groups) + 1)
 
 
-def _decompose(problem: Problem, plan: Plan) -> Decomposed:
-    return pack_levels(problem, [_build_chain(problem, plan, chain) for chain in plan.chains()])
+def build_levels(problem: Problem, plan: Plan, shared: Shared) -> list[Level]:
+    """Returns all levels of `plan`, from one plane on, for the rows of `problem`."""
+    return [level for chain in plan.chains() for level in _build_chain(problem, plan, chain, shared)]
 
 
-def _build_chain(problem: Problem, plan: Plan, chain: Chain) -> list[Level]:
-    """The levels of one chain; those below its first are built only as steps on the way."""
-    levels = [_level_zero(problem)]  # so that levels[j] has j planes
+def build_level(problem: Problem, plan: Plan, planes: int) -> Level:
+    """Returns one level of `planes` planes after one pass of the search: a quick look."""
+    quick, shared = replace(plan, refit_rounds=1, search_sweeps=min(plan.search_sweeps, 1)), Shared()
+    level = _add_planes(problem, quick, _level_zero(problem, shared), planes, shared)[-1]
+    return _refit_stale(problem, quick, level, shared)
+
+
+def _build_chain(problem: Problem, plan: Plan, chain: Chain, shared: Shared) -> list[Level]:
+    """The levels of one chain; those below its first are only steps on the way."""
+    levels = [_level_zero(problem, shared)]  # so that levels[j] has j planes
+    joint = {levels[-1]: (kept, levels) for kept, levels in chain.joint_levels()}
     for size in chain.groups:
-        levels += _add_planes(problem, plan, levels[-1], size)
-        planes = levels[-1].planes
-        if planes == chain.joint and plan.search_sweeps:
-            levels[chain.first :] = _choose_whole_codes(problem, plan, levels[chain.first :])
-        if planes == sum(chain.groups) > chain.joint and plan.search_sweeps:
-            above = levels[chain.joint + 1 :]
-            levels[chain.joint + 1 :] = _choose_whole_codes(problem, plan, above, chain.joint)
-        levels[1:] = with_shared_codes([level.as_stored(problem) for level in levels[1:]])
-    return levels[chain.first :]
+        levels += _add_planes(problem, plan, levels[-1], size, shared)
+        # The low planes of the new codes are those of the levels below, whose products still hold.
+        levels[1:] = [replace(level, code=levels[-1].code) for level in levels[1:]]
+        kept, chosen = joint.get(levels[-1].planes, (0, range(0)))
+        if chosen and plan.search_sweeps and plan.joint_passes:
+            some = [levels[j] for j in chosen]
+            levels[chosen[0] :] = _choose_whole_codes(problem, plan, some, kept, shared)
+    return [_refit_stale(problem, plan, level, shared) for level in levels[chain.first :]]
 
 
-def _level_zero(problem: Problem) -> Level:
+def _level_zero(problem: Problem, shared: Shared) -> Level:
     """The level of no planes: one cell that holds all weights."""
-    u, v = first_scales(problem)
+    v = shared.settle(lambda: first_columns(problem))
     code = torch.zeros(problem.shape, dtype=torch.uint8, device=problem.device)
-    return Level(code, u, v, torch.zeros(1, device=u.device), 0)
+    return Level(code, first_rows(problem, v), v, torch.zeros(1, device=v.device), 0)
 
 
-def _add_planes(problem: Problem, plan: Plan, below: Level, size: int) -> list[Level]:
+def _add_planes(
+    problem: Problem, plan: Plan, below: Level, size: int, shared: Shared
+) -> list[Level]:
     """`size` more levels on top of `below`; the bits are searched for the last of them."""
-    levels: list[Level] = []
-    for _ in range(size):
-        level = split(problem, _refit_uncorrelated(problem, levels[-1] if levels else below))
-        levels = with_shared_codes([*levels, level])
-    hessian = problem.damped_hessian(plan.damping_at(levels[-1].planes))
-    if plan.search_sweeps:
-        levels[-1] = _refit_rounds(problem, plan, levels[-1])
-    for _ in range(plan.refit_rounds if plan.search_sweeps else 0):
-        for _ in range(plan.search_sweeps):
-            only_last = [0.0] * (size - 1) + [1.0]
-            levels = descend(problem, levels, [hessian] * size, only_last, below.planes)
-        levels[-1] = refit(problem, levels[-1], hessian, columns=plan.refits_columns)
-    return [_refit_rounds(problem, plan, level) for level in levels]
+    base = refit_uncorrelated(problem, below, shared) if below.planes else below
+    levels = split(problem, base, size, shared)
+    damping = plan.damping_at(levels[-1].planes)
+    top = levels[-1]
+    rounds, sweeps = plan.refit_rounds, plan.search_sweeps
+    if problem.space.moment.ndim == 1:  # columns are independent: one sweep has found the best
+        rounds, sweeps = rounds * sweeps, 1
+    for _ in range(rounds if sweeps else 0):
+        top = top.with_product(problem)
+        for _ in range(sweeps):
+            top = descend(problem, [top], [damping], [1.0], below.planes)[0]
+        top = refit(problem, top, damping, shared)
+    return [*levels[:-1], top]
 
 
-def _refit_uncorrelated(problem: Problem, level: Level) -> Level:
-    """Refits the scales of `level` as if inputs did not correlate, to cut its cells by them.
-
-    Where inputs correlate, a row's best scale can be next to nothing, because what its codes get
-    wrong together counts most. Cells in units of such a scale end far below the row's weights, and
-    no later plane would reach them.
-    """
-    identity = torch.ones(problem.shape[1], device=problem.device)
-    return refit(problem, level, identity) if level.planes else level
+def _refit_stale(problem: Problem, plan: Plan, level: Level, shared: Shared) -> Level:
+    """Refits the scales of a level whose codes have changed since, or that never had a refit."""
+    if level.product is not None:
+        return level
+    level = refit_uncorrelated(problem, level, shared)
+    for _ in range(plan.refit_rounds):
+        level = refit(problem, level, plan.damping_at(level.planes), shared)
+    return level
 
 
 def _choose_whole_codes(
-    problem: Problem, plan: Plan, levels: list[Level], kept: int = 0
+    problem: Problem, plan: Plan, levels: list[Level], kept: int, shared: Shared
 ) -> list[Level]:
     """Chooses all bits above the first `kept` planes again, for all of `levels` at once.
 
@@ -161,44 +145,25 @@ def _choose_whole_codes(
     relative error: those of high levels are hundreds of times smaller. The scales are refitted
     after every pass.
     """
-    hessians = [problem.damped_hessian(plan.damping_at(level.planes)) for level in levels]
+    dampings = [plan.damping_at(level.planes) for level in levels]
     level_weights = [plan.level_weight_at(level.planes) for level in levels]
+    levels = [
+        level if level.product is not None else refit_uncorrelated(problem, level, shared)
+        for level in levels
+    ]
     for _ in range(plan.joint_passes):
-        errors = [_weighted_error(problem, level) for level in levels]
+        levels = [level.with_product(problem) for level in levels]
+        errors = shared.settle(lambda: [_weighted_error(problem, level) for level in levels])
         weights = [weight / error for weight, error in zip(level_weights, errors, strict=True)]
-        levels = descend(problem, levels, hessians, weights, kept)
-        levels = [refit(problem, level, h) for level, h in zip(levels, hessians, strict=True)]
+        levels = descend(problem, levels, dampings, weights, kept)
+        levels = [
+            refit(problem, level, damping, shared)
+            for level, damping in zip(levels, dampings, strict=True)
+        ]
     return levels
-
-
-def _refit_rounds(problem: Problem, plan: Plan, level: Level) -> Level:
-    """Refits all scales of the level, several rounds: each of T, u, v depends on the others."""
-    hessian = problem.damped_hessian(plan.damping_at(level.planes))
-    for _ in range(plan.refit_rounds):
-        level = refit(problem, level, hessian, columns=plan.refits_columns)
-    return level
 
 
 def _weighted_error(problem: Problem, level: Level) -> float:
     """Squared error of the level, rows weighted; a little above zero, as it is divided by."""
-    errors = problem.row_errors(level.values) * problem.row_weights
-    size = sum(float(problem.x(rows).square_().sum()) for rows in problem.panels())
-    return float(errors.sum()) + 1e-12 * size + 1e-30
-
-
-def pack_levels(problem: Problem, chains: list[list[Level]]) -> Decomposed:
-    """Packs levels into stored tensors; the codes of one chain must agree on their planes."""
-    m, n = problem.shape
-    levels = [level for chain in chains for level in chain]
-    ends = tuple(chain[-1].planes for chain in chains[:-1])
-    spec = StackSpec("codes", m, n, len(levels), ends=ends, rotation=problem.rotation)
-    tensors: dict[str, Tensor] = {}
-    for chain in chains:
-        top = chain[-1]
-        for bit, name in enumerate(spec.planes(top.planes)):
-            parts = [packing.pack(top.code[rows] >> bit & 1) for rows in problem.panels()]
-            tensors[name] = torch.cat(parts)
-        for level in chain:
-            tensors[f"scale_{level.planes}"] = torch.cat(level.stored_scales(problem))
-    errors = torch.stack([problem.row_errors(level.values) for level in levels])
-    return Decomposed(spec, tensors, errors, float(problem.row_squares().sum()))
+    errors = level.row_errors(problem) @ problem.row_weights
+    return float(errors) + 1e-12 * float(problem.x.square().sum()) + 1e-30

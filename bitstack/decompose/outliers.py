@@ -9,60 +9,59 @@ computed. Does not decide whether keeping them pays beside a rotation; see `deco
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from bitstack.decompose.problem import Problem, diagonal
-
 OUTLIER_BITS = 48  # of one outlier: a position of 32 bits and a value of 16
 _WORTH = OUTLIER_BITS * math.log(4)  # times the mean square
 _ROUNDS = 8  # without the outliers the mean is smaller, and more weights are outliers
+_PANEL = 1 << 20  # weights looked at together
 _MOST = 0.01  # of all weights: beyond, the distribution is wide as a whole
 
 
-def find_outliers(problem: Problem) -> Tensor:
-    """Returns the positions row · n + column of the outliers of `problem`, rising, int64 [k].
+def find_outliers(weight: Tensor, squares: Tensor | None, row_weights: Tensor) -> Tensor:
+    """Returns the positions row · n + column of the outliers, rising, int64 [k].
 
     Args:
-        problem: Without rotation: outliers are weights of the matrix as the model has it.
+        weight: W [m, n].
+        squares: E[x²] of every column [n]; None for ones.
+        row_weights: [m].
     """
-    assert not problem.rotation
+    columns = torch.ones_like(weight[0], dtype=torch.float32) if squares is None else squares
     limit, count = math.inf, -1
     for _ in range(_ROUNDS):
-        total, above = _sums(problem, limit)
-        if above == count or above > _MOST * problem.weight.numel():
+        total, above = 0.0, 0
+        for _, shares in _shares(weight, columns, row_weights):
+            outside = shares > limit
+            above += int(outside.sum())
+            total += float(shares.masked_fill_(outside, 0).sum())
+        if above == count or above > _MOST * weight.numel():
             break
         kept, count = limit, above
-        limit = min(limit, _WORTH * total / max(problem.weight.numel() - above, 1))
-    return _positions(problem, kept)
-
-
-def _squares(problem: Problem, rows: slice) -> Tensor:
-    """The square of every weight under the weights of its row and its column."""
-    columns = problem.row_weights[rows].unsqueeze(1) * diagonal(problem.moment)
-    return problem.x(rows).square_().mul_(columns)
-
-
-def _sums(problem: Problem, limit: float) -> tuple[float, int]:
-    """Sum of the squares up to `limit`, and how many are above it."""
-    total, above = 0.0, 0
-    for rows in problem.panels():
-        squares = _squares(problem, rows)
-        outside = squares > limit
-        above += int(outside.sum())
-        total += float(squares.masked_fill_(outside, 0).sum())
-    return total, above
-
-
-def _positions(problem: Problem, limit: float) -> Tensor:
-    if limit == math.inf:
+        limit = min(limit, _WORTH * total / max(weight.numel() - above, 1))
+    if kept == math.inf:
         return torch.empty(0, dtype=torch.int64)
     parts = []
-    for rows in problem.panels():
-        at = (_squares(problem, rows) > limit).flatten().nonzero()[:, 0]
-        parts.append(at.cpu() + rows.start * problem.shape[1])
+    for start, shares in _shares(weight, columns, row_weights):
+        at = (shares > kept).flatten().nonzero()[:, 0]
+        parts.append(at.cpu() + start * weight.shape[1])
     return torch.cat(parts)
+
+
+def _shares(
+    weight: Tensor, columns: Tensor, row_weights: Tensor
+) -> Iterator[tuple[int, Tensor]]:
+    """Yields some rows at a time: the first, and the squares under the weights of rows and columns.
+
+    A dead column counts a millionth of the mean.
+    """
+    columns = columns.float() + 1e-6 * columns.float().mean()
+    step = max(1, _PANEL // weight.shape[1])
+    for start in range(0, len(weight), step):
+        rows = slice(start, start + step)
+        yield start, weight[rows].float().square().mul_(columns).mul_(row_weights[rows, None])
 
 
 def split_off(weight: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bitstack.container.blocks import StackSpec
-from bitstack.decompose.problem import make_problem
+from bitstack.decompose.problem import make_space, mean_one
 from bitstack.decompose.result import Decomposed
 from bitstack.decompose.svd import full_svd, truncated_svd
 from bitstack.kernels import packing
@@ -32,7 +32,7 @@ def decompose_signs(
     """
     m, n = weight.shape
     rank = min(rank, m, n)
-    problem = make_problem(weight, moment, None)
+    problem = make_space(n, moment, 0, weight.device).problem(weight, mean_one(None, weight))
     residual = weight.float().clone()
     tensors: dict[str, Tensor] = {}
     errors = []
@@ -48,7 +48,7 @@ def decompose_signs(
         residual -= torch.where(positive, product, -product)
         tensors[f"plane_{i}"] = packing.pack(positive, order="big")
         tensors[f"left_{i}"], tensors[f"right_{i}"] = left.contiguous(), right.contiguous()
-        error = residual * problem.scale  # in X-space, as the problem counts it
-        errors.append(problem.row_errors(lambda r, e=error: problem.x(r) - e[r]))  # type: ignore[misc]
+        error = residual * problem.space.scale  # in X-space, as the problem counts it
+        errors.append(problem.mean_squares(error, problem.times_moment(error)))
     spec = StackSpec("signs", m, n, blocks, rank)
     return Decomposed(spec, tensors, torch.stack(errors), float(problem.row_squares().sum()))

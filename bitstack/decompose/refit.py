@@ -1,8 +1,11 @@
-"""Refits the scale set of a level against the whole second moment, each part in closed form.
+"""Refits the scale set of a level under the whole second moment, each part with the others held.
 
-Given the codes, the error is quadratic in T, in u and in v. Each function solves for one with the
-others held, so in turn they are alternating least squares, and no step makes the level worse. Does
-not choose the bits of the codes; see `decompose.search`.
+Given the codes, the error is quadratic in T, in u and in v. Rows do not depend on one another, so u
+has its best value in closed form. T and v take one step of steepest descent, preconditioned by the
+diagonal of their equations, to the least error along it: the step is cheap, as it needs one product
+of m n² operations and the error's own product, which is kept up to date, and the next refit goes on
+from there. No step makes the level worse. Does not choose the bits of the codes; see
+`decompose.search`.
 """
 
 from dataclasses import replace
@@ -11,129 +14,120 @@ import torch
 from torch import Tensor
 
 from bitstack.decompose.level import Level
-from bitstack.decompose.problem import Problem, diagonal, times
+from bitstack.decompose.problem import Problem
+from bitstack.decompose.shared import Shared
+from bitstack.kernels import codes
 
-_RIDGE = 1e-4  # of the mean diagonal: keeps the equations solvable where a column hardly counts
-TABLE_STEPS = 3  # of conjugate gradients, for the values of a table
+_RIDGE = 1e-3  # of the mean curvature: keeps a step finite where a value hardly counts
+PRODUCTS = 2.0  # of m n² operations, in one refit
 
 
-def refit(problem: Problem, level: Level, hessian: Tensor, *, columns: bool = True) -> Level:
-    """Refits T, then u, then v of `level` under `hessian`, a damped second moment [n, n] or [n].
+def refit(problem: Problem, level: Level, damping: float, shared: Shared) -> Level:
+    """Refits T, then u, then v of `level` under M + `damping` · I.
 
-    Without `columns` v stays as it is: its equations have n unknowns, and factorising them takes
-    most of the time where a matrix has fewer rows than columns.
+    Rows that take T and v from others refit u alone.
     """
-    level = refit_rows(problem, refit_table(problem, level, hessian), hessian)
-    return refit_columns(problem, level, hessian) if columns else level
-
-
-def refit_rows(problem: Problem, level: Level, hessian: Tensor) -> Level:
-    """Refits the scale of every row: u_r = (q H x) / (q H q) with q = T[code] v.
-
-    One product of m n² operations. Rows do not depend on one another, so their weights cancel.
-    """
-    u = level.u.clone()
-    for rows in problem.panels():
-        q = level.cells(rows).mul_(level.v)
-        q_hessian = times(q, hessian)
-        curvature = q.mul_(q_hessian).sum(1)  # q H q
-        best = q_hessian.mul_(problem.x(rows)).sum(1) / curvature.clamp_min(1e-20)
-        u[rows] = torch.where(curvature > 1e-20, best, u[rows])
-    return replace(level, u=u)
-
-
-def refit_columns(problem: Problem, level: Level, hessian: Tensor) -> Level:
-    """Refits the scale of every column: (H ∘ FᵀRF) v = Σ_rows R F ∘ (X H), F = diag(u) T[code].
-
-    R holds the row weights. Two products of m n² operations and one n³/3 factorisation.
-    """
-    left, right = _column_equations(problem, level, hessian)
-    # A ridge around the present v, not around zero: what the data does not fix stays as it is.
-    ridge = _RIDGE * diagonal(left).mean().clamp_min(1e-30)
-    diagonal(left).add_(ridge)
-    right += ridge * level.v
-    if left.ndim == 1:
-        return replace(level, v=(right / left).float())
-    failed = torch.empty((), dtype=torch.int32, device=left.device)
-    # In place: for wide matrices nothing here is larger.
-    factor, failed = torch.linalg.cholesky_ex(left, out=(left, failed))
-    if failed:
+    if shared.learns:
+        level = refit_table(problem, level.with_product(problem), damping)
+        level = refit_columns(problem, refit_rows(problem, level, damping), damping)
+    table, v = shared.settle(lambda: (level.table, level.v))
+    if shared.learns:
         return level
-    v = torch.cholesky_solve(right.unsqueeze(1), factor)[:, 0].float()
-    return replace(level, v=v) if torch.isfinite(v).all() else level
+    taken = replace(level, table=table, v=v, product=None)
+    return refit_rows(problem, taken.with_product(problem), damping)
 
 
-def _column_equations(problem: Problem, level: Level, hessian: Tensor) -> tuple[Tensor, Tensor]:
-    """Left [n, n] (a diagonal hessian: [n]) and right side [n] of the equations for v, fp64."""
-    gram = torch.zeros_like(hessian)  # FᵀRF
-    right = torch.zeros_like(level.v)
-    for rows in problem.panels():
-        f = level.cells(rows).mul_(level.u[rows].unsqueeze(1))
-        weighted = f * problem.row_weights[rows].unsqueeze(1)
-        if gram.ndim == 1:
-            gram += (weighted * f).sum(0)
-        else:
-            gram.addmm_(weighted.T, f)
-        right += weighted.mul_(times(problem.x(rows), hessian)).sum(0)
-    return gram.mul_(hessian).double(), right.double()
+def refit_rows(problem: Problem, level: Level, damping: float) -> Level:
+    """Refits the scale of every row: it is multiplied by (a H x) / (a H a), a the row of values."""
+    assert level.product is not None
+    values = level.values()
+    image = problem.image + damping * problem.x  # X H
+    own = problem.image - level.product + damping * values  # A H
+    size = own.mul_(values).sum(1)
+    best = image.mul_(values).sum(1) / size.clamp_min(1e-20)
+    factor = torch.where(size > 1e-20, best, 1.0).unsqueeze(1)
+    product = problem.image - factor * (problem.image - level.product)
+    return replace(level, u=level.u * factor[:, 0], product=product)
 
 
-def refit_table(problem: Problem, level: Level, hessian: Tensor) -> Level:
-    """Refits the 2^j table values by conjugate gradients, one m n² product a step.
+def refit_columns(problem: Problem, level: Level, damping: float) -> Level:
+    """Moves the scales of all columns by one step."""
+    gradient = _gradient(problem, level, damping)
+    ones = torch.ones_like(level.v)
+    weighted = codes.values(level.code, level.planes, level.table, level.u, ones)
+    slope = (gradient * weighted).mul_(problem.row_weights.unsqueeze(1)).sum(0)
+    weight = problem.row_weights.unsqueeze(1) * weighted.square_()
+    direction = _divided(slope, weight.sum(0) * (problem.diagonal + damping))
+    moved = codes.values(level.code, level.planes, level.table, level.u, direction)
+    length, product = _step(problem, level, damping, moved, float(direction @ slope))
+    return replace(level, v=level.v + length * direction, product=product)
 
-    The normal matrix of T would take 2^j such products to write down; conjugate gradients with its
-    diagonal as preconditioner come near enough in three. The ridge holds values that hardly a
-    weight uses: free, one of them grows until fp16 has no room left for the others.
+
+def refit_table(problem: Problem, level: Level, damping: float) -> Level:
+    """Moves the 2^j table values by one step."""
+    gradient = _gradient(problem, level, damping)
+    rows = problem.row_weights * level.u
+    slope = codes.sum_by_code(level.code, level.planes, rows, level.v, gradient)
+    columns = level.v.square() * (problem.diagonal + damping)
+    # What two weights of one code share is left out: as a preconditioner it may be rough.
+    weight = codes.sum_by_code(level.code, level.planes, rows * level.u, columns)
+    direction = _divided(slope, weight)
+    moved = codes.values(level.code, level.planes, direction, level.u, level.v)
+    length, product = _step(problem, level, damping, moved, float(direction @ slope))
+    return replace(level, table=level.table + length * direction, product=product)
+
+
+def _divided(slope: Tensor, weight: Tensor) -> Tensor:
+    """The step of each number by itself: a ridge holds those that hardly a weight uses, or one of
+    them grows until fp16 has no room left for the others."""
+    return slope / (weight + _RIDGE * weight.mean().clamp_min(1e-30))
+
+
+def _gradient(problem: Problem, level: Level, damping: float) -> Tensor:
+    """(X − A)(M + damping · I), a new tensor [m, n]."""
+    assert level.product is not None
+    return level.error(problem).mul_(damping).add_(level.product)
+
+
+def _step(
+    problem: Problem, level: Level, damping: float, moved: Tensor, slope: float
+) -> tuple[float, Tensor]:
+    """How far to go along `moved`, a change of the values [m, n], and the product after that."""
+    assert level.product is not None
+    image = problem.times_moment(moved)
+    squares = (image * moved).add_(damping * moved.square()).sum(1)
+    curvature = float(squares @ problem.row_weights)
+    length = slope / curvature if curvature > 1e-30 else 0.0
+    return length, level.product.sub(image, alpha=length)
+
+
+def refit_uncorrelated(problem: Problem, level: Level, shared: Shared) -> Level:
+    """Refits T, u and v as if inputs did not correlate, each in closed form.
+
+    Where inputs correlate, a row's best scale can be next to nothing, because what its codes get
+    wrong together counts most. Cells in units of such a scale end far below the row's weights, and
+    no later plane would reach them. So cells are cut after a refit of this kind.
     """
-    curvature, residual = _table_equations(problem, level, hessian)
-    ridge = _RIDGE * curvature.mean().clamp_min(1e-30) * 10
-    curvature = curvature + ridge
-    step, scaled = torch.zeros_like(residual), residual / curvature
-    direction, size = scaled, float(residual @ scaled)
-    first_size = size
-    for _ in range(min(TABLE_STEPS, len(level.table))):
-        if size <= 1e-12 * first_size or size == 0:
-            break
-        image = _times_normal_matrix(problem, level, hessian, direction) + ridge * direction
-        length = size / float((direction @ image).clamp_min(1e-30))  # to the least error along it
-        step = step + length * direction
-        residual = residual - length * image
-        scaled = residual / curvature
-        new_size = float(residual @ scaled)
-        direction, size = scaled + new_size / size * direction, new_size
-    return replace(level, table=level.table + step)
+    if shared.learns:
+        rows = problem.row_weights * level.u
+        slope = codes.sum_by_code(level.code, level.planes, rows, level.v, problem.x)
+        weight = codes.sum_by_code(level.code, level.planes, rows * level.u, level.v.square())
+        used = weight > 1e-9 * weight.mean()
+        table = torch.where(used, slope / weight.clamp_min(1e-30), level.table)
+        level = _uncorrelated_rows(problem, replace(level, table=table))
+        ones = torch.ones_like(level.v)
+        values = codes.values(level.code, level.planes, level.table, level.u, ones)
+        weighted = values * problem.row_weights.unsqueeze(1)
+        size = (weighted * values).sum(0)
+        best = weighted.mul_(problem.x).sum(0) / size.clamp_min(1e-30)
+        level = replace(level, v=torch.where(size > 1e-9 * size.mean(), best, level.v))
+    table, v = shared.settle(lambda: (level.table, level.v))
+    return level if shared.learns else _uncorrelated_rows(problem, replace(level, table=table, v=v))
 
 
-def _table_equations(problem: Problem, level: Level, hessian: Tensor) -> tuple[Tensor, Tensor]:
-    """Diagonal of the normal matrix, and right side, of the equations for changes of T, [2^j].
-
-    The diagonal leaves out what two weights of one code share: as a preconditioner it may be rough.
-    """
-    curvature, residual = torch.zeros_like(level.table), torch.zeros_like(level.table)
-    for rows in problem.panels():
-        codes, grid, weighted = _scale_grid(problem, level, rows)
-        curvature += _sum_by_code(level, codes, (grid * weighted).mul_(diagonal(hessian)))
-        error = problem.x(rows) - level.values(rows)
-        residual += _sum_by_code(level, codes, weighted.mul_(times(error, hessian)))
-    return curvature, residual
-
-
-def _times_normal_matrix(problem: Problem, level: Level, hessian: Tensor, table: Tensor) -> Tensor:
-    """The normal matrix of T times `table` [2^j], without the ridge."""
-    total = torch.zeros_like(table)
-    for rows in problem.panels():
-        codes, grid, weighted = _scale_grid(problem, level, rows)
-        image = times(grid.mul_(table[codes]), hessian)
-        total += _sum_by_code(level, codes, weighted.mul_(image))
-    return total
-
-
-def _scale_grid(problem: Problem, level: Level, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes (int32), u vᵀ, and u vᵀ times the row weights: each some rows of [m, n]."""
-    grid = level.v * level.u[rows].unsqueeze(1)
-    return level.codes(rows).int(), grid, grid * problem.row_weights[rows].unsqueeze(1)
-
-
-def _sum_by_code(level: Level, codes: Tensor, x: Tensor) -> Tensor:
-    """Sum of `x` over the weights of each code, [2^j]."""
-    return torch.bincount(codes.flatten(), weights=x.flatten(), minlength=len(level.table)).float()
+def _uncorrelated_rows(problem: Problem, level: Level) -> Level:
+    values = level.values()
+    size = values.square().sum(1)
+    best = values.mul_(problem.x).sum(1) / size.clamp_min(1e-30)
+    factor = torch.where(size > 1e-20, best, 1.0)
+    return replace(level, u=level.u * factor, product=None)

@@ -8,126 +8,141 @@ cost is quadratic, G is half its gradient and H_cc half its curvature. Within a 
 panel's own G is kept up to date, the other columns follow by one matrix product a panel. Does not
 fit scales; see `decompose.refit`.
 
-Floors for one pass over an m x n matrix and J levels: 2 J m n² operations in the products and
-about 6 J K m n in the choices among K candidates; everything else is a few passes over m n numbers.
+Codes form a tree: those of one level differ from the ones below it by their last bits. Where the
+lowest level that counts has many codes, only those are tried whose value there is near the best one
+(`_WINDOW` of them), with all codes above them.
+
+Floors for one pass over an m x n matrix and J levels: 2 J m n² operations in the products; for the
+choices see `kernels/cpu/search.cpp`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from bitstack.decompose.level import Level
-from bitstack.decompose.problem import Problem, times
-from bitstack.kernels import native
+from bitstack.decompose.problem import Problem
+from bitstack.kernels.codes import Searched, is_native
+from bitstack.kernels.codes import descend as descend_natively
 
 _PANEL = 64  # columns
+_ALL = 8  # codes of the lowest level up to which all are tried
+_WINDOW = 5  # codes of it that are tried where it has more
 
 
 def descend(
     problem: Problem,
     levels: list[Level],
-    hessians: list[Tensor],
+    dampings: list[float],
     weights: list[float],
     kept: int = 0,
 ) -> list[Level]:
     """Makes one pass over all columns; the weighted sum of the levels' errors never rises.
 
     Args:
-        levels: levels that share their low planes: all codes are those of the last, masked.
-        hessians: the damped second moment of each level, [n, n] or its diagonal [n].
+        levels: levels that share their low planes: all codes are those of the last, masked. Those
+            that count must have their products.
+        dampings: what is added to the diagonal of M for each level. GPTQ damps to keep H
+            invertible. Here it also limits how far codes leave the cell of their weight to cancel
+            one another's errors: a later plane can only move inside the cell.
         weights: how much the error of each level counts; 0 leaves it out.
         kept: planes that stay as they are; the candidates agree with the present code there.
 
     Returns:
-        `levels` with the chosen codes; scales and tables are the same.
+        `levels` with the chosen codes; scales and tables are the same. Those that count have their
+        products.
     """
-    top = levels[-1]
     counted = [i for i, weight in enumerate(weights) if weight > 0]
-    search = _Search(
-        [levels[i] for i in counted],
-        [hessians[i] for i in counted],
-        torch.tensor([weights[i] for i in counted], dtype=torch.float32),
-        kept,
-        2 ** (top.planes - kept),
-    )
-    chosen = torch.empty_like(top.code)
-    for rows in problem.panels():
-        chosen[rows] = search.choose_rows(problem, rows)
-    return [replace(level, code=chosen) for level in levels]
+    some = [levels[i] for i in counted]
+    damped = [dampings[i] for i in counted]
+    gradients = [_gradient(problem, *pair) for pair in zip(some, damped, strict=True)]
+    search = Searched(
+        [level.planes for level in some], [level.table.contiguous() for level in some],
+        [level.u.contiguous() for level in some], [level.v.contiguous() for level in some],
+        gradients, torch.tensor([weights[i] for i in counted], dtype=torch.float32),
+    )  # fmt: skip
+    code = levels[-1].codes()
+    for start in range(0, problem.shape[1], _PANEL):
+        _choose_panel(problem, search, damped, code, start, kept)
+    chosen = [replace(level, code=code, product=None) for level in levels]
+    for i, gradient, damping in zip(counted, gradients, damped, strict=True):
+        error = chosen[i].error(problem)
+        chosen[i] = replace(chosen[i], product=gradient.sub_(error, alpha=damping))
+    return chosen
 
 
-@dataclass(frozen=True)
-class _Search:
-    """The levels that count, with their damped second moments and weights, and the candidates."""
+def _gradient(problem: Problem, level: Level, damping: float) -> Tensor:
+    """G = (X − values)(M + damping · I), a new tensor [m, n]."""
+    assert level.product is not None
+    return level.error(problem).mul_(damping).add_(level.product)
 
-    levels: list[Level]
-    hessians: list[Tensor]
-    weights: Tensor
-    kept: int  # planes that stay
-    candidates: int  # codes to choose among
 
-    def choose_rows(self, problem: Problem, rows: slice) -> Tensor:
-        """New codes of some rows. The error of one row does not depend on another row's codes."""
-        levels = [replace(level, u=level.u[rows], code=level.codes(rows)) for level in self.levels]
-        x = problem.x(rows)
-        # G = E H of every level: half the gradient of each row's cost.
-        gradients = [times(x - a.values(), h) for a, h in zip(levels, self.hessians, strict=True)]
-        search = replace(self, levels=levels)
-        code = levels[-1].code.T.contiguous()  # a column is contiguous
-        for start in range(0, len(code), _PANEL):
-            part = slice(start, min(start + _PANEL, len(code)))
-            local = torch.stack([g[:, part].T for g in gradients])  # [J, panel, m]
-            changes = search.choose_panel(part, local, code[part])
-            for g, change, h in zip(gradients, changes, search.hessians, strict=True):
-                if h.ndim > 1:  # a diagonal H: columns do not depend on one another
-                    g.addmm_(change.T, h[part])
-        return code.T
+def _choose_panel(
+    problem: Problem, search: Searched, dampings: list[float], code: Tensor, start: int, kept: int
+) -> None:
+    """Chooses the codes of the panel that starts at column `start`, in place, and updates G."""
+    moment, part = problem.space.moment, slice(start, min(start + _PANEL, problem.shape[1]))
+    block = torch.diag(moment[part]) if moment.ndim == 1 else moment[part, part]
+    eye = torch.eye(len(block), device=block.device)
+    blocks = torch.stack([block + damping * eye for damping in dampings])
+    if is_native(code):
+        moves = descend_natively(search, blocks, code, start, kept)
+    else:
+        moves = _descend_in_torch(search, blocks, code, start, kept)
+    for gradient, moved, damping in zip(search.products, moves, dampings, strict=True):
+        if moment.ndim == 1:
+            gradient[:, part].addcmul_(moved, moment[part])
+        else:
+            gradient.addmm_(moved, moment[part])
+        gradient[:, part].add_(moved, alpha=damping)
 
-    def choose_panel(self, part: slice, gradients: Tensor, code: Tensor) -> Tensor:
-        """Chooses the codes [panel, m] of columns `part` in place.
 
-        `gradients` [J, panel, m] is used up. Returns how the errors E of every level changed,
-        [J, panel, m].
-        """
-        blocks = [_diagonal_block(h, part) for h in self.hessians]
-        if code.device.type == "cpu" and native.has_descend():
-            u = torch.stack([level.u for level in self.levels])
-            v = torch.stack([level.v[part] for level in self.levels])
-            tables = [level.table.contiguous() for level in self.levels]
-            return native.descend(
-                u, v, tables, torch.stack(blocks), self.weights, gradients, code, self.kept,
-                self.candidates,
-            )  # fmt: skip
-        changes = torch.zeros_like(gradients)
-        for c in range(len(code)):
-            self._choose_column(part, c, blocks, gradients, code, changes)
-        return changes
-
-    def _choose_column(
-        self, part: slice, c: int, blocks: list[Tensor], gradients: Tensor, code: Tensor,
-        changes: Tensor,
-    ) -> None:  # fmt: skip
-        """Does in torch, for column `c` of the panel, what the native search does."""
-        now = code[c].int()
-        step = torch.arange(self.candidates, device=code.device).int() << self.kept
-        candidates = (now & (2**self.kept - 1)).unsqueeze(0) | step.unsqueeze(1)  # [K, m]
+def _descend_in_torch(
+    search: Searched, blocks: Tensor, code: Tensor, start: int, kept: int
+) -> Tensor:
+    """Does in torch what the native search does; see `kernels.codes.descend`."""
+    moves = torch.zeros(len(blocks), len(code), blocks.shape[1], device=code.device)
+    local = torch.stack([g[:, start : start + blocks.shape[1]] for g in search.products])
+    for c in range(blocks.shape[1]):
+        now = code[:, start + c].int()
+        sizes = [u * v[start + c] for u, v in zip(search.u, search.v, strict=True)]
+        candidates = _candidates(search, now, sizes[0], local[0, :, c] / blocks[0, c, c], kept)
         cost = torch.zeros(candidates.shape, device=code.device)
-        changes_by_level = []
-        column = part.start + c
-        for level, h, w, g in zip(self.levels, blocks, self.weights, gradients, strict=True):
-            mask = 2**level.planes - 1
-            table = level.table * level.v[column]
-            change = (table[now & mask] - table[candidates & mask]) * level.u  # d, [K, m]
-            changes_by_level.append(change)
-            cost += float(w) * change * (change * h[c, c] + 2 * g[c])  # 2 d G_c + d² H_cc
+        changes = []
+        for j, (table, planes) in enumerate(zip(search.tables, search.planes, strict=True)):
+            mask = 2**planes - 1
+            change = (table[now & mask] - table[candidates & mask]) * sizes[j]  # d, [K, m]
+            slope = change * blocks[j, c, c] + 2 * local[j, :, c]
+            cost += float(search.weights[j]) * change * slope  # 2 d G_c + d² H_cc
+            changes.append(change)
         best = cost.argmin(0, keepdim=True)
-        code[c] = candidates.gather(0, best)[0].to(code.dtype)
-        for change, h, g, changed in zip(changes_by_level, blocks, gradients, changes, strict=True):
-            changed[c] = change.gather(0, best)[0]
-            g.addr_(h[c], changed[c])  # the panel's other columns feel the change at once
+        code[:, start + c] = candidates.gather(0, best)[0].to(code.dtype)
+        for j, change in enumerate(changes):
+            moves[j, :, c] = change.gather(0, best)[0]
+            # The panel's other columns feel the change at once.
+            local[j].addr_(moves[j, :, c], blocks[j, c])
+    return moves
 
 
-def _diagonal_block(hessian: Tensor, part: slice) -> Tensor:
-    """The block [panel, panel] of the columns `part` among themselves."""
-    return torch.diag(hessian[part]) if hessian.ndim == 1 else hessian[part, part]
+def _candidates(search: Searched, now: Tensor, size: Tensor, move: Tensor, kept: int) -> Tensor:
+    """The codes that are tried instead of the codes `now` [m], which come first: [K, m].
+
+    `size` [m] is the product of the scales at the lowest level, and `move` [m] how far the value
+    there would go if every value could be taken.
+    """
+    lowest, top = search.planes[0], search.planes[-1]
+    high = torch.arange(2 ** (top - lowest), device=now.device).int() << lowest
+    prefixes = torch.arange(2 ** (lowest - kept), device=now.device).int() << kept
+    if kept or len(prefixes) <= _ALL:
+        prefixes = (now & (2**kept - 1)) | prefixes.unsqueeze(1)
+    else:
+        table = search.tables[0]
+        order = table.argsort(stable=True)
+        borders = (table[order][1:] + table[order][:-1]) / 2
+        wanted = table[now & (2**lowest - 1)] + move / size
+        at = torch.searchsorted(borders, wanted.contiguous())
+        at = (at - _WINDOW // 2).clamp(0, len(order) - _WINDOW)
+        prefixes = order[at + torch.arange(_WINDOW, device=now.device).unsqueeze(1)].int()
+    below = prefixes.unsqueeze(0) | high.view(-1, 1, 1)
+    return torch.cat([now.unsqueeze(0), below.flatten(0, 1)])

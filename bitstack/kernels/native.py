@@ -65,9 +65,14 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.bitstack_add_outliers.argtypes = [_pointer, _int32, _pointer, _int64, _int64, _int64]
     library.bitstack_add_outliers.argtypes += [_pointer, _int64, _int32, _pointer, _int32]
     library.bitstack_add_outliers.restype = None
-    library.bitstack_descend.argtypes = [_int64, _int64, _int32, _int32, _int32]
-    library.bitstack_descend.argtypes += [_pointer] * 9 + [_int32]
+    library.bitstack_descend.argtypes = [_int64] * 4 + [_int32] * 2 + [_pointer] * 9 + [_int32]
     library.bitstack_descend.restype = None
+    library.bitstack_values.argtypes = [_pointer, _int32, _pointer, _pointer, _pointer]
+    library.bitstack_values.argtypes += [_int64, _int64, _pointer, _int32]
+    library.bitstack_values.restype = None
+    library.bitstack_sum_by_code.argtypes = [_pointer, _int32, _pointer, _pointer, _pointer]
+    library.bitstack_sum_by_code.argtypes += [_int64, _int64, _int32, _pointer, _int32]
+    library.bitstack_sum_by_code.restype = None
     library.bitstack_read.argtypes = [_pointer, _int64, _int32]
     library.bitstack_read.restype = ctypes.c_uint64
     return library
@@ -273,53 +278,6 @@ def read(memory: Tensor) -> None:
     library.bitstack_read(memory.data_ptr(), memory.nbytes, threads.count())
 
 
-def has_descend() -> bool:
-    """Tells whether `descend` can be called: whether the library was built."""
-    return _library() is not None
-
-
-def descend(
-    u: Tensor,
-    v: Tensor,
-    tables: list[Tensor],
-    hessians: Tensor,
-    weights: Tensor,
-    products: Tensor,
-    code: Tensor,
-    first: int,
-    candidates: int,
-) -> Tensor:
-    """Chooses the codes of one panel of `decompose.search` by coordinate descent.
-
-    J levels, p columns of the panel, m rows; every tensor is contiguous, and fp32 but for `code`.
-
-    Args:
-        u: Row scales [J, m].
-        v: Column scales of the panel [J, p].
-        tables: The table of every level, each of 2 to the number of its planes.
-        hessians: Damped second moments of the panel's columns [J, p, p], one a level.
-        weights: Weight of every level's error in the sum that descends [J].
-        products: Errors times the second moment [J, p, m]; overwritten.
-        code: uint8 [p, m], changed in place; those of the last level, of which others are the
-            low bits.
-        first: Planes whose bits stay as they are.
-        candidates: Codes tried for every weight.
-
-    Returns:
-        How much the error of every weight changed, [J, p, m].
-    """
-    library = _library()
-    assert library is not None
-    assert all(t.is_contiguous() for t in (u, v, hessians, weights, products, code, *tables))
-    moves = torch.empty_like(products)
-    planes = [len(table).bit_length() - 1 for table in tables]
-    levels, columns, rows = products.shape
-    pointers = (ctypes.c_void_p * levels)(*[table.data_ptr() for table in tables])
-    sizes = (ctypes.c_int32 * levels)(*planes)
-    library.bitstack_descend(
-        rows, columns, levels, first, candidates, ctypes.addressof(sizes),
-        ctypes.addressof(pointers), u.data_ptr(), v.data_ptr(), hessians.data_ptr(),
-        weights.data_ptr(), products.data_ptr(), moves.data_ptr(), code.data_ptr(),
-        threads.count(),
-    )  # fmt: skip
-    return moves
+def compiled() -> ctypes.CDLL | None:
+    """Returns the library, for `kernels.codes`; None where it was not built."""
+    return _library()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bitstack.decompose.problem import Problem, make_problem
+from bitstack.decompose.problem import Problem, make_space, mean_one
 
 
 def layer(rows: int = 48, columns: int = 40, *, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -17,4 +17,12 @@ def layer(rows: int = 48, columns: int = 40, *, seed: int = 0) -> tuple[Tensor, 
 
 
 def problem(rows: int = 48, columns: int = 40, *, seed: int = 0) -> Problem:
-    return make_problem(*layer(rows, columns, seed=seed), None)
+    return stated(*layer(rows, columns, seed=seed))
+
+
+def stated(
+    weight: Tensor, moment: Tensor | None = None, row_weights: Tensor | None = None
+) -> Problem:
+    """The problem of all rows of `weight`, not rotated."""
+    space = make_space(weight.shape[1], moment)
+    return space.problem(weight, mean_one(row_weights, weight))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from bitstack import kernels
-from bitstack.decompose import problem as problem_module
-from bitstack.decompose.nested import Plan, decompose_codes
+from bitstack.decompose.nested import Plan
 from bitstack.decompose.result import Decomposed
+from bitstack.decompose.rows import decompose_codes
 
 from .problems import layer
 
@@ -80,23 +80,6 @@ def test_without_a_moment_codes_reach_the_gaussian_bound() -> None:
     errors = decompose_codes(weight, Plan(4, joint_planes=(1,), joint_passes=0)).relative_errors
     lloyd_max = (0.3634, 0.1175, 0.03454, 0.009497)  # scalar quantisers of a Gaussian, 1 to 4 bits
     assert all(e < 1.12 * bound for e, bound in zip(errors, lloyd_max, strict=True))
-
-
-@pytest.mark.parametrize("plan", [Plan(4), Plan(8, search_sweeps=0, joint_passes=0)])
-def test_rows_in_panels_are_decomposed_as_all_at_once(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only sums of floats may fall otherwise, so a few codes may."""
-    weight, moment = layer(50, 21)
-    weights = torch.rand(50, generator=torch.Generator().manual_seed(0))
-    whole = decompose_codes(weight, plan, moment=moment, row_weights=weights)
-    monkeypatch.setattr(problem_module, "_PANEL", 21 * 16)
-    parts = decompose_codes(weight, plan, moment=moment, row_weights=weights)
-    assert parts.relative_errors == pytest.approx(whole.relative_errors, rel=0.05)
-    for level in range(1, plan.blocks + 1):
-        error = weight - stored(parts, level)
-        row_errors = ((error @ moment) * error).sum(1)
-        assert torch.allclose(parts.row_errors[level - 1], row_errors, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("plan", [Plan(3), Plan(6, search_sweeps=0, joint_passes=0)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bitstack.decompose.outliers import find_outliers, split_off
-from bitstack.decompose.problem import make_problem
+from bitstack.decompose.problem import mean_one
 
 
 def gaussian(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -12,7 +12,8 @@ def gaussian(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
 
 
 def found(weight: torch.Tensor, moment=None, row_weights=None) -> list[int]:  # type: ignore[no-untyped-def]
-    return find_outliers(make_problem(weight, moment, row_weights)).tolist()
+    squares = None if moment is None else moment.diagonal()
+    return find_outliers(weight, squares, mean_one(row_weights, weight)).tolist()
 
 
 def test_a_gaussian_matrix_has_none() -> None:

@@ -50,7 +50,7 @@ def test_freed_tensors_make_the_process_smaller(size: int) -> None:
 
 
 @linux
-@pytest.mark.skipif(pages._trim() is None, reason="another C library than glibc")
+@pytest.mark.skipif(pages._glibc("malloc_trim") is None, reason="another C library than glibc")
 def test_small_tensors_go_back_when_they_are_asked_for() -> None:
     size = 100 << 10
     give_back()
