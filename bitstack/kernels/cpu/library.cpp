@@ -139,21 +139,30 @@ void prefetch(const Outliers& o) {
   for (int64_t i = 0; i < count; i += 32) __builtin_prefetch(o.values + i);
 }
 
+// out = u * sum + bias + kept, in loops without a branch, that become vector code.
+void finish(const Linear& call, int64_t begin, int64_t count, const float* sums) {
+  const Matrix& m = *call.matrix;
+  float u[kTile], bias[kTile] = {}, value[kTile];
+  for (int64_t i = 0; i < count; ++i) u[i] = half_to_float(m.u[begin + i]);
+  for (int64_t i = 0; call.bias && i < count; ++i)
+    bias[i] = load_number(call.bias, begin + i, call.bias_dtype);
+  for (int64_t t = 0; t < call.batch; ++t) {
+    const float step = call.fast ? call.bytes.step : 1.0f;
+    const float zero = call.fast ? call.bytes.zero * call.a8.sum[t] : 0.0f;
+    for (int64_t i = 0; i < count; ++i)
+      value[i] = u[i] * (step * sums[i * call.batch + t] + zero) + bias[i];
+    const int64_t at = t * m.rows + begin;
+    for (int64_t i = 0; call.kept && i < count; ++i) value[i] += call.kept[at + i];
+    for (int64_t i = 0; i < count; ++i) store_number(value[i], call.out, at + i, call.dtype);
+  }
+}
+
 void tile(const Linear& call, int64_t begin, int64_t end) {
   const Matrix& m = *call.matrix;
   float* sums = own_floats((end - begin) * call.batch);
   if (call.fast) call.kernel->fast(m, call.bytes, call.a8, begin, end, sums);
   else call.kernel->exact(m, call.a32, begin, end, sums);
-  for (int64_t row = begin; row < end; ++row) {
-    const float u = half_to_float(m.u[row]);
-    const float bias = call.bias ? load_number(call.bias, row, call.bias_dtype) : 0.0f;
-    for (int64_t t = 0; t < call.batch; ++t) {
-      float sum = sums[(row - begin) * call.batch + t];
-      if (call.fast) sum = call.bytes.step * sum + call.bytes.zero * call.a8.sum[t];
-      const float kept = call.kept ? call.kept[t * m.rows + row] : 0.0f;
-      store_number(u * sum + bias + kept, call.out, t * m.rows + row, call.dtype);
-    }
-  }
+  finish(call, begin, end - begin, sums);
 }
 
 }  // namespace
