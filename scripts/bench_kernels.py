@@ -4,16 +4,16 @@
 
 At one token, for 1 to 8 planes and every compiled kernel: milliseconds, the speed-up over torch's
 bf16 F.linear, and the share of the memory bandwidth, which is measured beside it. Then batches of
-tokens against dense bf16, and what a rotation of the input, or outliers (one for every 2,000
-weights), add to the time of one token. All weights are read from so many copies that they exceed
-the caches. Ratios compare the best of several rounds. The rounds of the two sides take turns, so
-that other work on the machine slows both.
+tokens against dense bf16, and what a rotation of the input, outliers (one for every 2,000
+weights), or both add to the time of one token. All weights are read from so many copies that they
+exceed the caches. Ratios compare the best of several rounds. The rounds of the two sides take
+turns, so that other work on the machine slows both.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -44,6 +44,7 @@ class Extra:
     planes: int
     rotation: float
     outliers: float  # one for every 2,000 weights
+    both: float
 
 
 OUTLIER_SHARE = 2000
@@ -119,24 +120,24 @@ class Bench:
         )
 
     def extra(self, packed: tuple[Tensor, list[list[Tensor]], Tensor]) -> Extra:
-        """Times one token plain, with its input rotated, and with outliers added."""
+        """Times one token plain, with its input rotated, with outliers, and with both."""
         _, stacks, scale = packed
         x = torch.randn(1, self.columns).bfloat16()
         count = self.rows * self.columns // OUTLIER_SHARE
         positions = torch.arange(count, dtype=torch.int32) * OUTLIER_SHARE
-        values = torch.randn(count).half()
+        kept = [(positions.clone(), torch.randn(count).half()) for _ in stacks]
+        none = [None for _ in stacks]
 
-        def product(seed: int = 0) -> None:
-            for planes in stacks:
-                kernels.coded_linear(x, planes, scale, self.rows, seed=seed)
+        def product(outliers: Sequence[native.Kept | None], seed: int) -> Callable[[], None]:
+            def multiply() -> None:
+                for planes, own in zip(stacks, outliers, strict=True):
+                    kernels.coded_linear(x, planes, scale, self.rows, seed=seed, kept=own)
 
-        def with_outliers() -> None:
-            for planes in stacks:
-                y = kernels.coded_linear(x, planes, scale, self.rows)
-                kernels.add_outliers(y, x, positions, values)
+            return multiply
 
-        plain, rotated, kept = best_of(self.rounds, product, lambda: product(1), with_outliers)
-        return Extra(len(stacks[0]), rotated / plain - 1, kept / plain - 1)
+        forms = [product(none, 0), product(none, 1), product(kept, 0), product(kept, 1)]
+        plain, *others = best_of(self.rounds, *forms)
+        return Extra(len(stacks[0]), *[seconds / plain - 1 for seconds in others])
 
     def tokens(self, batch: int, packed: tuple[Tensor, list[list[Tensor]], Tensor]) -> Line:
         """Times `batch` tokens, with the kernel that bitstack chooses."""
@@ -206,7 +207,8 @@ def main() -> None:
         print(f"kernel {choice.name}: {choice.reason}; {torch.get_num_threads()} threads")
         print_table(lines)
         for e in extras:
-            print(f"{e.planes} planes: rotation {e.rotation:+.1%}, outliers {e.outliers:+.1%}")
+            parts = f"rotation {e.rotation:+.1%}, outliers {e.outliers:+.1%}, both {e.both:+.1%}"
+            print(f"{e.planes} planes: {parts}")
         return
     rows = {"lines": [asdict(line) for line in lines], "extras": [asdict(e) for e in extras]}
     print(json.dumps({"kernel": kernels.which().name} | rows))

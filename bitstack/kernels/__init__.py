@@ -6,13 +6,12 @@ see `container`.
 """
 
 from bitstack.kernels.dispatch import Choice, get_accuracy, set_accuracy, which
-from bitstack.kernels.ops import add_outliers, coded_linear, coded_rows, dequantize, rotate
+from bitstack.kernels.ops import coded_linear, coded_rows, dequantize, rotate
 from bitstack.kernels.reference import scale_length
 from bitstack.kernels.signs import sign_dequantize, sign_linear
 
 __all__ = [
     "Choice",
-    "add_outliers",
     "coded_linear",
     "coded_rows",
     "dequantize",

@@ -17,6 +17,9 @@ from bitstack.kernels import threads
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _NONE = 0  # a null pointer
+_NO_OUTLIERS = (_NONE, 0, _NONE, 0)
+
+Kept = tuple[Tensor, Tensor]  # positions and values of outliers, see `kernels.outliers`
 
 _pointer, _int32, _int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 _flag = ctypes.POINTER(ctypes.c_int32)
@@ -48,8 +51,10 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     matrix: list[Any] = [_int32, _pointer, _int64, _int64]
     library.bitstack_variant.argtypes = [_int32, _flag, _flag, _flag]
     library.bitstack_variant.restype = ctypes.c_char_p
-    library.bitstack_linear.argtypes = [_int32, _int32, _pointer, *matrix, _pointer, _pointer]
-    library.bitstack_linear.argtypes += [_int64, _int32, _pointer, _int32, _pointer, _int32]
+    outliers: list[Any] = [_pointer, _int32, _pointer, _int64]
+    library.bitstack_linear.argtypes = [_int32, _int32, _pointer, *matrix, _pointer, *outliers]
+    library.bitstack_linear.argtypes += [_pointer, _int64, _int32, _pointer, _int32, _pointer]
+    library.bitstack_linear.argtypes += [_int32]
     library.bitstack_linear.restype = None
     library.bitstack_unpack.argtypes = [_int32, _pointer, *matrix, _pointer, _int64, _int64]
     library.bitstack_unpack.argtypes += [_pointer, _int32, _int32]
@@ -62,8 +67,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.bitstack_rotate.argtypes = [_int32, _pointer, _int64, _int64, _int32, _pointer]
     library.bitstack_rotate.argtypes += [_int32, _pointer, _int32]
     library.bitstack_rotate.restype = None
-    library.bitstack_add_outliers.argtypes = [_pointer, _int32, _pointer, _int64, _int64, _int64]
-    library.bitstack_add_outliers.argtypes += [_pointer, _int64, _int32, _pointer, _int32]
+    library.bitstack_add_outliers.argtypes = [_int32, *outliers, _int64, _int64, _pointer]
+    library.bitstack_add_outliers.argtypes += [_int64, _int32, _pointer, _int32]
     library.bitstack_add_outliers.restype = None
     library.bitstack_descend.argtypes = [_int64] * 4 + [_int32] * 2 + [_pointer] * 9 + [_int32]
     library.bitstack_descend.restype = None
@@ -102,6 +107,11 @@ def _pointers(planes: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     return (_pointer * len(planes))(*[plane.data_ptr() for plane in planes])
 
 
+def _outliers(positions: Tensor, values: Tensor) -> tuple[int, bool, int, int]:
+    wide = positions.dtype is torch.int64
+    return positions.data_ptr(), wide, values.data_ptr(), values.numel()
+
+
 def linear(
     variant: Variant,
     fast: bool,
@@ -111,6 +121,7 @@ def linear(
     rows: int,
     bias: Tensor | None,
     signs: Tensor | None = None,
+    kept: Kept | None = None,
 ) -> Tensor:
     """Returns `x` [..., n] times the transposed matrix, plus `bias` [rows]: [..., rows].
 
@@ -120,6 +131,8 @@ def linear(
         planes: uint8 [rows, ceil(n/8)] each.
         scale: fp16 [rows + n + 2^planes]; see `kernels.reference`.
         signs: int8 [2, n] of the rotation that `x` goes through before; None for no rotation.
+        kept: Outliers whose product with `x` before its rotation is added: their positions row · n
+            + column, rising, int32 or int64 [k], and values, fp16 [k].
     """
     library = _library()
     assert library is not None
@@ -134,6 +147,7 @@ def linear(
         rows,
         columns,
         _NONE if signs is None else signs.data_ptr(),
+        *(_NO_OUTLIERS if kept is None else _outliers(*kept)),
         x.data_ptr(),
         x.numel() // columns,
         _DTYPES[x.dtype],
@@ -244,23 +258,17 @@ def rotate(variant: Variant, x: Tensor, signs: Tensor, out: Tensor, *, back: boo
     )
 
 
-def add_outliers(out: Tensor, x: Tensor, positions: Tensor, values: Tensor) -> None:
-    """Adds the products of `x` [..., n] with the outliers of a matrix to `out` [..., m], in place.
+def add_outliers(variant: Variant, out: Tensor, x: Tensor, kept: Kept) -> None:
+    """Adds the products of `x` [..., n] with outliers as in `linear` to `out` [..., m], in place.
 
     Both are contiguous, of one dtype (fp32, bf16 or fp16).
-
-    Args:
-        positions: Rising, int32 or int64 [k]: row · n + column.
-        values: fp16 [k].
     """
     library = _library()
     assert library is not None
     columns = x.shape[-1]
     library.bitstack_add_outliers(
-        positions.data_ptr(),
-        positions.dtype == torch.int64,
-        values.data_ptr(),
-        len(values),
+        variant.index,
+        *_outliers(*kept),
         out.shape[-1],
         columns,
         x.data_ptr(),

@@ -28,6 +28,7 @@ def coded_linear(
     bias: Tensor | None = None,
     *,
     seed: int = 0,
+    kept: native.Kept | None = None,
 ) -> Tensor:
     """Returns `x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m], dtype of `x`.
 
@@ -36,17 +37,20 @@ def coded_linear(
         scale: The scale set, fp16 [m + n + 2^j]; see `kernels.reference`.
         rows: m.
         seed: Rotate `x` before; see `rotate`. 0: no rotation.
+        kept: Positions and values of outliers, part of the matrix; see `kernels.outliers`.
 
     Raises:
         UserError: `x` is not of floating point, or not on the device of the planes.
     """
     _check(x, planes)
-    if torch.is_grad_enabled() and scale.requires_grad:
-        return reference.coded_linear(rotate(x, seed), planes, scale, rows, bias)
     needs_grad = x.requires_grad or (bias is not None and bias.requires_grad)
-    if dispatch.is_eager(x) and not (needs_grad and torch.is_grad_enabled()):
-        return _linear(x, planes, scale, rows, bias, seed)
-    return torch.ops.bitstack.coded_linear(rotate(x, seed), planes, scale, rows, bias)
+    if torch.is_grad_enabled() and scale.requires_grad:
+        y = reference.coded_linear(rotate(x, seed), planes, scale, rows, bias)
+    elif dispatch.is_eager(x) and not (needs_grad and torch.is_grad_enabled()):
+        return _linear(x, planes, scale, rows, bias, seed, kept)
+    else:
+        y = torch.ops.bitstack.coded_linear(rotate(x, seed), planes, scale, rows, bias)
+    return y if kept is None else outliers.add_products(y, x, *kept)
 
 
 def coded_rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
@@ -88,19 +92,6 @@ def rotate(x: Tensor, seed: int, *, back: bool = False) -> Tensor:
     return torch.ops.bitstack.rotate(x, seed, back)
 
 
-def add_outliers(y: Tensor, x: Tensor, positions: Tensor, values: Tensor) -> Tensor:
-    """Returns `y` [..., m] plus the products of `x` [..., n] with outliers; see `kernels.outliers`.
-
-    May overwrite `y` where no gradient is asked for.
-    """
-    needs_grad = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
-    native_runs = x.device.type == "cpu" and native.supports(x.dtype) and y.is_contiguous()
-    if dispatch.is_eager(x) and not needs_grad and native_runs and dispatch.cpu_variant():
-        native.add_outliers(y, x.contiguous(), positions, values)
-        return y
-    return outliers.add_products(y, x, positions, values)
-
-
 def _check(x: Tensor, planes: list[Tensor]) -> None:
     if not x.is_floating_point():
         raise UserError(f"activations: dtype {x.dtype} is not supported: use float32 or bfloat16")
@@ -135,18 +126,25 @@ def _linear(
     rows: int,
     bias: Tensor | None,
     seed: int = 0,
+    kept: native.Kept | None = None,
 ) -> Tensor:
     variant = dispatch.cpu_variant() if x.device.type == "cpu" else None
     if variant is not None and native.supports(x.dtype):
+        x = x.contiguous()
         if x.numel() >= MATMUL_FROM * x.shape[-1]:
-            return matmul.linear(variant, _rotate(x, seed), planes, scale, rows, bias)
+            y = matmul.linear(variant, _rotate(x, seed), planes, scale, rows, bias)
+            if kept is not None:
+                native.add_outliers(variant, y, x, kept)
+            return y
         fast = dispatch.get_accuracy() == "fast"
         signs = rotation.signs(x.shape[-1], seed) if seed else None  # rotated within the kernel
-        return native.linear(variant, fast, x.contiguous(), planes, scale, rows, bias, signs)
-    x = _rotate(x, seed)
+        return native.linear(variant, fast, x, planes, scale, rows, bias, signs, kept)
+    rotated = _rotate(x, seed)
     if x.is_cuda and (triton := _triton()) is not None:
-        return triton.coded_linear(x, planes, scale, rows, bias)
-    return reference.coded_linear(x, planes, scale, rows, bias)
+        y = triton.coded_linear(rotated, planes, scale, rows, bias)
+    else:
+        y = reference.coded_linear(rotated, planes, scale, rows, bias)
+    return y if kept is None else outliers.add_products(y, x, *kept)
 
 
 def _rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:

@@ -3,8 +3,8 @@
 A few weights of a language model, times the inputs they meet, carry most of what a matrix does, and
 no table of few values reaches them (SpQR, arXiv 2306.03078, keeps them apart for the same reason).
 They are a sparse part of the matrix, in the coordinates of the unrotated inputs. This is the
-definition, in torch, for every device and with gradients; `cpu/library.cpp` adds the same to a
-product. Does not choose the weights; see `decompose.outliers`.
+definition, in torch, for every device and with gradients; the C++ products add the same
+(`cpu/outliers.inl`). Does not choose the weights; see `decompose.outliers`.
 """
 
 import torch

@@ -100,8 +100,9 @@ class Stack(nn.Module):
         if self.spec.format == "signs":
             return kernels.sign_linear(x, *self._signs(), bias)
         spec = self.spec
-        y = kernels.coded_linear(x, *self._coded(), spec.rows, bias, seed=spec.rotation)
-        return kernels.add_outliers(y, x, *self._kept()) if spec.outliers else y
+        kept = self._kept() if spec.outliers else None
+        coded = self._coded()
+        return kernels.coded_linear(x, *coded, spec.rows, bias, seed=spec.rotation, kept=kept)
 
     def gather(self, ids: Tensor) -> Tensor:
         """Returns rows `ids` (int64, any shape) of the matrix, fp32 [*ids.shape, columns]."""

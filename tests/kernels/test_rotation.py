@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bitstack import kernels
 from bitstack.kernels import dispatch, native, rotation
 
-WIDTHS = [1, 2, 3, 7, 8, 31, 64, 70, 576, 1021, 1536]
+WIDTHS = [1, 2, 3, 7, 8, 31, 64, 70, 128, 576, 1021, 1536, 2048]
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

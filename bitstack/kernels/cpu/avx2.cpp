@@ -48,6 +48,18 @@ struct Avx2 {
     return _mm256_fmadd_ps(value, _mm256_loadu_ps(x), total);
   }
   static inline Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+  static inline Floats subtract(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
+  static inline Floats load_floats(const float* from) { return _mm256_loadu_ps(from); }
+  static inline void store_floats(Floats a, float* to) { _mm256_storeu_ps(to, a); }
+  // Sums and differences at distances 1, 2 and 4 within a vector.
+  static inline Floats transform(Floats a) {
+    const Floats one = _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1);
+    const Floats two = _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1);
+    const Floats four = _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1);
+    a = _mm256_fmadd_ps(a, one, _mm256_permute_ps(a, 0xB1));
+    a = _mm256_fmadd_ps(a, two, _mm256_permute_ps(a, 0x4E));
+    return _mm256_fmadd_ps(a, four, _mm256_permute2f128_ps(a, a, 1));
+  }
   static inline float reduce(Floats a) {
     __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
@@ -116,12 +128,14 @@ struct Avx2 {
 
 #include "prepare.inl"
 #include "rotate.inl"
+#include "outliers.inl"
 #include "product.inl"
 #include "unpack.inl"
 
 namespace bitstack {
 extern const Kernel kAvx2 = {"avx2",      32,           nullptr, spread<32>, nullptr,
-                             exact<Avx2>, unpack<Avx2>, nullptr, nullptr, rotate};
+                             exact<Avx2>, unpack<Avx2>, nullptr, nullptr, rotate<Avx2>,
+                             outliers};
 }
 BITSTACK_TARGET_END
 #endif

@@ -50,6 +50,20 @@ struct Avx512 {
     return _mm512_fmadd_ps(value, _mm512_loadu_ps(x), total);
   }
   static inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+  static inline Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+  static inline Floats load_floats(const float* from) { return _mm512_loadu_ps(from); }
+  static inline void store_floats(Floats a, float* to) { _mm512_storeu_ps(to, a); }
+  // Sums and differences at distances 1, 2, 4 and 8 within a vector.
+  static inline Floats transform(Floats a) {
+    a = sums(a, _mm512_permute_ps(a, 0xB1), 0xAAAA);
+    a = sums(a, _mm512_permute_ps(a, 0x4E), 0xCCCC);
+    a = sums(a, _mm512_shuffle_f32x4(a, a, 0xB1), 0xF0F0);
+    return sums(a, _mm512_shuffle_f32x4(a, a, 0x4E), 0xFF00);
+  }
+  static inline Floats sums(Floats a, Floats other, __mmask16 minus) {  // other + a or other - a
+    const Floats one = _mm512_set1_ps(1.0f);
+    return _mm512_fmadd_ps(a, _mm512_mask_sub_ps(one, minus, zero_floats(), one), other);
+  }
   static inline float reduce(Floats a) { return _mm512_reduce_add_ps(a); }
 
 #if BITSTACK_VBMI

@@ -17,13 +17,15 @@ BITSTACK_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #include "avx512.inl"
 #include "prepare.inl"
 #include "rotate.inl"
+#include "outliers.inl"
 #include "product.inl"
 #include "unpack.inl"
 
 namespace bitstack {
 extern const Kernel kAvx512Vnni = {
     "avx512-vnni", 64, quantize<64>, spread<64>, fast<Avx512>, exact<Avx512>,
-    unpack<Avx512>, unpack_halves<Avx512>, scale_columns, rotate};
+    unpack<Avx512>, unpack_halves<Avx512>, scale_columns, rotate<Avx512>,
+    outliers};
 }
 BITSTACK_TARGET_END
 #endif

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernel.h"
+
 namespace bitstack {
 namespace {
 
@@ -45,6 +47,12 @@ inline uint16_t float_to_bfloat(float value) {
   const uint32_t bits = to_bits(value);
   if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return uint16_t((bits >> 16) | 0x40u);  // NaN stays NaN
   return uint16_t((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+
+inline float load_number(const void* from, int64_t at, int32_t dtype) {
+  if (dtype == kFloat32) return static_cast<const float*>(from)[at];
+  const uint16_t half = static_cast<const uint16_t*>(from)[at];
+  return dtype == kFloat16 ? half_to_float(half) : bfloat_to_float(half);
 }
 
 }  // namespace

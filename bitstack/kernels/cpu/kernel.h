@@ -10,6 +10,7 @@ namespace bitstack {
 
 constexpr int kMaxPlanes = 8;
 constexpr int kMaxEntries = 256;  // of a table: 2^kMaxPlanes
+constexpr int64_t kChunk = 256;   // rows whose outliers are multiplied at once
 constexpr int64_t kGroup = 32;    // columns that share one activation scale in the fast product
 constexpr int kLowFrom = 4;       // planes from which the fast product's table has 16 bits
 
@@ -47,6 +48,14 @@ struct FloatActivations {
   float* value;
 };
 
+// A sparse part of a matrix, for inputs before their rotation. Fewer than 2^23 columns.
+struct Outliers {
+  const void* positions;   // row * columns + column, rising
+  bool wide;               // positions are int64, not int32
+  const uint16_t* values;  // fp16
+  int64_t count, columns;
+};
+
 struct Kernel {
   const char* name;
   int width;  // bytes of a vector; a chunk is 8 * width columns
@@ -68,6 +77,10 @@ struct Kernel {
   void (*scale_columns)(const float* v, const uint16_t* x, int64_t columns, uint16_t* out);
   // x becomes Q x in place, or with `back` its inverse; `signs` [2, columns] are 1 or -1.
   void (*rotate)(float* x, const int8_t* signs, int64_t columns, bool back);
+  // out[token * stride + row - begin] = S x, of at most kChunk rows, whose outliers may begin at
+  // `guess`: right or wrong, but a search would wait for memory. Returns where those of `end` begin.
+  int64_t (*outliers)(const Outliers&, const void* x, Dtype, int64_t tokens, int64_t begin,
+                      int64_t end, int64_t guess, float* out, int64_t stride);
 };
 
 extern const Kernel kPortable;

@@ -1,6 +1,7 @@
 // The C interface of the CPU kernels: which variants this machine runs, and calls with raw pointers.
 //
 // Arguments are checked by the caller.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -71,12 +72,6 @@ class Scratch {
 
 int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-float load_number(const void* from, int64_t at, int32_t dtype) {
-  if (dtype == kFloat32) return static_cast<const float*>(from)[at];
-  const uint16_t half = static_cast<const uint16_t*>(from)[at];
-  return dtype == kFloat16 ? half_to_float(half) : bfloat_to_float(half);
-}
-
 void store_number(float value, void* to, int64_t at, int32_t dtype) {
   if (dtype == kFloat32) static_cast<float*>(to)[at] = value;
   else static_cast<uint16_t*>(to)[at] =
@@ -111,6 +106,8 @@ struct Linear {
   const void* bias;
   int32_t bias_dtype;
   const int8_t* signs;  // of the rotation; null: none
+  Outliers outliers;
+  float* kept;  // the product with the outliers, [batch][rows]; null where there are none
 };
 
 float* own_floats(int64_t count) {
@@ -128,20 +125,44 @@ void prepare(const Linear& call, int64_t token) {
   else call.kernel->spread(m, row, token, call.a32);
 }
 
+void multiply_outliers(const Linear& call, int64_t begin, int64_t end) {
+  static thread_local int64_t last = 0;  // a thread's chunks mostly follow one another
+  last = call.kernel->outliers(call.outliers, call.x, Dtype(call.dtype), call.batch, begin, end,
+                               begin ? last : 0, call.kept + begin, call.matrix->rows);
+}
+
+// Asks memory for what is read first of the outliers.
+void prefetch(const Outliers& o) {
+  const int64_t count = std::min(o.count, kChunk), size = o.wide ? 8 : 4;
+  for (int64_t i = 0; i < count * size; i += 64)
+    __builtin_prefetch(static_cast<const char*>(o.positions) + i);
+  for (int64_t i = 0; i < count; i += 32) __builtin_prefetch(o.values + i);
+}
+
+// out = u * sum + bias + kept, in loops without a branch, that become vector code.
+void finish(const Linear& call, int64_t begin, int64_t count, const float* sums) {
+  const Matrix& m = *call.matrix;
+  float u[kTile], bias[kTile] = {}, value[kTile];
+  for (int64_t i = 0; i < count; ++i) u[i] = half_to_float(m.u[begin + i]);
+  for (int64_t i = 0; call.bias && i < count; ++i)
+    bias[i] = load_number(call.bias, begin + i, call.bias_dtype);
+  for (int64_t t = 0; t < call.batch; ++t) {
+    const float step = call.fast ? call.bytes.step : 1.0f;
+    const float zero = call.fast ? call.bytes.zero * call.a8.sum[t] : 0.0f;
+    for (int64_t i = 0; i < count; ++i)
+      value[i] = u[i] * (step * sums[i * call.batch + t] + zero) + bias[i];
+    const int64_t at = t * m.rows + begin;
+    for (int64_t i = 0; call.kept && i < count; ++i) value[i] += call.kept[at + i];
+    for (int64_t i = 0; i < count; ++i) store_number(value[i], call.out, at + i, call.dtype);
+  }
+}
+
 void tile(const Linear& call, int64_t begin, int64_t end) {
   const Matrix& m = *call.matrix;
   float* sums = own_floats((end - begin) * call.batch);
   if (call.fast) call.kernel->fast(m, call.bytes, call.a8, begin, end, sums);
   else call.kernel->exact(m, call.a32, begin, end, sums);
-  for (int64_t row = begin; row < end; ++row) {
-    const float u = half_to_float(m.u[row]);
-    const float bias = call.bias ? load_number(call.bias, row, call.bias_dtype) : 0.0f;
-    for (int64_t t = 0; t < call.batch; ++t) {
-      float sum = sums[(row - begin) * call.batch + t];
-      if (call.fast) sum = call.bytes.step * sum + call.bytes.zero * call.a8.sum[t];
-      store_number(u * sum + bias, call.out, t * m.rows + row, call.dtype);
-    }
-  }
+  finish(call, begin, end - begin, sums);
 }
 
 }  // namespace
@@ -162,11 +183,13 @@ BITSTACK_API const char* bitstack_variant(int32_t index, int32_t* runs, int32_t*
 }
 
 // out [batch, rows] = x [batch, columns] times the transposed matrix, plus bias [rows]. With `signs`
-// [2, columns] every x is rotated before.
+// [2, columns] every x is rotated before; `kept` outliers, whose positions row * columns + column
+// rise, are multiplied with the x before that.
 BITSTACK_API void bitstack_linear(int32_t variant, int32_t fast, const void* const* planes,
                                   int32_t count, const uint16_t* scale, int64_t rows,
-                                  int64_t columns, const int8_t* signs, const void* x,
-                                  int64_t batch, int32_t dtype, const void* bias,
+                                  int64_t columns, const int8_t* signs, const void* positions,
+                                  int32_t wide, const uint16_t* values, int64_t kept,
+                                  const void* x, int64_t batch, int32_t dtype, const void* bias,
                                   int32_t bias_dtype, void* out, int32_t threads) {
   static thread_local Scratch shared;
   const Kernel& kernel = *variants()[size_t(variant)].kernel;
@@ -182,22 +205,30 @@ BITSTACK_API void bitstack_linear(int32_t variant, int32_t fast, const void* con
   call.bias = bias;
   call.bias_dtype = bias_dtype;
   call.signs = signs;
-  const int64_t chunk = 8 * kernel.width, chunks = (columns + chunk - 1) / chunk;
-  const int64_t values = aligned(batch * chunks * chunk * (call.fast ? 2 : 4));
-  const int64_t scales = aligned(batch * chunks * kernel.width);
-  char* memory = shared.get(size_t(values + scales + batch * 4));
+  call.outliers = {positions, wide != 0, values, kept, columns};
+  const int64_t part = 8 * kernel.width, parts = (columns + part - 1) / part;
+  const int64_t numbers = aligned(batch * parts * part * (call.fast ? 2 : 4));
+  const int64_t scales = aligned(batch * parts * kernel.width);
+  char* memory = shared.get(size_t(numbers + scales + (batch + (kept ? batch * rows : 0)) * 4));
+  if (kept) call.kept = reinterpret_cast<float*>(memory + numbers + scales) + batch;
   if (call.fast) {
     call.bytes = make_bytes(m);
-    call.a8 = {batch, chunks, reinterpret_cast<int8_t*>(memory),
-               reinterpret_cast<float*>(memory + values),
-               reinterpret_cast<float*>(memory + values + scales)};
+    call.a8 = {batch, parts, reinterpret_cast<int8_t*>(memory),
+               reinterpret_cast<float*>(memory + numbers),
+               reinterpret_cast<float*>(memory + numbers + scales)};
   } else {
-    call.a32 = {batch, chunks, reinterpret_cast<float*>(memory)};
+    call.a32 = {batch, parts, reinterpret_cast<float*>(memory)};
   }
   if (m.row_bytes * rows * count * batch < kSerial) threads = 1;
-  parallel_for(batch, threads, [&](int64_t token) { prepare(call, token); });
+  prefetch(call.outliers);
+  // One token is prepared by one thread; meanwhile others multiply with the outliers.
+  const int64_t chunks = kept ? (rows + kChunk - 1) / kChunk : 0;
+  parallel_for(batch + chunks, threads, [&](int64_t i) {
+    if (i < batch) prepare(call, i);
+    else multiply_outliers(call, (i - batch) * kChunk, std::min((i - batch + 1) * kChunk, rows));
+  });
   parallel_for((rows + kTile - 1) / kTile, threads, [&](int64_t i) {
-    tile(call, i * kTile, (i + 1) * kTile < rows ? (i + 1) * kTile : rows);
+    tile(call, i * kTile, std::min((i + 1) * kTile, rows));
   });
 }
 
@@ -266,23 +297,24 @@ BITSTACK_API void bitstack_rotate(int32_t variant, const void* x, int64_t count,
   });
 }
 
-// out [batch, rows] += x [batch, columns] times the transposed sparse matrix of `count` values at
-// rising positions row * columns + column: two operations a value and token, nothing else.
-BITSTACK_API void bitstack_add_outliers(const void* positions, int32_t wide, const uint16_t* values,
-                                        int64_t count, int64_t rows, int64_t columns, const void* x,
-                                        int64_t batch, int32_t dtype, void* out, int32_t threads) {
-  const auto position = [&](int64_t i) {
-    return wide ? static_cast<const int64_t*>(positions)[i]
-                : int64_t(static_cast<const int32_t*>(positions)[i]);
-  };
-  if (count * batch < kSerial) threads = 1;
+// out [batch, rows] += x [batch, columns] times the transposed sparse matrix of `kept` outliers, which
+// are as in bitstack_linear. For many tokens, whose product is not one of the above.
+BITSTACK_API void bitstack_add_outliers(int32_t variant, const void* positions, int32_t wide,
+                                        const uint16_t* values, int64_t kept, int64_t rows,
+                                        int64_t columns, const void* x, int64_t batch,
+                                        int32_t dtype, void* out, int32_t threads) {
+  const Kernel& kernel = *variants()[size_t(variant)].kernel;
+  const Outliers outliers{positions, wide != 0, values, kept, columns};
+  const int64_t size = dtype == kFloat32 ? 4 : 2;
+  if (kept * batch < kSerial) threads = 1;
   parallel_for(batch, threads, [&](int64_t token) {
-    for (int64_t i = 0; i < count;) {
-      const int64_t row = position(i) / columns, first = row * columns;
-      float sum = load_number(out, token * rows + row, dtype);
-      for (int64_t at; i < count && (at = position(i)) < first + columns; ++i)
-        sum += half_to_float(values[i]) * load_number(x, token * columns + at - first, dtype);
-      store_number(sum, out, token * rows + row, dtype);
+    const void* row = static_cast<const char*>(x) + token * columns * size;
+    for (int64_t begin = 0, last = 0; begin < rows; begin += kChunk) {
+      const int64_t end = std::min(begin + kChunk, rows);
+      float sums[kChunk];
+      last = kernel.outliers(outliers, row, Dtype(dtype), 1, begin, end, last, sums, 0);
+      for (int64_t i = begin, at = token * rows + begin; i < end; ++i, ++at)
+        store_number(load_number(out, at, dtype) + sums[i - begin], out, at, dtype);
     }
   });
 }

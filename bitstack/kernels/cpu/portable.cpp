@@ -81,6 +81,7 @@ struct Word {
 
 #include "prepare.inl"
 #include "rotate.inl"
+#include "outliers.inl"
 #include "product.inl"
 #include "unpack.inl"
 
@@ -93,5 +94,6 @@ inline void Word::store(Floats value, void* out, int64_t at, Dtype dtype) {
 }  // namespace
 
 extern const Kernel kPortable = {"portable",  8,            nullptr, spread<8>, nullptr,
-                                 exact<Word>, unpack<Word>, nullptr, nullptr, rotate};
+                                 exact<Word>, unpack<Word>, nullptr, nullptr, rotate<Word>,
+                                 outliers};
 }  // namespace bitstack
