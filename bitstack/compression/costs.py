@@ -11,20 +11,26 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from bitstack.calibration.fisher import GRADIENT_TOKENS
 from bitstack.calibration.layers import LOGITS_AT_ONCE
 from bitstack.calibration.windows import READ_FACTOR, TUNING_TOKENS
-from bitstack.decompose import decompose
+from bitstack.compression.matrix_pool import MatrixPool, MatrixTask
+from bitstack.decompose.form import ROWS as TRIAL_ROWS
 from bitstack.decompose.nested import Plan
-from bitstack.decompose.refit import PRODUCTS
+from bitstack.decompose.refit import PRODUCTS as REFIT_PRODUCTS
+from bitstack.decompose.rows import rows_of_blocks
+from bitstack.machine.device import product_dtype
 from bitstack.ordering.greedy import MEASURED_SHARES, PROBED_LEVELS, TRIED_SIZES
 from bitstack.original.matrices import Matrix, find_layers
 from bitstack.original.source import Source
 from bitstack.recipe import Recipe
 
 _PROCESS_BYTES = 600 << 20  # Python, torch and transformers with nothing loaded
-_PANEL_BYTES = 160 << 20  # temporaries of one panel of rows
 _TRIAL_TOKENS = 4096  # tokens on which whole orders are tried
-_PER_WEIGHT = 600  # operations: what the elementwise work on a weight costs beside one product
+# What the elementwise work beside a product costs, in operations of a product:
+_PER_WEIGHT = 800  # of a weight, beside each product of a decomposition
+_PER_WIDTH = 16_000  # of a number of the hidden state, in one layer forward
+_TRIAL_PRODUCTS = 5.0  # of a trial of a form, on some rows
 _PROBE = (256, 768)  # rows and columns of the matrix that is decomposed to measure speed
 
 
@@ -43,54 +49,50 @@ def decompose_operations(matrix: Matrix, recipe: Recipe, *, text: bool) -> float
         full = 20.0 * m * n * min(m, n)
         truncated = 4.0 * m * n * (3 * recipe.rank + 8) * 12
         return recipe.blocks * (full if recipe.svd == "full" else min(full, truncated))
-    products, factorisations = _stack_counts(recipe)
-    if not text:
-        return products * m * n * _PER_WEIGHT
-    return products * m * n * (2.0 * n + _PER_WEIGHT) + factorisations * 2.0 * n**3 / 3
+    each = _PER_WEIGHT + (2.0 * n if text else 0.0)
+    forms = (2 if recipe.rotation == "auto" else 1) * (2 if recipe.outliers == "auto" else 1)
+    tried = _TRIAL_PRODUCTS * (forms if forms > 1 else 0) * min(m, TRIAL_ROWS)
+    learned, rows = rows_of_blocks(m, n)
+    work = stack_products(recipe, REFIT_PRODUCTS) * learned + stack_products(recipe, 1) * rows
+    return (work + tried) * n * each
 
 
-def _stack_counts(recipe: Recipe) -> tuple[float, float]:
-    """Number of products of m n² multiply-adds, and of factorisations of n³/3 in double precision,
-    for all planes of one stack. Follows `decompose.nested` step by step."""
+def stack_products(recipe: Recipe, refit: float) -> float:
+    """Returns the number of products of m n² multiply-adds for all planes of one stack, if a refit
+    takes `refit` of them. Follows `decompose.nested` step by step."""
     plan = Plan(recipe.blocks, recipe.ends, joint_planes=tuple(recipe.joint_planes))
-    searched = bool(recipe.search_sweeps)
-    products = factorisations = 0.0
+    searched = recipe.search_sweeps > 0
+    chosen_again = searched and recipe.joint_passes > 0
+    products = 1.0 + recipe.blocks  # of the matrix itself, and the errors of what is stored
     for chain in plan.chains():
-        top = 0
-        for size in chain.groups:
-            levels = range(top + 1, top + size + 1)
-            products += recipe.refit_rounds * sum(_refit_products(j) for j in levels)
-            factorisations += recipe.refit_rounds * size
-            top += size
-            if searched:
-                products += recipe.refit_rounds * (
-                    recipe.search_sweeps * _pass_products(1, 2**size) + 2 * _refit_products(top)
-                )
-                factorisations += 2 * recipe.refit_rounds
-        for low, high in ((0, chain.joint), (chain.joint, top)) if searched else ():
-            levels = range(max(low + 1, chain.first), high + 1)
-            each = _pass_products(len(levels), 2 ** (high - low))
-            each += sum(_refit_products(j) + 1 for j in levels)
-            products += recipe.joint_passes * each if levels else 0
-            factorisations += recipe.joint_passes * len(levels)
-    return products + recipe.blocks, factorisations
+        tops = [sum(chain.groups[: i + 1]) for i in range(len(chain.groups))]
+        again = {level for _, levels in chain.joint_levels() for level in levels}
+        stale = {*range(chain.first, tops[-1] + 1)}
+        if searched:
+            products += len(tops) * (1 + recipe.refit_rounds * (recipe.search_sweeps + refit))
+            stale -= {*tops}
+        if chosen_again:
+            products += len(again & stale) + recipe.joint_passes * len(again) * (1 + refit)
+            stale -= again
+        products += len(stale) * (1 + recipe.refit_rounds * refit)
+    return products
 
 
-def _refit_products(level: int) -> float:
-    """Products of one refit: rows, two for columns, and conjugate gradients for the table."""
-    return 4.0 + min(PRODUCTS, 2**level)
-
-
-def _pass_products(levels: int, candidates: int) -> float:
-    """Products of one search pass: errors and updates; a candidate costs about a 400th of one."""
-    return levels * (2.0 + candidates / 400)
-
-
-def calibration_operations(source: Source, matrices: Iterable[Matrix], tokens: int) -> float:
-    """Returns the operations of calibrating: three forwards, one backward, and the moments."""
-    parameters = sum(p.numel() for p in source.model.parameters())
-    moments = sum(2.0 * m.columns**2 for m in matrices if m.kind != "expert")
-    return tokens * (8.0 * parameters + moments)
+def calibration_operations(
+    source: Source, matrices: Iterable[Matrix], tokens: int, length: int
+) -> tuple[float, float]:
+    """Returns the operations of calibrating with windows of `length`: those of the model, two
+    forwards over all tokens and one of them and back over some; and those of the moments."""
+    text = source.config.get_text_config()
+    layers = find_layers(source.model)[1]
+    whole = sum(p.numel() for p in source.model.parameters())
+    inside = sum(p.numel() for p in layers.parameters())
+    back = min(tokens, max(GRADIENT_TOKENS, length))
+    layer = 2.0 * inside + _PER_WIDTH * len(layers) * text.hidden_size
+    running = layer * (2 * tokens + 2.5 * back) + (whole - inside) * (2.0 * tokens + 6.0 * back)
+    # Matrices that read the same input share its moment; about half of them do.
+    moments = sum(0.7 * m.columns**2 for m in matrices if m.kind != "expert")
+    return running, tokens * moments
 
 
 def finish_operations(source: Source, matrices: list[Matrix], recipe: Recipe, length: int) -> float:
@@ -155,33 +157,42 @@ def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: i
 
 
 def _decompose_bytes(matrix: Matrix, recipe: Recipe, text: bool) -> int:
-    """Bytes while one matrix is decomposed: moments, codes, a panel, and the packed planes."""
+    """Bytes while one matrix is decomposed: moments, and what blocks of rows side by side take."""
     m, n = matrix.rows, matrix.columns
     if recipe.method == "signs":
         return 4 * n * n * 3 * text + 4 * m * n * 5
-    plan = Plan(recipe.blocks, recipe.ends, joint_planes=tuple(recipe.joint_planes))
-    chains = [*plan.chains()]
-    joint = max(max(c.joint - c.first + 1, sum(c.groups) - c.joint) for c in chains)
-    damped = joint if recipe.search_sweeps and recipe.joint_passes else 1
-    squares = 4 * n * n * (5 + damped)  # two moments, the damped ones, one more and one in double
+    block, rows = rows_of_blocks(m, n)
+    side_by_side = torch.get_num_threads() if rows else 1
+    # Of a weight of a block: X and its image, codes, a product a level, a few temporaries.
+    held = (4 * (2 + recipe.blocks + 6) + recipe.blocks) * (block or m) * n * side_by_side
     rest = 4 * m * n * (recipe.outliers == "auto")  # the matrix without its outliers
-    return squares * text + rest + 3 * m * n + m * n * recipe.blocks // 2 + _PANEL_BYTES
+    return 4 * n * n * 3 * text + rest + held + m * n * recipe.blocks // 4
 
 
-def measure_speed(recipe: Recipe, device: str, *, text: bool) -> tuple[float, float]:
-    """Returns operations a second of decomposing, and of running the model, each measured once."""
+def measure_speed(recipe: Recipe, device: str, *, text: bool) -> tuple[float, float, float]:
+    """Returns operations a second: of decomposing, of running the model, and of products in fp32.
+
+    Each is measured once.
+    """
     rows, columns = _PROBE
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(rows, columns, generator=generator).to(device)
     # The trials of forms take some rows: next to nothing of a large matrix, most of a small one.
     small = recipe.model_copy(update={"overrides": {}, "rotation": "always", "outliers": "never"})
-    decompose(weight[:8, :8], small)  # the first is slow
     probe = Matrix("probe", "probe", "probe", "linear", rows, columns)
     moment = weight.T @ weight if text else None
-    seconds = _seconds(lambda: decompose(weight, small, moment=moment))
-    factor = weight.new_ones(1024, 1024)
-    product = min(_seconds(lambda: factor @ factor) for _ in range(3))
-    return decompose_operations(probe, small, text=text) / seconds, 2 * 1024**3 / product
+    tasks = [MatrixTask(probe, small, weight, moment, None, False)] * torch.get_num_threads()
+    with MatrixPool(device) as pool:
+        first = MatrixTask(probe, small, weight[:8, :8], None, None, False)
+        list(pool.run([first] * len(tasks)))  # the first is slow
+        seconds = _seconds(lambda: list(pool.run(tasks)))
+    decomposing = len(tasks) * decompose_operations(probe, small, text=text) / seconds
+    products = []
+    for dtype in (product_dtype(device), torch.float32):
+        factor = weight.new_ones(1024, 1024, dtype=dtype)
+        best = min(_seconds(lambda factor=factor: factor @ factor) for _ in range(3))  # type: ignore[misc]
+        products.append(2 * 1024**3 / best)
+    return decomposing, products[0], products[1]
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -201,11 +212,12 @@ def predict_seconds(
         tokens: of the calibration; 0 without text.
         batch: tokens of one pass; 0 without text.
     """
-    decomposing, running = measure_speed(recipe, device, text=bool(tokens))
+    decomposing, running, products = measure_speed(recipe, device, text=bool(tokens))
     operations = sum(decompose_operations(m, recipe, text=bool(tokens)) for m in matrices)
     if not tokens:
         return 0.0, operations / decomposing, 0.0
     length = min(batch, recipe.seq_len)
-    calibrating = calibration_operations(source, matrices, tokens)
+    model, moments = calibration_operations(source, matrices, tokens, batch)
+    calibrating = model / running + moments / products
     finishing = finish_operations(source, matrices, recipe, length)
-    return calibrating / running, operations / decomposing, finishing / running
+    return calibrating, operations / decomposing, finishing / products

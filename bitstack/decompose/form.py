@@ -19,7 +19,7 @@ from bitstack.decompose.problem import make_space, mean_one
 from bitstack.recipe import Recipe
 
 ROTATION = 1  # the seed of all rotations; matrices that share an input share its rotation
-_ROWS = 128  # of the trial
+ROWS = 256  # of a trial
 _LEVEL = 3  # of the trial
 _MIN_GAIN = 0.02  # of the squared error, by which a form must be better than a simpler one
 
@@ -84,10 +84,10 @@ def _trial(
 def _trial_rows(weight: Tensor) -> Tensor:
     """Rows at equal distances, and as many with the largest weights: large ones lie in few rows."""
     m = len(weight)
-    if m <= 2 * _ROWS:
+    if m <= ROWS:
         return torch.arange(m, device=weight.device)
-    even = torch.arange(_ROWS, device=weight.device) * m // _ROWS
-    largest = weight.abs().amax(1).topk(_ROWS).indices
+    even = torch.arange(ROWS // 2, device=weight.device) * m // (ROWS // 2)
+    largest = weight.abs().amax(1).topk(ROWS // 2).indices
     return torch.cat([even, largest]).unique()
 
 

@@ -84,9 +84,19 @@ def blocks_of(weight: Tensor) -> int:
     return len(_slices(weight))
 
 
+def rows_of_blocks(rows: int, columns: int) -> tuple[int, int]:
+    """Returns how many rows of a matrix [rows, columns] are learned on, and how many are done with
+    what was learned there: none, where all are one block."""
+    blocks = _slices_of(rows, columns)
+    return (rows, 0) if len(blocks) == 1 else (blocks[0].stop, rows)
+
+
 def _slices(weight: Tensor) -> list[slice]:
+    return _slices_of(*weight.shape)
+
+
+def _slices_of(m: int, n: int) -> list[slice]:
     """Blocks of rows of about the same size."""
-    m, n = weight.shape
     step = max(_FEWEST, int(BLOCK / n))
     if m <= _LEARNED * step:
         return [slice(0, m)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bitstack import compress
-from bitstack.compression import decompose_stage
+from bitstack.compression import matrix_pool
 from bitstack.compression.against_rounding import levels_behind_rounding
 from bitstack.container.manifest import StackEntry
 
@@ -45,7 +45,7 @@ def test_a_run_warns(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(decompose_stage, "rounding_error", lambda weight, bits: 1e-9)
+    monkeypatch.setattr(matrix_pool, "rounding_error", lambda weight, bits: 1e-9)
     with caplog.at_level(logging.WARNING, "bitstack"):
         model = pico_model("llama-tied")
         compress(model, tmp_path / "out", recipe="fast", calibration="none", blocks=3)
@@ -58,7 +58,7 @@ def test_a_run_with_text_does_not_compare(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delattr(decompose_stage, "rounding_error")
+    monkeypatch.delattr(matrix_pool, "rounding_error")
     compress(
         pico_model("llama-tied"), tmp_path / "out", recipe="fast", calibration=str(text_file),
         num_samples=1, seq_len=16, order_samples=1, blocks=2,

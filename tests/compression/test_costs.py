@@ -7,15 +7,20 @@ from typing import Any
 import pytest
 import torch
 
+from bitstack.calibration.fisher import GRADIENT_TOKENS
 from bitstack.compression import costs
 from bitstack.compression.costs import (
     calibration_operations,
     decompose_operations,
     peak_memory,
     predict_seconds,
+    stack_products,
     trial_windows,
 )
-from bitstack.decompose import decompose
+from bitstack.decompose import decompose, nested
+from bitstack.decompose.level import Level
+from bitstack.decompose.problem import Problem
+from bitstack.decompose.refit import PRODUCTS
 from bitstack.original.matrices import Matrix, find_matrices
 from bitstack.original.source import open_source
 from bitstack.recipe import Recipe, load_recipe
@@ -34,22 +39,27 @@ MATRIX = Matrix("m", "m", "m", "linear", 512, 1024)
         {"blocks": 4, "joint_passes": 0, "refit_rounds": 1},
     ],
 )
-def test_factorisations_are_counted_exactly(
+def test_products_are_counted_exactly(
     fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One Cholesky factorisation for every refit of columns under a whole second moment."""
-    cholesky, calls = torch.linalg.cholesky_ex, [0]
+    """Those of an error with the second moment, and one for every level that a pass looks at."""
+    times, descend, calls = Problem.times_moment, nested.descend, [0]
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
+    def counted_times(problem: Problem, x: torch.Tensor) -> torch.Tensor:
         calls[0] += 1
-        return cholesky(*args, **kwargs)
+        return times(problem, x)
 
-    monkeypatch.setattr(torch.linalg, "cholesky_ex", counted)
+    def counted_descend(problem: Problem, levels: list[Level], *rest: Any) -> list[Level]:
+        calls[0] += len(levels)
+        return descend(problem, levels, *rest)
+
+    monkeypatch.setattr(Problem, "times_moment", counted_times)
+    monkeypatch.setattr(nested, "descend", counted_descend)
     generator = torch.Generator().manual_seed(0)
     weight, inputs = (torch.randn(16, 12, generator=generator) for _ in range(2))
-    recipe = load_recipe(**fields)
+    recipe = load_recipe(**fields, rotation="always", outliers="never")
     decompose(weight, recipe, moment=inputs.T @ inputs)
-    assert costs._stack_counts(recipe)[1] == calls[0] > 0
+    assert stack_products(recipe, PRODUCTS) == calls[0] > 0
 
 
 def test_more_search_is_more_work() -> None:
@@ -84,10 +94,15 @@ def test_whole_orders_are_tried_on_few_tokens(length: int, windows: int) -> None
 def test_calibrating_grows_with_the_text(pico_model: Folder) -> None:
     source = open_source(pico_model("llama-untied"))
     matrices = find_matrices(source.model)
-    one = calibration_operations(source, matrices, 100)
+    tokens = GRADIENT_TOKENS // 4
     parameters = sum(p.numel() for p in source.model.parameters())
-    assert one > 100 * 8 * parameters
-    assert calibration_operations(source, matrices, 300) == pytest.approx(3 * one)
+    one, three, far = (
+        calibration_operations(source, matrices, count * tokens, 2048) for count in (1, 3, 12)
+    )
+    assert one[0] > tokens * 8 * parameters
+    assert three == pytest.approx((3 * one[0], 3 * one[1]))
+    assert far[0] < 10 * one[0]  # not all of a long text is run backward
+    assert far[1] == pytest.approx(12 * one[1])
 
 
 def test_memory_of_text_and_of_tuning(pico_model: Folder) -> None:
@@ -106,7 +121,7 @@ def test_memory_of_text_and_of_tuning(pico_model: Folder) -> None:
 def test_seconds_without_text_are_those_of_decomposing(
     pico_model: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costs, "measure_speed", lambda recipe, device, *, text: (1e6, 1e9))
+    monkeypatch.setattr(costs, "measure_speed", lambda *_, **__: (1e6, 1e9, 1e8))
     source, recipe = open_source(pico_model("llama-tied")), load_recipe()
     matrices = find_matrices(source.model)
     calibrate, seconds, finish = predict_seconds(source, matrices, recipe, 0, 0, "cpu")
@@ -115,4 +130,5 @@ def test_seconds_without_text_are_those_of_decomposing(
     assert seconds == pytest.approx(work / 1e6)
     with_text = predict_seconds(source, matrices, recipe, 4096, 2048, "cpu")
     assert min(with_text) > 0
-    assert with_text[0] == pytest.approx(calibration_operations(source, matrices, 4096) / 1e9)
+    model, moments = calibration_operations(source, matrices, 4096, 2048)
+    assert with_text[0] == pytest.approx(model / 1e9 + moments / 1e8)

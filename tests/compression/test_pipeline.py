@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, DeepseekV3Config, GptOssConfig
 
 import pico
 from bitstack import UserError, compress, load
-from bitstack.compression import decompose_stage
+from bitstack.compression import matrix_pool
 from bitstack.container.journal import FOLDER
 from bitstack.container.manifest import MANIFEST, read_manifest
 from bitstack.original.source import Source
@@ -196,14 +196,15 @@ def interrupt(target: Any, name: str, after: int, monkeypatch: pytest.MonkeyPatc
         return original(*args, **kwargs)
 
     monkeypatch.setattr(target, name, failing)
+    monkeypatch.setattr(matrix_pool, "set_openmp", lambda: None)  # one matrix after another
     return calls
 
 
 @pytest.mark.parametrize(
     ("where", "name", "after", "fields", "left"),
     [  # 15 matrices
-        (decompose_stage, "decompose", 9, QUICK, 7),
-        (decompose_stage, "decompose", 4, PAPER, 11),
+        (matrix_pool, "decompose", 9, QUICK, 7),
+        (matrix_pool, "decompose", 4, PAPER, 11),
         ("bitstack.tuning.tuner.Tuner", "run", 1, QUICK, 0),
         (
             "bitstack.tuning.tuner.Tuner",
@@ -239,7 +240,7 @@ def test_a_run_goes_on_where_it_was_stopped(
         run(model, "stopped", **fields, seed=7)
     with pytest.raises(UserError, match="unfinished run with another model"):
         run(pico_model("llama-tied", seed=1), "stopped", **fields)
-    again = interrupt(decompose_stage, "decompose", 10**6, monkeypatch)
+    again = interrupt(matrix_pool, "decompose", 10**6, monkeypatch)
     run(model, "stopped", **fields)
     assert again[0] == left  # what was finished is not done again
     assert contents(stopped) == contents(whole)
@@ -261,7 +262,7 @@ def test_the_text_may_move_between_two_halves_of_a_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     with monkeypatch.context() as patch:
-        interrupt(decompose_stage, "decompose", 3, patch)
+        interrupt(matrix_pool, "decompose", 3, patch)
         with pytest.raises(Interrupted):
             run(pico_model("llama-tied"), **QUICK)
     (tmp_path / "moved").mkdir()

@@ -24,13 +24,13 @@ def test_variants_are_numbered_and_the_last_runs_anywhere() -> None:
     assert len({variant.name for variant in BUILT}) == len(BUILT)
     assert BUILT[-1].name == "portable"
     assert BUILT[-1].runs
-    assert native.has_descend()
+    assert native.compiled() is not None
 
 
 def test_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_library", lambda: None)
     assert native.variants.__wrapped__() == ()
-    assert not native.has_descend()
+    assert native.compiled() is None
 
 
 def test_a_library_of_another_system_is_passed_over(

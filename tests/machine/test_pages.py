@@ -66,7 +66,7 @@ def test_small_tensors_go_back_when_they_are_asked_for() -> None:
 
 
 def test_another_c_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "_trim", lambda: None)
+    monkeypatch.setattr(pages, "_glibc", lambda name: None)
     give_back()
 
 

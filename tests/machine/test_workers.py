@@ -24,7 +24,7 @@ PAPER = {**FEW, "recipe": "paper", "blocks": 2, "rank": 3}
 CODE = """
 import sys, time, torch
 torch.set_num_threads(1)
-from bitstack.compression import decompose_stage as stacker
+from bitstack.compression import matrix_pool as stacker
 from bitstack.machine import workers
 from bitstack.compression.pipeline import compress
 from bitstack.errors import UserError
