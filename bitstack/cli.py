@@ -26,7 +26,7 @@ from bitstack.commands import (
 )
 from bitstack.commands.shared import STYLE
 from bitstack.errors import UserError
-from bitstack.machine.pages import freed_memory_kept
+from bitstack.machine.allocator import freed_memory_kept
 
 INTERRUPT_DELAY = 0.1  # seconds
 UsageError: Any = typer.BadParameter.__base__  # typer does not export it

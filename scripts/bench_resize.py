@@ -28,7 +28,8 @@ from transformers import LlamaConfig
 from bitstack import load, resize
 from bitstack.commands.shared import write_result
 from bitstack.container.kv_cache import kv_cache_bytes
-from bitstack.machine.pages import give_back, process_bytes
+from bitstack.machine.allocator import give_back
+from bitstack.machine.pages import process_bytes
 
 MIB = 1 << 20
 CONTEXT = 128  # tokens in the KV cache of the measured process

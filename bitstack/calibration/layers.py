@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bitstack.errors import UserError
-from bitstack.machine.pages import give_back
+from bitstack.machine.allocator import give_back
 from bitstack.original.matrices import find_layers
 from bitstack.original.source import Source
 

@@ -49,6 +49,14 @@ def run(
             "the published algorithm; or a YAML file with fields of a recipe.",
         ),
     ] = "default",
+    time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="How long the run may take on this machine, for example 20m or 1h30m: text, "
+            "search and tuning of the recipe are cut to what fits [default: as long as it takes].",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -82,14 +90,14 @@ def run(
     resolved = load_recipe(recipe, **recipe_fields(options))
     silence_libraries(also_bitstack=quiet)
     if dry_run:
-        _predict(model, output, resolved, json, quiet)
+        _predict(model, output, resolved, time, json, quiet)
         return
     from bitstack.commands.tables import container_lines, container_record
     from bitstack.compression.pipeline import compress
     from bitstack.container.manifest import read_manifest
 
     with log_lines(verbose):
-        folder = compress(model, output, recipe=resolved, progress=not quiet)
+        folder = compress(model, output, recipe=resolved, progress=not quiet, time=time)
     if not is_first():
         return
     manifest = read_manifest(folder)
@@ -98,15 +106,20 @@ def run(
     write_result(json, container_record(folder, manifest))
 
 
-def _predict(model: str, output: Path, recipe: Any, json: str | None, quiet: bool) -> None:
+def _predict(
+    model: str, output: Path, recipe: Any, time: str | None, json: str | None, quiet: bool
+) -> None:
     from dataclasses import asdict
 
     from bitstack.commands.tables import console, forecast_table
     from bitstack.compression.forecast import forecast
+    from bitstack.compression.pipeline import seconds_of
 
-    prediction = forecast(model, output, recipe)
+    prediction = forecast(model, output, recipe, seconds=seconds_of(time))
     if not quiet and json != "-":
         console().print(forecast_table(prediction))
+        if prediction.plan:
+            typer.echo(f"planned for {time}: {prediction.plan}")
     write_result(json, asdict(prediction) | {"seconds": prediction.seconds})
 
 

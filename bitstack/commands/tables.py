@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from bitstack.machine.durations import format_duration
 from bitstack.machine.sizes import format_bytes
 from bitstack.recipe import with_old_names
 
@@ -163,7 +164,7 @@ def forecast_table(forecast: "Forecast") -> Table:
         ("order and tuning, by one worker", forecast.finish_seconds),
         ("time, one worker", forecast.seconds),
     ):
-        output.add_row(name, _duration(seconds), "")
+        output.add_row(name, format_duration(seconds), "")
     memory, disk = format_bytes(forecast.memory_bytes), format_bytes(forecast.disk_bytes)
     output.add_row(
         "memory at its peak, a worker", memory, "?" if free is None else format_bytes(free)
@@ -173,18 +174,6 @@ def forecast_table(forecast: "Forecast") -> Table:
     output.add_row("original in memory", format_bytes(forecast.original_bytes), "")
     output.add_row("matrices", str(forecast.matrices), "")
     return output
-
-
-def _duration(seconds: float) -> str:
-    """`1 h 04 min`, `4 min 10 s`, `0.5 s`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes} min {rest:02d} s"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60:02d} min"
-    )
 
 
 def _size(count: int) -> str:

@@ -8,6 +8,7 @@ measured, on one small matrix and one product, in about a second. The counts fol
 
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 
@@ -169,11 +170,16 @@ def _decompose_bytes(matrix: Matrix, recipe: Recipe, text: bool) -> int:
     return 4 * n * n * 3 * text + rest + held + m * n * recipe.blocks // 4
 
 
-def measure_speed(recipe: Recipe, device: str, *, text: bool) -> tuple[float, float, float]:
-    """Returns operations a second: of decomposing, of running the model, and of products in fp32.
+class Speeds(NamedTuple):
+    """Operations a second on this machine."""
 
-    Each is measured once.
-    """
+    decomposing: float
+    running: float  # the model, in the dtype in which it calibrates
+    products: float  # in fp32
+
+
+def measure_speed(recipe: Recipe, device: str, *, text: bool) -> Speeds:
+    """Measures each speed once."""
     rows, columns = _PROBE
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(rows, columns, generator=generator).to(device)
@@ -192,7 +198,7 @@ def measure_speed(recipe: Recipe, device: str, *, text: bool) -> tuple[float, fl
         factor = weight.new_ones(1024, 1024, dtype=dtype)
         best = min(_seconds(lambda factor=factor: factor @ factor) for _ in range(3))  # type: ignore[misc]
         products.append(2 * 1024**3 / best)
-    return decomposing, products[0], products[1]
+    return Speeds(decomposing, *products)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -204,7 +210,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def predict_seconds(
-    source: Source, matrices: list[Matrix], recipe: Recipe, tokens: int, batch: int, device: str
+    source: Source, matrices: list[Matrix], recipe: Recipe, tokens: int, batch: int, speeds: Speeds
 ) -> tuple[float, float, float]:
     """Returns the seconds of calibrating, of decomposing, and of order and tuning, by one worker.
 
@@ -212,12 +218,11 @@ def predict_seconds(
         tokens: of the calibration; 0 without text.
         batch: tokens of one pass; 0 without text.
     """
-    decomposing, running, products = measure_speed(recipe, device, text=bool(tokens))
     operations = sum(decompose_operations(m, recipe, text=bool(tokens)) for m in matrices)
     if not tokens:
-        return 0.0, operations / decomposing, 0.0
+        return 0.0, operations / speeds.decomposing, 0.0
     length = min(batch, recipe.seq_len)
     model, moments = calibration_operations(source, matrices, tokens, batch)
-    calibrating = model / running + moments / products
+    calibrating = model / speeds.running + moments / speeds.products
     finishing = finish_operations(source, matrices, recipe, length)
-    return calibrating, operations / decomposing, finishing / products
+    return calibrating, operations / speeds.decomposing, finishing / speeds.products

@@ -6,6 +6,7 @@ choose which blocks are worth their bytes; see `compression.order_stage`.
 """
 
 import logging
+import time
 from functools import cached_property
 
 import torch
@@ -16,11 +17,13 @@ from bitstack.calibration.fisher import FisherInformation, measure_fisher, state
 from bitstack.calibration.observers import InputObserver, Moments, observed
 from bitstack.calibration.spill import Spill
 from bitstack.compression.against_rounding import warning
+from bitstack.compression.clock import poorest
 from bitstack.compression.column_scaling import fold_scales, scaled_moment
 from bitstack.compression.costs import decompose_operations
 from bitstack.compression.job import Job
 from bitstack.compression.matrix_pool import MatrixPool, MatrixTask
 from bitstack.compression.matrix_statistics import row_weights, second_moment
+from bitstack.machine.allocator import give_back
 from bitstack.machine.device import product_dtype
 from bitstack.machine.workers import shares
 from bitstack.original.matrices import Matrix
@@ -50,14 +53,18 @@ class DecomposeStage:
         self.fisher: FisherInformation | None = None
         self._own_keys = self._share()
         self._bar: tqdm
+        self._late = False  # whether the clock has run out: what is left is done in fewer passes
+        self._start = self._todo = self._done = 0.0
         self._pool: MatrixPool
 
     def run(self) -> None:
         """Decomposes this worker's share and waits for the others."""
         self._calibrate()
+        self._start = time.perf_counter()
         todo = [m for m in self.job.matrices if self._is_own(m)]
+        self._todo = sum(map(self._cost, todo))
         self._bar = tqdm(
-            total=sum(map(self._cost, todo)), desc="decompose", bar_format=_BAR,
+            total=self._todo, desc="decompose", bar_format=_BAR,
             disable=not self.job.progress or None,
         )  # fmt: skip
         with self._bar, torch.no_grad(), MatrixPool(self.runner.device) as self._pool:
@@ -136,6 +143,7 @@ class DecomposeStage:
         with self.runner.layer_loaded(index):
             moments, scales = self._observe(index, matrices, own)
             tasks = []
+            self._notice_if_late()
             for matrix in own:
                 moment = scaled_moment(second_moment(matrix, moments), scales.get(matrix.name))
                 tasks.append(self._task(matrix, moment, row_weights(matrix, self.fisher, moments)))
@@ -189,6 +197,7 @@ class DecomposeStage:
                     last = self._state(len(self.runner), batch)
                     for _ in self.runner.logits_by_part(batch, last):
                         observer.end_batch()
+            give_back()  # the pieces of logits
             tasks = []
             for matrix in own:
                 moment = second_moment(matrix, observer.moments)
@@ -204,9 +213,20 @@ class DecomposeStage:
 
     def _task(self, matrix: Matrix, moment: Tensor | None, weights: Tensor | None) -> MatrixTask:
         weight = matrix.of(self.runner.source.model.get_parameter(matrix.parameter))
+        recipe = poorest(self.recipe) if self._late else self.recipe
         return MatrixTask(
-            matrix, self.recipe.of(matrix.name), weight, moment, weights, self.job.compares
+            matrix, recipe.of(matrix.name), weight, moment, weights, self.job.compares
         )
+
+    def _notice_if_late(self) -> None:
+        """Finds out whether the matrices that are left take longer than the clock gives."""
+        clock = self.job.clock
+        if clock is None or self._late or not self._done:
+            return
+        rate = self._done / (time.perf_counter() - self._start)
+        if (self._todo - self._done) / rate > clock.left():
+            self._late = True
+            clock.cut("the last matrices were decomposed in fewer passes")
 
     def _decompose(self, tasks: list[MatrixTask]) -> None:
         """Decomposes matrices under E[x xᵀ] and row weights, and writes them to the journal."""
@@ -214,6 +234,7 @@ class DecomposeStage:
             matrix, done = result.matrix, result.done
             tensors = {f"{matrix.name}.{name}": t.cpu() for name, t in done.tensors.items()}
             self.journal.put(matrix.name, tensors, result.note())
+            self._done += self._cost(matrix)
             self._bar.update(self._cost(matrix))
             _log.info(
                 "%s: %d x %d, %d blocks, relative error %.3g, %.1f s", matrix.name, matrix.rows,

@@ -5,7 +5,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitstack.compression.costs import predict_seconds
+from bitstack.compression.clock import describe, fit, predict
+from bitstack.compression.costs import measure_speed, predict_seconds
 from bitstack.compression.inputs import existing_folder, open_inputs
 from bitstack.machine.free_memory import memory_room
 from bitstack.recipe import Recipe
@@ -20,6 +21,7 @@ class Forecast:
     """
 
     model: str
+    plan: str  # what is done in the time that was given; empty if none was
     matrices: int
     weights: int
     original_bytes: int
@@ -37,18 +39,30 @@ class Forecast:
         return self.calibrate_seconds + self.decompose_seconds + self.finish_seconds
 
 
-def forecast(model: str | Path, output: str | Path, recipe: Recipe) -> Forecast:
+def forecast(
+    model: str | Path, output: str | Path, recipe: Recipe, *, seconds: float | None = None
+) -> Forecast:
     """Predicts a run without writing anything.
+
+    Args:
+        seconds: Time that the recipe is fitted to, if any.
 
     Raises:
         UserError: for everything that would stop the run at its start.
     """
     inputs = open_inputs(model, output, recipe)
+    speeds = measure_speed(recipe, inputs.device, text=inputs.text is not None)
+    plan = ""
+    if seconds is not None:
+        recipe = fit(recipe, seconds, lambda one: predict(inputs, one, speeds))
+        plan = describe(recipe)
+        inputs = open_inputs(model, output, recipe)
     calibrate, decompose, finish = predict_seconds(
-        inputs.source, inputs.matrices, recipe, inputs.tokens, inputs.batch_tokens, inputs.device
+        inputs.source, inputs.matrices, recipe, inputs.tokens, inputs.batch_tokens, speeds
     )
     return Forecast(
         model=str(model),
+        plan=plan,
         matrices=len(inputs.matrices),
         weights=sum(m.weights for m in inputs.matrices),
         original_bytes=inputs.source.bytes,

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from bitstack.calibration.layers import LayerRunner
+from bitstack.compression.clock import Clock, start_clock
 from bitstack.compression.fingerprint import fingerprint
 from bitstack.compression.inputs import BATCH_TOKENS, Inputs, open_inputs, stack_spec
 from bitstack.container.budget import Budgets
-from bitstack.container.journal import Journal
+from bitstack.container.journal import FOLDER, Journal
 from bitstack.container.manifest import StackEntry
 from bitstack.machine.workers import Workers
 from bitstack.original.matrices import Matrix
@@ -34,6 +35,7 @@ class Job(Inputs):
     journal: Journal
     progress: bool  # whether progress bars are shown
     workers: Workers = field(default_factory=Workers)
+    clock: Clock | None = None  # of a run that was given a time
 
     def runner(
         self,
@@ -124,29 +126,42 @@ def open_job(
     recipe: Recipe,
     progress: bool,
     workers: Workers | None = None,
+    seconds: float | None = None,
 ) -> Job:
     """Opens and checks everything, and starts or takes up the journal in `output`.
 
     The first of several `workers` does it before the others, and tells them the fingerprint of the
-    run, so that not every one of them hashes the model.
+    run, so that not every one of them hashes the model. With `seconds` the recipe is fitted to that
+    time, which the first worker does too.
 
     Raises:
         UserError: for input that cannot be used, or a journal of another run.
     """
     workers = workers or Workers()
     run_hash = workers.receive("fingerprint") if workers.rank else None
-    inputs = open_inputs(model, output, recipe)
+    inputs, clock = open_inputs(model, output, recipe), None
+    if seconds is not None and not workers.rank:
+        clock = start_clock(inputs, seconds, inputs.folder / FOLDER)
+        _log.warning("\n".join(clock.lines()))
+        workers.publish("plan", clock.plan.model_dump_json())
+    if seconds is not None:
+        received = workers.receive("plan") if workers.rank else None
+        plan = clock.plan if clock else Recipe.model_validate_json(str(received))
+        inputs = inputs if plan == recipe else open_inputs(model, output, plan)
+        recipe = plan
     text = inputs.text
     if not workers.rank:
         _tell_text(recipe)
     sha256 = text.tokens.sha256 if text else None
     run_hash = run_hash or fingerprint(inputs.source.path, recipe, sha256)
     journal = Journal(inputs.folder, run_hash)
+    if clock:
+        clock.write(journal.path)
     workers.publish("fingerprint", run_hash)
     workers.wait("opened")  # before anybody adds to the journal, by which the work is shared
     return Job(
         inputs.source, recipe, inputs.folder, text, inputs.matrices, inputs.dense,
-        journal, progress, workers,
+        journal, progress, workers, clock,
     )  # fmt: skip
 
 

@@ -5,6 +5,8 @@ no algorithm; see `compression.decompose_stage`, `tune_stage` and `order_stage`.
 """
 
 import json
+import logging
+import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,16 @@ from bitstack.compression.order_stage import choose_order
 from bitstack.compression.tune_stage import tune
 from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
 from bitstack.container.shards import tensor_order, write_shards
+from bitstack.errors import UserError
+from bitstack.machine.allocator import freed_memory_kept
+from bitstack.machine.durations import parse_duration
 from bitstack.machine.files import disk_errors
-from bitstack.machine.pages import freed_memory_kept
 from bitstack.machine.workers import open_workers
 from bitstack.original.side_files import copy_beside
 from bitstack.original.source import Source
 from bitstack.recipe import Recipe, load_recipe
+
+_log = logging.getLogger(__name__)
 
 RECIPE = "recipe.yaml"  # what `--recipe` takes to make the same container again
 
@@ -31,6 +37,7 @@ def compress(
     *,
     recipe: str | Path | Recipe | None = None,
     progress: bool = False,
+    time: str | float | None = None,
     **fields: Any,
 ) -> Path:
     """Compresses a model into a container, once for all memory budgets.
@@ -47,6 +54,10 @@ def compress(
         recipe: Name of a recipe ("default", "fast", "best" or "paper"), a YAML file or a `Recipe`;
             None for "default".
         progress: Show progress bars.
+        time: How long the run may take on this machine: seconds, or a text such as "20m" or
+            "1h30m". Text, search and tuning of the recipe are cut to what fits; the plan is logged
+            before the run starts, and at the end what more time would have bought. An interrupted
+            run that goes on starts its clock anew.
         fields: Fields of the recipe to change. Most useful is `calibration`: a text file, a folder
             of text files, FILE.jsonl or hf:DATASET, of the kind the model is used on. Without it a
             general text is taken, which is shipped.
@@ -65,10 +76,10 @@ def compress(
         ... )
         >>> model = bitstack.load(container, budget="50%")
     """
-    resolved = load_recipe(recipe, **fields)
+    resolved, seconds = load_recipe(recipe, **fields), seconds_of(time)
     workers = open_workers()
     with workers.working(), freed_memory_kept():
-        job = open_job(model, output, resolved, progress and not workers.rank, workers)
+        job = open_job(model, output, resolved, progress and not workers.rank, workers, seconds)
         decompose_matrices(job)
         if workers.rank == 0:
             _finish(job)
@@ -76,7 +87,21 @@ def compress(
         else:
             workers.receive("finished")
         workers.leave()
+    if job.clock:
+        _log.warning("\n".join(job.clock.closing_lines()))
     return job.folder
+
+
+def seconds_of(time: str | float | None) -> float | None:
+    """Returns the value of `time` in seconds.
+
+    Raises:
+        UserError: It is no time above zero.
+    """
+    seconds = parse_duration(time) if isinstance(time, str) else time
+    if time is not None and not (seconds and 0 < seconds < math.inf):
+        raise UserError(f"--time {time}: not a time; write one such as 20m, 1h30m or 90s")
+    return seconds
 
 
 def _finish(job: Job) -> None:

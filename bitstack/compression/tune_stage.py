@@ -22,6 +22,7 @@ from bitstack.tuning.tuned_stack import Planes, learning_chains, make_tunable
 from bitstack.tuning.tuner import Phase, Tuner
 
 _TUNED = "~tuned"  # key of the journal; no matrix has this name
+_FINISH = 0.03  # of the time of a clock, for what comes after tuning
 _STEP_SHARES = (0.5, 0.3, 0.2)  # of the steps: lower half of the planes; all but the last; the last
 
 
@@ -51,6 +52,7 @@ def tune(job: Job) -> None:
         seed=job.recipe.seed,
         scale_rate=job.recipe.scale_lr,
         code_rate=job.recipe.code_lr,
+        is_over=lambda: job.clock is not None and job.clock.left() < _FINISH * job.clock.seconds,
     )
 
     def write(finished: int) -> None:
@@ -59,6 +61,8 @@ def tune(job: Job) -> None:
         journal.put(_TUNED, tensors, {"phases": finished})
 
     tuner.run(plan, write, done=done, show=job.progress)
+    if tuner.left_out and job.clock:
+        job.clock.cut(f"{tuner.left_out} steps of tuning were left out")
 
 
 def plan_phases(recipe: Recipe, entries: Sequence[StackEntry], budgets: Budgets) -> list[Phase]:

@@ -11,6 +11,7 @@ rows that fit into memory; see `decompose.rows` for the others. Does not choose 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -75,12 +76,17 @@ class Chain:
 
 def build_levels(problem: Problem, plan: Plan, shared: Shared) -> list[Level]:
     """Returns all levels of `plan`, from one plane on, for the rows of `problem`."""
-    return [level for chain in plan.chains() for level in _build_chain(problem, plan, chain, shared)]
+    return [
+        level for chain in plan.chains() for level in _build_chain(problem, plan, chain, shared)
+    ]
 
 
 def build_level(problem: Problem, plan: Plan, planes: int) -> Level:
     """Returns one level of `planes` planes after one pass of the search: a quick look."""
-    quick, shared = replace(plan, refit_rounds=1, search_sweeps=min(plan.search_sweeps, 1)), Shared()
+    quick, shared = (
+        replace(plan, refit_rounds=1, search_sweeps=min(plan.search_sweeps, 1)),
+        Shared(),
+    )
     level = _add_planes(problem, quick, _level_zero(problem, shared), planes, shared)[-1]
     return _refit_stale(problem, quick, level, shared)
 
@@ -153,7 +159,7 @@ def _choose_whole_codes(
     ]
     for _ in range(plan.joint_passes):
         levels = [level.with_product(problem) for level in levels]
-        errors = shared.settle(lambda: [_weighted_error(problem, level) for level in levels])
+        errors = shared.settle(partial(_weighted_errors, problem, levels))
         weights = [weight / error for weight, error in zip(level_weights, errors, strict=True)]
         levels = descend(problem, levels, dampings, weights, kept)
         levels = [
@@ -163,7 +169,7 @@ def _choose_whole_codes(
     return levels
 
 
-def _weighted_error(problem: Problem, level: Level) -> float:
-    """Squared error of the level, rows weighted; a little above zero, as it is divided by."""
-    errors = level.row_errors(problem) @ problem.row_weights
-    return float(errors) + 1e-12 * float(problem.x.square().sum()) + 1e-30
+def _weighted_errors(problem: Problem, levels: list[Level]) -> list[float]:
+    """Squared errors of levels, rows weighted; a little above zero, as they are divided by."""
+    least = 1e-12 * float(problem.x.square().sum()) + 1e-30
+    return [float(level.row_errors(problem) @ problem.row_weights) + least for level in levels]

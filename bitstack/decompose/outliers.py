@@ -50,9 +50,7 @@ def find_outliers(weight: Tensor, squares: Tensor | None, row_weights: Tensor) -
     return torch.cat(parts)
 
 
-def _shares(
-    weight: Tensor, columns: Tensor, row_weights: Tensor
-) -> Iterator[tuple[int, Tensor]]:
+def _shares(weight: Tensor, columns: Tensor, row_weights: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Yields some rows at a time: the first, and the squares under the weights of rows and columns.
 
     A dead column counts a millionth of the mean.

@@ -63,7 +63,7 @@ def decompose_codes(
     weights = mean_one(row_weights, weight)
     blocks = _decompose_blocks(space, rest, weights, plan, map_blocks)
     spec = StackSpec(
-        "codes", *weight.shape, plan.blocks, ends=plan.ends, rotation=rotation,
+        "codes", weight.shape[0], weight.shape[1], plan.blocks, ends=plan.ends, rotation=rotation,
         outliers=len(positions),
     )  # fmt: skip
     tensors = _joined(spec, blocks)

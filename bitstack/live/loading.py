@@ -15,8 +15,8 @@ from bitstack.container.reading import open_container
 from bitstack.errors import UserError
 from bitstack.live.attach import attach
 from bitstack.live.quantizer import mark
+from bitstack.machine.allocator import give_back
 from bitstack.machine.device import pick_device
-from bitstack.machine.pages import give_back
 from bitstack.nn.assemble import assemble, check_config
 from bitstack.original.hub_cache import Located, locate
 from bitstack.original.source import load_config, skeleton

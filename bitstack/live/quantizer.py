@@ -92,7 +92,7 @@ class BitstackQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         """Reads the blocks into their places, and attaches the model to its container."""
         from bitstack.live.attach import attach
-        from bitstack.machine.pages import give_back
+        from bitstack.machine.allocator import give_back
         from bitstack.nn.assemble import fill_stacks
 
         place, manifest, levels, reader = self.__dict__.pop("_opened")

@@ -17,7 +17,7 @@ from bitstack.container.manifest import Manifest
 from bitstack.container.reading import BlockReader
 from bitstack.errors import UserError
 from bitstack.live.guard import Guard
-from bitstack.machine.pages import give_back
+from bitstack.machine.allocator import give_back
 from bitstack.machine.sizes import format_bytes
 from bitstack.nn import Stack
 

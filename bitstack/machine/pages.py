@@ -1,20 +1,14 @@
-"""Says which freed memory goes back to the operating system, and which is kept.
+"""Allocates memory that goes back to the operating system when its tensor is freed.
 
 An allocator keeps freed memory for later requests, so a model that shrinks would not make the
 process smaller. Blocks therefore lie in memory mappings of their own. Tensors too small for one
-are left to the allocator, which `give_back` asks to return its free pages. Temporaries are the
-other case: pages that go back after every operation must be brought in for the next one, which
-takes longer than computing what is in them; see `freed_memory_kept`.
+are left to the allocator; see `machine.allocator`.
 """
 
-import ctypes
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +16,6 @@ from torch import Tensor
 from bitstack.errors import UserError
 
 _OWN = 256 << 10  # bytes from which a tensor gets its own pages: under 2% is lost to rounding
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt
-_LARGEST_KEPT = 1 << 30  # bytes of a freed tensor, or of all freed at the end of the heap
-_kept: list[bool] = []  # not empty within `freed_memory_kept`
 _HUGE = 2 << 20  # bytes of a huge page, which takes one fault instead of 512
 
 
@@ -55,46 +46,6 @@ def _mapping(size: int) -> mmap.mmap:
         with suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
-
-
-@cache
-def _glibc(name: str) -> Any:
-    """A function of glibc, None with another C library."""
-    try:
-        return getattr(ctypes.CDLL(None), name)
-    except (AttributeError, OSError, TypeError):
-        return None
-
-
-@contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Within it large freed tensors stay with the allocator until `give_back` is called.
-
-    Otherwise glibc returns them at once, and the system clears every page again when the next
-    operation allocates its result: on a virtual machine that made a forward pass five times slower.
-    May be nested. Does nothing with another C library.
-    """
-    if (mallopt := _glibc("mallopt")) is None or _kept:
-        yield
-        return
-    _kept.append(True)
-    mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
-    mallopt(_TRIM_THRESHOLD, _LARGEST_KEPT)
-    try:
-        yield
-    finally:
-        _kept.clear()
-        mallopt(_MMAP_THRESHOLD, 128 << 10)  # glibc's own values
-        mallopt(_TRIM_THRESHOLD, 128 << 10)
-        give_back()
-
-
-def give_back(*, cuda: bool = False) -> None:
-    """Returns free memory of the C allocator to the system; with `cuda` also of torch's."""
-    if (trim := _glibc("malloc_trim")) is not None:
-        trim(0)
-    if cuda:
-        torch.cuda.empty_cache()
 
 
 def process_bytes() -> int:

@@ -48,6 +48,8 @@ class Tuner:
     spill: Spill
     seed: int = 0
     scale_rate: float = 1e-3  # Adam's, for the scales of level 1
+    is_over: Callable[[], bool] = lambda: False  # whether to stop: steps that are left are left out
+    left_out: int = 0  # steps
     code_rate: float = 0.0  # step at level 2 as a share of the table's range, at 128 columns
 
     def run(
@@ -83,6 +85,9 @@ class Tuner:
         optimizer = torch.optim.Adam(self._parameter_groups(), betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, phase.steps))
         for step in range(phase.steps):
+            if self.is_over():
+                self.left_out += phase.steps - step
+                break
             number = float(torch.rand((), generator=generator))
             for stack, level in zip(self.stacks, phase.levels_at(number), strict=True):
                 stack.level = level

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bitstack.calibration.fisher import GRADIENT_TOKENS
-from bitstack.compression import costs
 from bitstack.compression.costs import (
+    Speeds,
     calibration_operations,
     decompose_operations,
     peak_memory,
@@ -118,17 +118,15 @@ def test_memory_of_text_and_of_tuning(pico_model: Folder) -> None:
     assert peak(untuned, 2048) < peak(untuned, 1 << 20)
 
 
-def test_seconds_without_text_are_those_of_decomposing(
-    pico_model: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(costs, "measure_speed", lambda *_, **__: (1e6, 1e9, 1e8))
+def test_seconds_without_text_are_those_of_decomposing(pico_model: Folder) -> None:
+    speeds = Speeds(1e6, 1e9, 1e8)
     source, recipe = open_source(pico_model("llama-tied")), load_recipe()
     matrices = find_matrices(source.model)
-    calibrate, seconds, finish = predict_seconds(source, matrices, recipe, 0, 0, "cpu")
+    calibrate, seconds, finish = predict_seconds(source, matrices, recipe, 0, 0, speeds)
     assert (calibrate, finish) == (0, 0)
     work = sum(decompose_operations(m, recipe, text=False) for m in matrices)
     assert seconds == pytest.approx(work / 1e6)
-    with_text = predict_seconds(source, matrices, recipe, 4096, 2048, "cpu")
+    with_text = predict_seconds(source, matrices, recipe, 4096, 2048, speeds)
     assert min(with_text) > 0
     model, moments = calibration_operations(source, matrices, 4096, 2048)
     assert with_text[0] == pytest.approx(model / 1e9 + moments / 1e8)

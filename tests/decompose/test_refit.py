@@ -43,9 +43,7 @@ def error(task: Problem, level: Level, damping: float = 0.0) -> float:
     seed=st.integers(0, 1000), planes=st.integers(1, 5), damping=st.sampled_from([0.0, 0.3]),
     whole=st.booleans(),
 )  # fmt: skip
-def test_every_refit_lowers_the_error(
-    seed: int, planes: int, damping: float, whole: bool
-) -> None:
+def test_every_refit_lowers_the_error(seed: int, planes: int, damping: float, whole: bool) -> None:
     task = problem(seed=seed) if whole else stated(problem(seed=seed).x)
     level = start(task, planes).with_product(task)
     for step in STEPS.values():

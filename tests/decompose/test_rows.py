@@ -1,4 +1,4 @@
-"""Matrices of more rows than a block: learned on some rows, decomposed in blocks, nearly as well."""
+"""Matrices of more rows than a block: blocks that share scales are nearly as good as the whole."""
 
 from concurrent.futures import ThreadPoolExecutor
 

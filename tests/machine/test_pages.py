@@ -8,7 +8,7 @@ import torch
 
 from bitstack.errors import UserError
 from bitstack.machine import pages
-from bitstack.machine.pages import empty_pages, give_back, process_bytes
+from bitstack.machine.pages import empty_pages, process_bytes
 
 MANY = 64 << 20  # bytes: far more than the process takes or frees by itself meanwhile
 linux = pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="measured on Linux only")
@@ -47,36 +47,6 @@ def test_freed_tensors_make_the_process_smaller(size: int) -> None:
     del tensors
     gc.collect()
     assert process_bytes() - before < 0.1 * MANY
-
-
-@linux
-@pytest.mark.skipif(pages._glibc("malloc_trim") is None, reason="another C library than glibc")
-def test_small_tensors_go_back_when_they_are_asked_for() -> None:
-    size = 100 << 10
-    give_back()
-    before = process_bytes()
-    tensors = [empty_pages(size).fill_(1) for _ in range(MANY // size)]
-    last = empty_pages(size)  # above all others in the heap, which cannot shrink while it lives
-    assert process_bytes() - before > 0.9 * MANY
-    tensors.clear()
-    gc.collect()
-    give_back()
-    assert process_bytes() - before < 0.1 * MANY
-    assert len(last) == size
-
-
-def test_another_c_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "_glibc", lambda name: None)
-    give_back()
-
-
-def test_the_cache_of_a_gpu_goes_back_only_when_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    emptied: list[int] = []
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(1))
-    give_back()
-    assert emptied == []
-    give_back(cuda=True)
-    assert emptied == [1]
 
 
 @linux
