@@ -164,8 +164,9 @@ def _decompose_bytes(matrix: Matrix, recipe: Recipe, text: bool) -> int:
         return 4 * n * n * 3 * text + 4 * m * n * 5
     block, rows = rows_of_blocks(m, n)
     side_by_side = torch.get_num_threads() if rows else 1
-    # Of a weight of a block: X and its image, codes, a product a level, a few temporaries.
-    held = (4 * (2 + recipe.blocks + 6) + recipe.blocks) * (block or m) * n * side_by_side
+    # Of a weight of a block: X and its image, codes, a product a level, a few temporaries. Threads
+    # keep what they have freed, each by itself.
+    held = (4 * (2 + recipe.blocks + 6) + recipe.blocks) * block * n * (1 + side_by_side // 2)
     rest = 4 * m * n * (recipe.outliers == "auto")  # the matrix without its outliers
     return 4 * n * n * 3 * text + rest + held + m * n * recipe.blocks // 4
 

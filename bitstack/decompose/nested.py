@@ -83,10 +83,8 @@ def build_levels(problem: Problem, plan: Plan, shared: Shared) -> list[Level]:
 
 def build_level(problem: Problem, plan: Plan, planes: int) -> Level:
     """Returns one level of `planes` planes after one pass of the search: a quick look."""
-    quick, shared = (
-        replace(plan, refit_rounds=1, search_sweeps=min(plan.search_sweeps, 1)),
-        Shared(),
-    )
+    quick = replace(plan, refit_rounds=1, search_sweeps=min(plan.search_sweeps, 1))
+    shared = Shared()
     level = _add_planes(problem, quick, _level_zero(problem, shared), planes, shared)[-1]
     return _refit_stale(problem, quick, level, shared)
 
@@ -103,7 +101,8 @@ def _build_chain(problem: Problem, plan: Plan, chain: Chain, shared: Shared) -> 
         if chosen and plan.search_sweeps and plan.joint_passes:
             some = [levels[j] for j in chosen]
             levels[chosen[0] :] = _choose_whole_codes(problem, plan, some, kept, shared)
-    return [_refit_stale(problem, plan, level, shared) for level in levels[chain.first :]]
+    done = [_refit_stale(problem, plan, level, shared) for level in levels[chain.first :]]
+    return [replace(level, product=None) for level in done]  # each is as large as the matrix
 
 
 def _level_zero(problem: Problem, shared: Shared) -> Level:

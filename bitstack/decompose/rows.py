@@ -21,8 +21,9 @@ from bitstack.decompose.result import Decomposed
 from bitstack.decompose.shared import Shared
 from bitstack.kernels import packing
 
-BLOCK = 1 << 20  # weights decomposed at a time
-_LEARNED = 1.5  # blocks up to which a matrix is decomposed as one, and the part that is learned on
+BLOCK = 1 << 20  # weights that tables and column scales are learned on
+_ONE = 1.5  # of it, up to which a matrix is decomposed as one
+_PARTS = 2  # of it, in which a larger matrix is decomposed then
 _FEWEST = 256  # rows of a block, however wide
 
 
@@ -88,7 +89,7 @@ def rows_of_blocks(rows: int, columns: int) -> tuple[int, int]:
     """Returns how many rows of a matrix [rows, columns] are learned on, and how many are done with
     what was learned there: none, where all are one block."""
     blocks = _slices_of(rows, columns)
-    return (rows, 0) if len(blocks) == 1 else (blocks[0].stop, rows)
+    return (rows, 0) if len(blocks) == 1 else (_PARTS * blocks[0].stop, rows)
 
 
 def _slices(weight: Tensor) -> list[slice]:
@@ -98,9 +99,9 @@ def _slices(weight: Tensor) -> list[slice]:
 def _slices_of(m: int, n: int) -> list[slice]:
     """Blocks of rows of about the same size."""
     step = max(_FEWEST, int(BLOCK / n))
-    if m <= _LEARNED * step:
+    if m <= _ONE * step:
         return [slice(0, m)]
-    count = -(-m // step)
+    count = _PARTS * -(-m // step)
     step = -(-m // count)
     return [slice(start, min(start + step, m)) for start in range(0, m, step)]
 
@@ -112,7 +113,7 @@ def _decompose_blocks(
     shared = Shared()
     if len(slices) == 1:
         return [_decompose_rows(space.problem(weight, row_weights), plan, shared)]
-    _decompose_rows(_drawn(space, weight, row_weights, slices[0].stop), plan, shared)
+    _decompose_rows(_drawn(space, weight, row_weights, _PARTS * slices[0].stop), plan, shared)
 
     def decompose_block(rows: slice) -> _Block:
         with torch.no_grad():  # which every thread has of its own

@@ -29,7 +29,7 @@ def test_blocks_are_nearly_as_good_as_all_rows_at_once(
     weight, moment = layer(1500, 21)
     weights = torch.rand(1500, generator=torch.Generator().manual_seed(0)) ** 2
     given = {"moment": moment, "row_weights": weights, "rotation": rotation}
-    assert blocks_of(weight) == 5
+    assert blocks_of(weight) == 10
     parts = decompose_codes(weight, plan, **given)
     monkeypatch.setattr(rows_module, "BLOCK", 1 << 20)
     assert blocks_of(weight) == 1
