@@ -155,7 +155,7 @@ class Recipe(BaseModel):
         "planes 1 and 2 together, then 3 and 4; planes beyond the list are chosen one by one.",
     )
     search_sweeps: int = Field(
-        2,
+        3,
         ge=0,
         le=20,
         description="codes: Sweeps of the search for better bits in each of `refit_rounds`. 0 "
@@ -169,7 +169,7 @@ class Recipe(BaseModel):
         "are fitted again.",
     )
     joint_passes: int = Field(
-        4,
+        8,
         ge=0,
         le=100,
         description="codes: Passes in which all bits of a weight are chosen again for all levels "
