@@ -116,8 +116,12 @@ def _add_planes(
     problem: Problem, plan: Plan, below: Level, size: int, shared: Shared
 ) -> list[Level]:
     """`size` more levels on top of `below`; the bits are searched for the last of them."""
-    base = refit_uncorrelated(problem, below, shared) if below.planes else below
-    levels = split(problem, base, size, shared)
+    levels: list[Level] = []
+    for _ in range(size):
+        base = levels[-1] if levels else below
+        base = refit_uncorrelated(problem, base, shared) if base.planes else base
+        levels += split(problem, base, 1, shared)
+    levels = [replace(level, code=levels[-1].code) for level in levels]
     damping = plan.damping_at(levels[-1].planes)
     top = levels[-1]
     rounds, sweeps = plan.refit_rounds, plan.search_sweeps

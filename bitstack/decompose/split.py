@@ -14,8 +14,8 @@ from bitstack.decompose.level import Level
 from bitstack.decompose.problem import Problem
 from bitstack.decompose.shared import Shared
 
-_BINS = 4096
-_SPREAD = 8.0  # half the histogram's width, in root mean squares; real weights end at about six
+_BINS = 8192
+_SPREAD = 32.0  # half the histogram's width, in root mean squares; most weights end at about six
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,9 @@ def test_without_a_moment_codes_reach_the_gaussian_bound() -> None:
     assert all(e < 1.12 * bound for e, bound in zip(errors, lloyd_max, strict=True))
 
 
-@pytest.mark.parametrize("plan", [Plan(3), Plan(6, search_sweeps=0, joint_passes=0)])
+@pytest.mark.parametrize(
+    "plan", [Plan(3, search_sweeps=1), Plan(6, search_sweeps=0, joint_passes=0)]
+)
 def test_no_moment_is_the_identity(plan: Plan) -> None:
     weight = layer(50, 70)[0]
     without = decompose_codes(weight, plan)
@@ -152,11 +154,11 @@ def test_hard_moments(name: str) -> None:
 def test_planes_of_their_own_come_nearer_than_nested_ones() -> None:
     """On the mean of some layers; and the levels below are those of a stack that ends there."""
     ratios = torch.ones(8)
-    for seed in range(3):
+    for seed in range(8):
         weight, moment = layer(96, 64, seed=seed)
         nested = decompose_codes(weight, Plan(8), moment=moment).relative_errors
         done = decompose_codes(weight, Plan(8, (2, 4)), moment=moment)
-        ratios *= (torch.tensor(done.relative_errors) / torch.tensor(nested)) ** (1 / 3)
+        ratios *= (torch.tensor(done.relative_errors) / torch.tensor(nested)) ** (1 / 8)
     for level, most in {2: 0.9, 3: 0.8, 4: 0.95, 5: 0.6, 6: 0.5, 7: 0.4, 8: 0.4}.items():
         assert ratios[level - 1] < most
     lower = decompose_codes(weight, Plan(4, (2,)), moment=moment).tensors
