@@ -32,6 +32,7 @@ _TRIAL_TOKENS = 4096  # tokens on which whole orders are tried
 _PER_WEIGHT = 800  # of a weight, beside each product of a decomposition
 _PER_WIDTH = 16_000  # of a number of the hidden state, in one layer forward
 _TRIAL_PRODUCTS = 5.0  # of a trial of a form, on some rows
+_MATRICES = 7  # of a layer, decomposed at the same time
 _PROBE = (256, 768)  # rows and columns of the matrix that is decomposed to measure speed
 
 
@@ -162,11 +163,12 @@ def _decompose_bytes(matrix: Matrix, recipe: Recipe, text: bool) -> int:
     m, n = matrix.rows, matrix.columns
     if recipe.method == "signs":
         return 4 * n * n * 3 * text + 4 * m * n * 5
-    block, rows = rows_of_blocks(m, n)
-    side_by_side = torch.get_num_threads() if rows else 1
-    # Of a weight of a block: X and its image, codes, a product a level, a few temporaries. Threads
-    # keep what they have freed, each by itself.
-    held = (4 * (2 + recipe.blocks + 6) + recipe.blocks) * block * n * (1 + side_by_side // 2)
+    learned, rows = rows_of_blocks(m, n)
+    threads = torch.get_num_threads()
+    # One matrix of several blocks, or several of one; threads keep what they have freed.
+    side_by_side = 1 + threads / 2 if rows else min(threads, _MATRICES)
+    # Of a weight of a block: X and its image, codes, a product a level, a few temporaries.
+    held = int((4 * (2 + recipe.blocks + 6) + recipe.blocks) * learned * n * side_by_side)
     rest = 4 * m * n * (recipe.outliers == "auto")  # the matrix without its outliers
     return 4 * n * n * 3 * text + rest + held + m * n * recipe.blocks // 4
 

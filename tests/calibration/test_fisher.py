@@ -1,6 +1,7 @@
 """Fisher information gathered layer by layer is that of the whole model, by autograd."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,14 @@ import torch
 import pico
 from bitstack.calibration import fisher as fisher_module
 from bitstack.calibration import layers as layers_module
-from bitstack.calibration.fisher import FisherInformation, draw_labels, measure_fisher, state_key
+from bitstack.calibration.fisher import (
+    GRADIENT_TOKENS,
+    FisherInformation,
+    draw_labels,
+    gradient_batches,
+    measure_fisher,
+    state_key,
+)
 from bitstack.calibration.spill import Spill
 from bitstack.machine.workers import Workers
 
@@ -101,3 +109,16 @@ def test_an_embedding_used_as_input_and_output() -> None:
     as_output = (rows * (error @ h @ error)).sum()
     # The weights of the rows sum to one, so that equal errors cost what they cost together.
     torch.testing.assert_close((weights * (error @ moment @ error)).sum(), as_input + as_output)
+
+
+@pytest.mark.parametrize(
+    ("batches", "tokens", "expected"),
+    [(1, 10, 1), (5, 10, 5), (16, 2048, 8), (128, 2048, 8), (3, 100_000, 1), (64, 512, 32)],
+)
+def test_a_long_text_is_run_backward_in_parts(batches: int, tokens: int, expected: int) -> None:
+    """At equal distances; never fewer tokens than are wanted, if there are as many."""
+    windows = [torch.zeros(1, tokens, dtype=torch.int64)] * batches
+    chosen = gradient_batches(windows)
+    assert len(chosen) == expected
+    assert len(chosen) * tokens >= min(batches * tokens, GRADIENT_TOKENS)
+    assert len({b - a for a, b in pairwise(chosen)}) <= 1

@@ -40,6 +40,25 @@ def test_logits_are_those_of_the_whole_model(pico_model: Folder, name: str) -> N
             )
 
 
+@pytest.mark.parametrize("name", pico.FAMILIES)
+def test_products_in_bf16_are_near_and_states_stay_in_fp32(pico_model: Folder, name: str) -> None:
+    exact = LayerRunner(open_source(pico_model(name)), windows()[:1])
+    near = LayerRunner(open_source(pico_model(name)), windows()[:1], dtype=torch.bfloat16)
+    results = []
+    for runner in (exact, near):
+        with torch.no_grad(), runner.outer_loaded():
+            hidden = runner.embed_all()[0]
+            for index in range(len(runner)):
+                with runner.layer_loaded(index):
+                    hidden = runner.run_layer(index, hidden)
+            results.append((hidden, runner.logits(0, hidden).float()))
+    (states, logits), (rounded, others) = results
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, states)
+    assert (rounded - states).norm() < 0.05 * states.norm()
+    assert (others - logits).norm() < 0.05 * logits.norm()
+
+
 def test_the_two_kinds_of_gemma_3_layers_are_called_each_in_its_way(pico_model: Folder) -> None:
     """Swapped calls would change the outcome: the test above sees masks and positions."""
     runner = LayerRunner(open_source(pico_model("gemma-3")), windows())

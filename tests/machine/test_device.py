@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bitstack.errors import UserError
-from bitstack.machine.device import pick_device
+from bitstack.machine.device import pick_device, product_dtype
 
 
 @pytest.fixture
@@ -45,3 +45,20 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_device_lists_the_allowed() -> None:
     with pytest.raises(UserError, match="device 'tpu' is unknown; allowed: auto, cpu, cuda"):
         pick_device("tpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "has", "dtype"),
+    [
+        ("cuda", {}, torch.bfloat16),
+        ("cpu", {"avx2": True}, torch.float32),
+        ("cpu", {"avx2": True, "avx512_bf16": True}, torch.bfloat16),
+        ("cpu", {"amx_bf16": True}, torch.bfloat16),
+        ("cpu", {"avx512_bf16": False}, torch.float32),
+    ],
+)
+def test_products_are_in_bf16_where_that_is_fast(
+    monkeypatch: pytest.MonkeyPatch, device: str, has: dict[str, bool], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert product_dtype(device) == dtype
