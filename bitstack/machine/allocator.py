@@ -43,8 +43,10 @@ def freed_memory_kept() -> Iterator[None]:
         yield
     finally:
         _kept.clear()
-        mallopt(_MMAP_THRESHOLD, 128 << 10)  # glibc's own values
-        mallopt(_TRIM_THRESHOLD, 128 << 10)
+        # What glibc comes to by itself once large tensors were freed. A threshold that was set is
+        # not adjusted any more, so a smaller one would stay, and slow down what comes after.
+        mallopt(_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_TRIM_THRESHOLD, 64 << 20)
         give_back()
 
 
