@@ -50,8 +50,9 @@ def attention_by_token(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     outputs = []
     for i, (begin, end) in enumerate(_key_ranges(attention_mask)):
-        keys, values = key[:, :, begin:end], value[:, :, begin:end]
-        token = query[:, :, i : i + 1]
+        # Copies, laid out as those of a single token: the last bits of a sum depend on the layout.
+        keys, values = (x[:, :, begin:end].contiguous() for x in (key, value))
+        token = query[:, :, i : i + 1].contiguous()
         outputs.append(sdpa_attention_forward(module, token, keys, values, None, **kwargs)[0])
     return torch.cat(outputs, 1), None
 
