@@ -1,9 +1,8 @@
 """Fits a recipe to a time: plans what this machine can do in it, and says when it runs out.
 
 The plan is made from predicted seconds (see `compression.costs`). It takes the richest rung of a
-short ladder that fits, and gives what is left to tuning: on the way from the smallest to the
-largest time, each rung bought more quality a minute than what comes after it. During the run the
-stages ask whether they are late. Does not run a stage.
+short ladder that fits, and gives what is left to tuning. During the run the stages ask whether they
+are late. Does not run a stage.
 """
 
 import json
@@ -25,7 +24,6 @@ _FEWEST_STEPS = 100  # of tuning: fewer move next to nothing
 _FILE = "clock.json"  # in the journal: an interrupted run goes on with its plan
 # From rich to poor: the largest values of some fields. `tokens` is num_samples times seq_len.
 _RUNGS: tuple[dict[str, Any], ...] = (
-    {"order": "loss"},
     {"order": "predicted"},
     {"order": "predicted", "refit_rounds": 1, "joint_passes": 2, "tokens": 32768},
     {"order": "predicted", "refit_rounds": 1, "joint_passes": 1, "search_sweeps": 1}
@@ -129,7 +127,7 @@ def fit(wanted: Recipe, seconds: float, predicted: Callable[[Recipe], float]) ->
     room = PLANNED * seconds
     if predicted(wanted) <= room:
         return wanted
-    for rung in _RUNGS[1:]:
+    for rung in _RUNGS:
         untuned = limited(wanted, rung).model_copy(update={"tune_steps": 0})
         if predicted(untuned) <= room:
             return _with_tuning(wanted, untuned, room, predicted)

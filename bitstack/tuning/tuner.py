@@ -48,9 +48,9 @@ class Tuner:
     spill: Spill
     seed: int = 0
     scale_rate: float = 1e-3  # Adam's, for the scales of level 1
-    is_over: Callable[[], bool] = lambda: False  # whether to stop: steps that are left are left out
-    left_out: int = 0  # steps
     code_rate: float = 0.0  # step at level 2 as a share of the table's range, at 128 columns
+    is_over: Callable[[], bool] = lambda: False  # whether to stop, and leave out further steps
+    left_out: int = 0  # steps
 
     def run(
         self,
