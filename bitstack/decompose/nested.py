@@ -120,7 +120,7 @@ def _add_planes(
     for _ in range(size):
         base = levels[-1] if levels else below
         base = refit_uncorrelated(problem, base, shared) if base.planes else base
-        levels += split(problem, base, 1, shared)
+        levels.append(split(problem, base, shared))
     levels = [replace(level, code=levels[-1].code) for level in levels]
     damping = plan.damping_at(levels[-1].planes)
     top = levels[-1]

@@ -1,4 +1,4 @@
-"""Adds planes: cuts every cell of a level in two by weighted 2-means, as often as planes are added.
+"""Adds the next plane: cuts every cell of a level in two by weighted 2-means.
 
 Two-means in one dimension is exact: the values of each cell go into a histogram, and the best cut
 is the one with the largest variance between its sides. It sees only the values, not how columns
@@ -20,26 +20,25 @@ _SPREAD = 32.0  # half the histogram's width, in root mean squares; most weights
 
 @dataclass(frozen=True)
 class _Cuts:
-    """Which code the values of each bin get, and the tables of all levels."""
+    """Where the cells are cut, and the table of the halves."""
 
     low: float
     high: float
-    code: Tensor  # uint8 [cells · bins]
-    tables: list[Tensor]  # [2^planes], for one more plane, two more, …
+    last: Tensor  # int64 [cells], last bin of the lower half of every cell
+    table: Tensor  # [2 · cells]
 
 
-def split(problem: Problem, level: Level, count: int, shared: Shared) -> list[Level]:
-    """Returns the levels with 1 to `count` more planes; u and v stay, T has a value for each cell.
+def split(problem: Problem, level: Level, shared: Shared) -> Level:
+    """Returns the level with one more plane; u and v stay, T has a value for each half cell.
 
     A level of no planes (code zero) is cut like any other.
     """
     z, weight = _unscaled(problem, level)
-    cuts = shared.settle(lambda: _find_cuts(level, z, weight, count))
-    code = cuts.code[_index(level, z, cuts.low, cuts.high)].view(level.code.shape)
-    return [
-        replace(level, code=code, table=table, planes=level.planes + more, product=None)
-        for more, table in enumerate(cuts.tables, 1)
-    ]
+    cuts = shared.settle(lambda: _find_cuts(level, z, weight))
+    cells = level.codes()
+    upper = _bins(z, cuts.low, cuts.high) > cuts.last[cells.int()]
+    code = cells | (upper.to(torch.uint8) << level.planes)
+    return replace(level, code=code, table=cuts.table, planes=level.planes + 1, product=None)
 
 
 def _unscaled(problem: Problem, level: Level) -> tuple[Tensor, Tensor]:
@@ -52,26 +51,21 @@ def _unscaled(problem: Problem, level: Level) -> tuple[Tensor, Tensor]:
     return z, grid.square_().mul_(problem.row_weights.unsqueeze(1))
 
 
-def _index(level: Level, z: Tensor, low: float, high: float) -> Tensor:
-    """Cell and bin of every value, cell · bins + bin, int32 [m · n]."""
-    bins = ((z.clamp(low, high) - low) * ((_BINS - 1) / (high - low))).round_().int()
-    return (bins if not level.planes else bins.add_(level.codes().int() * _BINS)).flatten()
+def _bins(z: Tensor, low: float, high: float) -> Tensor:
+    return ((z.clamp(low, high) - low) * ((_BINS - 1) / (high - low))).round_().int()
 
 
-def _find_cuts(level: Level, z: Tensor, weight: Tensor, count: int) -> _Cuts:
+def _find_cuts(level: Level, z: Tensor, weight: Tensor) -> _Cuts:
     low, high = _range(z, weight)
-    index, cells = _index(level, z, low, high), 2**level.planes
+    shape = (2**level.planes, _BINS)
+    index = _bins(z, low, high).add_(level.codes().int() * _BINS).flatten()
     # For every cell and bin: the sum of weights, and the sum of weighted values.
-    mass = torch.bincount(index, weights=weight.flatten().double(), minlength=cells * _BINS)
-    values = (z.clamp(low, high) * weight).flatten().double()
-    moment = torch.bincount(index, weights=values, minlength=cells * _BINS)
-    mass, moment = mass.view(cells, _BINS), moment.view(cells, _BINS)
-    code = torch.arange(cells, device=z.device).unsqueeze(1).expand(cells, _BINS).contiguous()
-    table, tables = level.table, []
-    for plane in range(level.planes, level.planes + count):
-        code, table = _cut(mass, moment, code, table, 1 << plane)
-        tables.append(table.float())
-    return _Cuts(low, high, code.flatten().to(torch.uint8), tables)
+    sums = [
+        torch.bincount(index, weights=x.flatten().double(), minlength=shape[0] * _BINS).view(shape)
+        for x in (weight, z.clamp(low, high) * weight)
+    ]
+    last, table = _best_cuts(sums[0], sums[1], level.table)
+    return _Cuts(low, high, last, table)
 
 
 def _range(z: Tensor, weight: Tensor) -> tuple[float, float]:
@@ -86,52 +80,26 @@ def _range(z: Tensor, weight: Tensor) -> tuple[float, float]:
     return max(float(z.min()), -spread), min(float(z.max()), spread) + 1e-12
 
 
-def _cut(
-    mass: Tensor, moment: Tensor, code: Tensor, table: Tensor, bit: int
-) -> tuple[Tensor, Tensor]:
-    """Cuts each of `bit` cells once; returns the new code of every bin, and the 2 · `bit` means.
+def _best_cuts(mass: Tensor, moment: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """Last bin of the lower half of each cell [cells], and the means of the halves [2 · cells].
 
-    `mass` and `moment` fp64 [histograms, bins] are the sums of weights, and of weighted values;
-    `code` int64 of the same shape says to which cell a bin belongs. A cell is a run of bins.
+    `mass` and `moment` fp64 [cells, bins] are the sums of weights, and of weighted values.
     """
-    rows, bins = mass.shape
-    sums, moments = (torch.zeros(bit, dtype=torch.float64, device=mass.device) for _ in range(2))
-    flat = code.flatten()
-    sums.index_add_(0, flat, mass.flatten())
-    moments.index_add_(0, flat, moment.flatten())
-    below, below_moment = _running(mass, code, sums), _running(moment, code, moments)
-    all_mass, all_moment = sums[code], moments[code]
+    below, below_moment = mass.cumsum(1), moment.cumsum(1)  # of all bins up to each
+    all_mass, all_moment = below[:, -1:], below_moment[:, -1:]
     above, above_moment = all_mass - below, all_moment - below_moment
     # Total variance = within halves + between halves; the total is fixed, so the largest variance
     # between (up to a constant: mass times squared mean of each half) is the smallest error.
     between = below_moment.square() / below.clamp_min(1e-300)
     between += above_moment.square() / above.clamp_min(1e-300)
     between[(above <= 1e-12 * all_mass) | (below <= 0)] = -1
-    best = torch.full((bit,), -2.0, dtype=torch.float64, device=mass.device)
-    best.scatter_reduce_(0, flat, between.flatten(), "amax")
-    places = torch.arange(rows * bins, device=mass.device)
-    at = torch.full((bit,), rows * bins, device=mass.device)
-    hit = between.flatten() == best[flat]
-    at.scatter_reduce_(0, flat[hit], places[hit], "amin")
-    upper = (places > at[flat]).view_as(code)
-    some, last = at < rows * bins, at.clamp_max(rows * bins - 1)  # not every cell has a bin
-    low = torch.where(some, below.flatten()[last], 0.0)
-    low_moment = torch.where(some, below_moment.flatten()[last], 0.0)
-    high, high_moment = sums - low, moments - low_moment
+    last = between.argmax(1)
+    low, low_moment, high, high_moment = (
+        x.gather(1, last.unsqueeze(1))[:, 0] for x in (below, below_moment, above, above_moment)
+    )
     # An empty half keeps its parent's value: no weight uses it, and it stays finite.
     parent = table.double()
     lower = torch.where(low > 0, low_moment / low.clamp_min(1e-300), parent)
-    enough = high > 1e-12 * sums.clamp_min(1e-300)
+    enough = high > 1e-12 * all_mass[:, 0].clamp_min(1e-300)
     higher = torch.where(enough, high_moment / high.clamp_min(1e-300), parent)
-    return code + bit * upper, torch.cat([lower, higher])
-
-
-def _running(x: Tensor, code: Tensor, totals: Tensor) -> Tensor:
-    """The sum of `x` within each cell up to each bin."""
-    before = x.cumsum(1)
-    # What lies before a cell in its histogram: the running sum in front of its first bin.
-    starts = torch.ones_like(code, dtype=torch.bool)
-    starts[:, 1:] = code[:, 1:] != code[:, :-1]
-    offsets = torch.zeros_like(totals)
-    offsets[code[starts]] = (before - x)[starts]
-    return before - offsets[code]
+    return last, torch.cat([lower, higher]).float()

@@ -28,7 +28,9 @@ def start(task: Problem, planes: int) -> Level:
     v = first_columns(task)
     code = torch.zeros(task.shape, dtype=torch.uint8)
     level = Level(code, first_rows(task, v), v, torch.zeros(1), 0)
-    return split(task, level, planes, Shared())[-1] if planes else level
+    for _ in range(planes):
+        level = split(task, level, Shared())
+    return level
 
 
 def error(task: Problem, level: Level, damping: float = 0.0) -> float:

@@ -11,8 +11,6 @@ from bitstack.decompose import search as search_module
 from bitstack.decompose.level import Level
 from bitstack.decompose.problem import Problem
 from bitstack.decompose.search import descend
-from bitstack.decompose.shared import Shared
-from bitstack.decompose.split import split
 from bitstack.kernels import native
 
 from .problems import problem, stated
@@ -20,8 +18,8 @@ from .test_refit import error, start
 
 
 def at(task: Problem, planes: int) -> list[Level]:
-    levels = split(task, start(task, 0), planes, Shared())
-    return [level.with_product(task) for level in levels]
+    levels = [start(task, j) for j in range(1, planes + 1)]
+    return [replace(level, code=levels[-1].code).with_product(task) for level in levels]
 
 
 @settings(max_examples=20, deadline=None)

@@ -24,8 +24,8 @@ def flat(weight: torch.Tensor, planes: int = 0) -> tuple[Problem, Level]:
     return task, Level(code, unit[0], v, torch.zeros(2**planes), planes)
 
 
-def cut(task: Problem, level: Level, planes: int = 1) -> Level:
-    return split(task, level, planes, Shared())[-1]
+def cut(task: Problem, level: Level) -> Level:
+    return split(task, level, Shared())
 
 
 def test_two_clusters_get_a_code_each() -> None:
@@ -62,41 +62,32 @@ def test_no_other_cut_has_a_smaller_error(seed: int) -> None:
 
 def test_every_cell_is_cut_by_itself_and_keeps_its_lower_planes() -> None:
     task = problem()
-    levels = split(task, start(task, 0), 5, Shared())
+    levels = [start(task, planes) for planes in range(5)]
     for below, above in pairwise(levels):
         assert torch.equal(above.codes() & (2**below.planes - 1), below.codes())
         assert above.codes().unique().numel() == 2**above.planes
         assert error(task, above) < 0.6 * error(task, below)
 
 
-def test_planes_at_once_are_those_one_by_one() -> None:
-    """Cells that exist are cut like cells that are just made."""
-    task = problem()
-    at_once = split(task, start(task, 0), 4, Shared())
-    level = start(task, 0)
-    for expected in at_once:
-        level = cut(task, level)
-        differ = float((level.codes() != expected.codes()).float().mean())
-        assert differ < 0.02  # the bins of later cuts lie elsewhere
-        torch.testing.assert_close(level.table, expected.table, rtol=2e-2, atol=1e-2)
-
-
 def test_other_rows_are_cut_where_it_was_learned() -> None:
     task, shared = problem(), Shared()
-    level = split(task, start(task, 0), 3, shared)[-1]
+    below = start(task, 2)
+    level = split(task, below, shared)
     some = Problem(task.space, task.x[7:9], task.row_weights[7:9])
-    zero = start(task, 0)
-    rows = Level(zero.code[7:9], zero.u[7:9], zero.v, zero.table, 0)
-    assert torch.equal(split(some, rows, 3, Shared(shared.learned))[-1].code, level.code[7:9])
+    rows = Level(below.code[7:9], below.u[7:9], below.v, below.table, 2)
+    taken = split(some, rows, Shared(shared.learned))
+    assert torch.equal(taken.code, level.code[7:9])
+    assert torch.equal(taken.table, level.table)
 
 
 def test_an_empty_half_keeps_a_finite_value() -> None:
     """All weights alike: no cut tells them apart."""
     task, level = flat(torch.full((4, 5), 0.25))
     level = Level(level.code, level.u, level.v, torch.tensor([0.125]), 0)
-    for one in split(task, level, 8, Shared()):
-        assert torch.isfinite(one.table).all()
-        assert torch.allclose(one.values(), task.x, rtol=1e-3)
+    for _ in range(8):
+        level = cut(task, level)
+        assert torch.isfinite(level.table).all()
+        assert torch.allclose(level.values(), task.x, rtol=1e-3)
 
 
 def test_a_row_almost_dead_does_not_stretch_the_table() -> None:
