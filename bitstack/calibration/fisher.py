@@ -33,9 +33,10 @@ class FisherInformation:
     embedding: Tensor  # [d, d], E[g gᵀ] for a row of the embedding, at the tokens that use it
 
     def of_embedding(
-        self, uses: Tensor, head_moment: Tensor | None, head_rows: Tensor | None
+        self, share: Tensor, head_moment: Tensor | None, head_rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Returns the second moment [d, d] and the row weights [V] that an embedding is coded with.
+        """Returns the second moment [d, d] and row weights [m] that rows of an embedding are coded
+        with.
 
         An error e of row r, used as input, costs share_r · e G eᵀ, where G is E[g gᵀ]. If the head
         is tied to the embedding, row r is an output too and costs also rows_r · e H eᵀ. The coder
@@ -43,19 +44,25 @@ class FisherInformation:
         rows have the same error.
 
         Args:
-            uses: how often each row stands in the text, [V].
+            share: of the tokens of text that are each of these rows, [m]; see `token_shares`.
             head_moment: H = E[x xᵀ] [d, d] of the tied head's inputs, None without one.
-            head_rows: E[g²] [V] of the tied head's outputs, None without one.
+            head_rows: E[g²] [m] of the tied head's outputs, None without one.
         """
         gradient = self.embedding
-        share = (uses + 1).to(gradient) / float(uses.sum() + len(uses))
+        share = share.to(gradient)
         if head_moment is None or head_rows is None:
             return gradient, share
         head = head_rows.to(gradient)
-        moment = head.sum() * head_moment + gradient
+        moment = head.sum() * head_moment + share.sum() * gradient
         # What row r costs by itself for an error alike in all directions: traces, not matrices.
         row_costs = head * head_moment.trace() + share * gradient.trace()
         return moment, row_costs / moment.trace()
+
+
+def token_shares(windows: list[Tensor], vocabulary: int) -> Tensor:
+    """Returns the share of each token in text, each counted once more than it is there, [V]."""
+    uses = torch.bincount(torch.cat([ids.flatten() for ids in windows]), minlength=vocabulary)
+    return (uses + 1) / float(uses.sum() + len(uses))
 
 
 def state_key(layer: int, batch: int) -> str:

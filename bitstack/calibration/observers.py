@@ -115,7 +115,8 @@ class GradientObserver:
             y.register_hook(lambda gradient: self._add(matrix, gradient))
 
     def _add(self, matrix: Matrix, gradient: Tensor) -> None:
-        square = gradient.detach().float().reshape(-1, matrix.rows).square().sum(0)
+        own = gradient.detach()[..., matrix.own_rows]
+        square = own.float().reshape(-1, matrix.rows).square().sum(0)
         known = self.squares.get(matrix.name)
         self.squares[matrix.name] = square if known is None else known + square
 

@@ -92,8 +92,9 @@ def calibration_operations(
     back = min(tokens, max(GRADIENT_TOKENS, length))
     layer = 2.0 * inside + _PER_WIDTH * len(layers) * text.hidden_size
     running = layer * (2 * tokens + 2.5 * back) + (whole - inside) * (2.0 * tokens + 6.0 * back)
-    # Matrices that read the same input share its moment; about half of them do.
-    moments = sum(0.7 * m.columns**2 for m in matrices if m.kind != "expert")
+    # Matrices that read the same input share its moment; about half of them do, and all parts.
+    own = (m for m in matrices if m.kind != "expert" and not m.first_row)
+    moments = sum(0.7 * m.columns**2 for m in own)
     return running, tokens * moments
 
 

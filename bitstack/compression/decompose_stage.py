@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bitstack.calibration.fisher import FisherInformation, measure_fisher, state_key
+from bitstack.calibration.fisher import (
+    FisherInformation,
+    measure_fisher,
+    state_key,
+    token_shares,
+)
 from bitstack.calibration.observers import InputObserver, Moments, observed
 from bitstack.calibration.spill import Spill
 from bitstack.compression.against_rounding import warning
@@ -79,6 +84,13 @@ class DecomposeStage:
     def _cost(self, matrix: Matrix) -> float:
         """Operations, by which work is shared and the time left is estimated."""
         return decompose_operations(matrix, self.recipe, text=self.job.text is not None)
+
+    @cached_property
+    def _vocabulary(self) -> int:
+        """Rows of the embedding."""
+        weight = self.runner.source.model.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return len(weight)
 
     @cached_property
     def _rolls(self) -> bool:
@@ -203,9 +215,8 @@ class DecomposeStage:
                 moment = second_moment(matrix, observer.moments)
                 weights = row_weights(matrix, self.fisher, observer.moments)
                 if matrix.kind == "embedding" and self.fisher:
-                    ids = torch.cat([batch.flatten() for batch in self.runner.windows])
-                    uses = torch.bincount(ids, minlength=matrix.rows)
-                    moment, weights = self.fisher.of_embedding(uses, moment, weights)
+                    shares = token_shares(self.runner.windows, self._vocabulary)[matrix.own_rows]
+                    moment, weights = self.fisher.of_embedding(shares, moment, weights)
                 tasks.append(self._task(matrix, moment, weights))
             self._decompose(tasks)
             if _dense_key(None) in self._own_keys:

@@ -5,7 +5,6 @@ a run; see `compression.job`.
 """
 
 import difflib
-import fnmatch
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +21,9 @@ from bitstack.machine.free_memory import memory_room
 from bitstack.machine.sizes import format_bytes
 from bitstack.ordering.reference import BYTES_PER_TOKEN, KEPT_TOKENS
 from bitstack.original.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
+from bitstack.original.row_parts import in_parts
 from bitstack.original.source import Source, open_source
-from bitstack.recipe import Recipe
+from bitstack.recipe import Recipe, matches
 
 BATCH_TOKENS = 2048  # tokens of one forward pass through a layer: a window of usual length
 
@@ -133,7 +133,7 @@ def _find_recipe_matrices(source: Source, recipe: Recipe) -> list[Matrix]:
     matrices = find_matrices(source.model, embeddings=recipe.embeddings == "decompose")
     names = [m.name for m in matrices]
     for pattern in recipe.overrides:
-        if not fnmatch.filter(names, pattern):
+        if not any(matches(name, pattern) for name in names):
             roles = {m.role for m in matrices}
             near = difflib.get_close_matches(pattern.removeprefix("*."), roles, n=3, cutoff=0.3)
             raise UserError(
@@ -150,7 +150,7 @@ def _find_recipe_matrices(source: Source, recipe: Recipe) -> list[Matrix]:
             )
     if not kept:
         raise UserError(f"recipe {recipe.name}: nothing is left to decompose")
-    return kept
+    return in_parts(kept) if recipe.method == "codes" else kept
 
 
 def _check_output(folder: Path) -> None:

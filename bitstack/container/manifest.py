@@ -29,8 +29,8 @@ from bitstack.original.matrices import Dense, Matrix
 
 MANIFEST = "bitstack.json"
 # 2: stacks whose upper levels have planes of their own; 3: any number of chains; 4: rotated inputs;
-# 5: outliers
-FORMAT = 5
+# 5: outliers; 6: embedding and head in parts of some rows
+FORMAT = 6
 INDEX = "model.safetensors.index.bitstack.json"
 
 _SHAPE = (
@@ -58,6 +58,7 @@ class StackEntry(BaseModel):
     expert: int | None = None
     transposed: bool = False
     tied: str | None = None
+    first_row: int | None = None
     format: Literal["codes", "signs"]
     levels: int
     rank: int = 0

@@ -18,7 +18,7 @@ from bitstack.container.shards import tensor_order, write_shards
 from bitstack.errors import UserError
 from bitstack.live.resident import Resident, resident_of
 from bitstack.machine.files import disk_errors
-from bitstack.nn.modules import PackedEmbedding
+from bitstack.nn.modules import PackedEmbedding, PartedEmbedding
 from bitstack.original.side_files import config_of
 
 VARIANT = "bitstack"  # in the names of the files, or transformers would take them for its own
@@ -129,7 +129,10 @@ class _ModelReader:
             **dict(model.named_buffers(remove_duplicate=False)),
         }
         for name, module in model.named_modules():
-            if isinstance(module, PackedEmbedding) and module.original is not None:
+            if (
+                isinstance(module, PackedEmbedding | PartedEmbedding)
+                and module.original is not None
+            ):
                 self.own |= {f"{name}.{key}": t for key, t in module.original.named_buffers()}
         self.reader: BlockReader = resident.reader(resident.levels)
 

@@ -107,8 +107,9 @@ def check_config(folder: Path, model: nn.Module, manifest: Manifest) -> None:
     made |= {name: tuple(buffer.shape) for name, buffer in model.named_buffers()}
     held = {d.name: tuple(d.shape) for d in manifest.dense}
     for entry in manifest.stacks:
-        shape = (entry.rows, entry.columns)[:: -1 if entry.transposed else 1]
-        experts = 1 + (entry.expert or 0)  # right for the last expert, whose entry comes last
+        rows = entry.matrix.own_rows.stop  # right for the last part, whose entry comes last
+        shape = (rows, entry.columns)[:: -1 if entry.transposed else 1]
+        experts = 1 + (entry.expert or 0)  # likewise for the last expert
         held[entry.parameter] = shape if entry.expert is None else (experts, *shape)
     tied = {f"{entry.tied}.weight" for entry in manifest.stacks if entry.tied}
     tied |= set(model.all_tied_weights_keys)  # type: ignore[arg-type]

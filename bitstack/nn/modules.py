@@ -1,10 +1,11 @@
 """Defines the modules that replace a model's own and run from packed blocks.
 
-Each is a `Stack` under the name of the module or parameter it replaces, so that tensors keep the
-model's names. `weight` unpacks the whole matrix for code that reads it; no forward here does. Does
-not put the modules into a model; see `nn.replace`.
+Each is a `Stack`, or `RowParts`, under the name of the module or parameter it replaces, so that
+tensors keep the model's names. `weight` unpacks the whole matrix for code that reads it; no forward
+here does. Does not put the modules into a model; see `nn.replace`.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.func import functional_call
 
 from bitstack.container.blocks import StackSpec
 from bitstack.errors import UserError
+from bitstack.nn.row_parts import RowParts
 from bitstack.nn.stack import Stack
 
 
@@ -34,7 +36,24 @@ class Unpacked(Tensor):
         )
 
 
-class PackedLinear(Stack, nn.Linear):
+class _LinearForward:
+    """What a Linear from packed blocks has, whether these are one stack or several parts."""
+
+    product: Callable[[Tensor, Tensor | None], Tensor]
+    dequantize: Callable[[], Tensor]
+    dtype: torch.dtype
+    bias: nn.Parameter | None
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix [out_features, in_features] in the model's dtype, unpacked."""
+        return self.dequantize().to(self.dtype).as_subclass(Unpacked)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x, self.bias)
+
+
+class PackedLinear(_LinearForward, Stack, nn.Linear):  # type: ignore[misc, override]
     """Replaces a Linear or a GPT-2 Conv1D, whose `bias` it takes over.
 
     It is a subclass of Linear, so that adapters (PEFT) can be put on top of it.
@@ -45,25 +64,32 @@ class PackedLinear(Stack, nn.Linear):
         self.in_features, self.out_features = spec.columns, spec.rows
         self.register_parameter("bias", bias)
 
-    @property
-    def weight(self) -> Tensor:  # type: ignore[override]
-        """The matrix [out_features, in_features] in the model's dtype, unpacked."""
-        return self.dequantize().to(self.dtype).as_subclass(Unpacked)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.product(x, self.bias)
+class PartedLinear(_LinearForward, RowParts, nn.Linear):  # type: ignore[misc, override]
+    """Replaces the Linear of an LM head that is stored in parts of some rows."""
+
+    def __init__(
+        self, specs: Sequence[StackSpec], bias: nn.Parameter | None, dtype: torch.dtype
+    ) -> None:
+        super().__init__(specs, dtype)
+        self.in_features, self.out_features = self.columns, self.rows
+        self.register_parameter("bias", bias)
 
 
-class PackedEmbedding(Stack):
-    """Replaces an Embedding, or one of a subclass, whose own forward is kept.
+class _EmbeddingForward:
+    """What an Embedding from packed blocks has, whether these are one stack or several parts.
 
-    That forward is called with only the rows it needs and with ids renumbered to them, so that
-    whatever the subclass adds (Gemma multiplies by a scale) still happens.
+    It replaces an Embedding, or one of a subclass, whose own forward is kept. That forward is
+    called with only the rows it needs and with ids renumbered to them, so that whatever the
+    subclass adds (Gemma multiplies by a scale) still happens.
     """
 
-    def __init__(self, spec: StackSpec, original: nn.Embedding, dtype: torch.dtype) -> None:
-        super().__init__(spec, dtype)
-        self.num_embeddings, self.embedding_dim = spec.rows, spec.columns
+    gather: Callable[[Tensor], Tensor]
+    dequantize: Callable[[], Tensor]
+    dtype: torch.dtype
+
+    def _take_over(self, original: nn.Embedding, rows: int, columns: int) -> None:
+        self.num_embeddings, self.embedding_dim = rows, columns
         self.padding_idx = original.padding_idx
         self.plain = type(original) is nn.Embedding
         self.original = None if self.plain else original
@@ -80,13 +106,34 @@ class PackedEmbedding(Stack):
         return functional_call(self.original, {"weight": rows}, (compact,))
 
 
+class PackedEmbedding(_EmbeddingForward, Stack):
+    """Replaces an Embedding by one stack."""
+
+    def __init__(self, spec: StackSpec, original: nn.Embedding, dtype: torch.dtype) -> None:
+        super().__init__(spec, dtype)
+        self._take_over(original, spec.rows, spec.columns)
+
+
+class PartedEmbedding(_EmbeddingForward, RowParts):
+    """Replaces an Embedding by parts of some rows, each a stack."""
+
+    def __init__(
+        self, specs: Sequence[StackSpec], original: nn.Embedding, dtype: torch.dtype
+    ) -> None:
+        super().__init__(specs, dtype)
+        self._take_over(original, self.rows, self.columns)
+
+
 class TiedHead(nn.Module):
     """An LM head that multiplies with the blocks of the embedding it is tied to."""
 
-    def __init__(self, embedding: PackedEmbedding, bias: nn.Parameter | None) -> None:
+    def __init__(
+        self, embedding: PackedEmbedding | PartedEmbedding, bias: nn.Parameter | None
+    ) -> None:
         super().__init__()
         self._embedding = (embedding,)  # in a tuple, or its blocks would be registered twice
-        self.in_features, self.out_features = embedding.spec.columns, embedding.spec.rows
+        self.in_features = embedding.embedding_dim
+        self.out_features = embedding.num_embeddings
         self.bias = bias
 
     @property

@@ -10,26 +10,31 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bitstack.container.blocks import StackSpec
-from bitstack.nn.modules import PackedEmbedding, PackedExperts, PackedLinear, TiedHead
+from bitstack.nn.modules import (
+    PackedEmbedding,
+    PackedExperts,
+    PackedLinear,
+    PartedEmbedding,
+    PartedLinear,
+    TiedHead,
+)
 from bitstack.nn.stack import Stack
 from bitstack.original.matrices import Matrix
 
 
 def pack_model(model: nn.Module, matrices: list[Matrix], specs: list[StackSpec]) -> None:
     """Replaces the modules of `matrices` in `model` by empty stacks of `specs`, one a matrix."""
-    experts: dict[str, list[tuple[Matrix, StackSpec]]] = {}
+    shared: dict[str, list[tuple[Matrix, StackSpec]]] = {}
     for matrix, spec in zip(matrices, specs, strict=True):
-        if matrix.kind == "expert":
-            experts.setdefault(matrix.parameter, []).append((matrix, spec))
-        elif matrix.kind == "embedding":
-            _pack_embedding(model, matrix, spec)
+        shared.setdefault(matrix.parameter, []).append((matrix, spec))
+    for parameter, members in shared.items():
+        kind = members[0][0].kind
+        if kind == "expert":
+            _pack_experts(model, parameter, members)
+        elif kind == "embedding":
+            _pack_embedding(model, members)
         else:
-            old = model.get_submodule(matrix.module)
-            dtype = old.weight.dtype
-            assert not isinstance(dtype, nn.Module)
-            _set(model, matrix.module, PackedLinear(spec, getattr(old, "bias", None), dtype))  # type: ignore[arg-type]
-    for parameter, members in experts.items():
-        _pack_experts(model, parameter, members)
+            _pack_linear(model, members)
 
 
 def stacks(model: nn.Module) -> dict[str, Stack]:
@@ -46,10 +51,25 @@ def resident_bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def _pack_embedding(model: nn.Module, matrix: Matrix, spec: StackSpec) -> None:
+def _pack_linear(model: nn.Module, members: list[tuple[Matrix, StackSpec]]) -> None:
+    matrix, spec = members[0]
+    old: Any = model.get_submodule(matrix.module)
+    bias, dtype = getattr(old, "bias", None), old.weight.dtype
+    if matrix.first_row is None:
+        _set(model, matrix.module, PackedLinear(spec, bias, dtype))
+    else:
+        _set(model, matrix.module, PartedLinear([spec for _, spec in members], bias, dtype))
+
+
+def _pack_embedding(model: nn.Module, members: list[tuple[Matrix, StackSpec]]) -> None:
+    matrix, spec = members[0]
     old = model.get_submodule(matrix.module)
     assert isinstance(old, nn.Embedding)
-    packed = PackedEmbedding(spec, old, old.weight.dtype)
+    packed: PackedEmbedding | PartedEmbedding
+    if matrix.first_row is None:
+        packed = PackedEmbedding(spec, old, old.weight.dtype)
+    else:
+        packed = PartedEmbedding([spec for _, spec in members], old, old.weight.dtype)
     if matrix.tied:
         head = model.get_submodule(matrix.tied)
         _set(model, matrix.tied, TiedHead(packed, getattr(head, "bias", None)))

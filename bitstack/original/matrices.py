@@ -24,7 +24,8 @@ class Matrix:
     `name` is unique and is the name of its tensors in a container; `parameter` is the model's
     parameter that holds it, sliced by `expert` where that is a fused tensor, and `transposed` says
     that the parameter is stored inputs x outputs. `module` is the module that uses it, `tied` the
-    LM head that shares an embedding, `layer` the index of its decoder layer or None.
+    LM head that shares an embedding, `layer` the index of its decoder layer or None. `first_row` is
+    where this part of an embedding or LM head begins, None for all of it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Matrix:
     expert: int | None = None
     transposed: bool = False
     tied: str | None = None
+    first_row: int | None = None
 
     @property
     def weights(self) -> int:
@@ -51,7 +53,14 @@ class Matrix:
     def of(self, parameter: torch.Tensor) -> torch.Tensor:
         """Returns the view [rows, columns] of this matrix in the value of its parameter."""
         value = parameter if self.expert is None else parameter[self.expert]
-        return value.T if self.transposed else value
+        value = value.T if self.transposed else value
+        return value if self.first_row is None else value[self.own_rows]
+
+    @property
+    def own_rows(self) -> slice:
+        """Its rows among those of the whole matrix of which it is a part."""
+        first = self.first_row or 0
+        return slice(first, first + self.rows)
 
 
 @dataclass(frozen=True)

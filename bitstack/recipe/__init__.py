@@ -3,7 +3,7 @@ hold the shipped recipes, see `bitstack.recipes`; compresses nothing, see `compr
 
 from bitstack.recipe.loading import load_recipe
 from bitstack.recipe.old_names import RENAMED, current_names, with_old_names
-from bitstack.recipe.schema import GENERAL, NO_TEXT, OVERRIDABLE, Recipe
+from bitstack.recipe.schema import GENERAL, NO_TEXT, OVERRIDABLE, Recipe, matches
 
 __all__ = [
     "GENERAL",
@@ -13,5 +13,6 @@ __all__ = [
     "Recipe",
     "current_names",
     "load_recipe",
+    "matches",
     "with_old_names",
 ]

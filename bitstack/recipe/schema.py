@@ -4,6 +4,7 @@ The options of `compress-model run` (see `commands.recipe_options`) and the page
 (see `recipe.page`) are made from these fields. Does not read files; see `recipe.loading`.
 """
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,6 +37,15 @@ def _bytes(value: Any) -> Any:
     if isinstance(value, bool) or size is None:
         raise ValueError("a size in bytes is expected, such as 200MB, 1.5GiB or 123456789")
     return int(size)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Tells whether the key `pattern` of `overrides` is for the matrix `name`.
+
+    A pattern that matches all of a tensor is for its numbered parts too: `*.embed_tokens` for
+    `model.embed_tokens.3`, its fourth part.
+    """
+    return fnmatchcase(name, pattern) or fnmatchcase(re.sub(r"\.\d+$", "", name), pattern)
 
 
 class Recipe(BaseModel):
@@ -265,7 +275,7 @@ class Recipe(BaseModel):
         """Returns the recipe of the matrix `name`; a later pattern goes before an earlier one."""
         recipe = self
         for pattern in self.overrides:
-            if fnmatchcase(name, pattern):
+            if matches(name, pattern):
                 changed = recipe._overridden(pattern)
                 recipe = changed.model_copy(update={"overrides": self.overrides})
         return recipe
@@ -294,7 +304,7 @@ class Recipe(BaseModel):
         values = [
             fields["dense"]
             for pattern, fields in self.overrides.items()
-            if fnmatchcase(name, pattern) and "dense" in fields
+            if matches(name, pattern) and "dense" in fields
         ]
         return bool(values and values[-1])
 

@@ -17,6 +17,7 @@ from bitstack.calibration.fisher import (
     gradient_batches,
     measure_fisher,
     state_key,
+    token_shares,
 )
 from bitstack.calibration.spill import Spill
 from bitstack.machine.workers import Workers
@@ -98,17 +99,21 @@ def test_an_embedding_used_as_input_and_output() -> None:
     torch.manual_seed(0)
     vocabulary, d = 7, 4
     g, h = (x @ x.T for x in torch.randn(2, d, 9))
-    rows, uses = torch.rand(vocabulary), torch.arange(vocabulary)
+    rows = torch.rand(vocabulary)
     error = torch.randn(d)
     fisher = FisherInformation({}, g)
-    share = (uses + 1) / (uses + 1).sum()
+    share = token_shares([torch.tensor([[0, 5, 5]]), torch.tensor([[6, 5, 1]])], vocabulary)
+    torch.testing.assert_close(share, torch.tensor([2.0, 2, 1, 1, 1, 4, 2]) / 13)
     as_input = (share * (error @ g @ error)).sum()
-    moment, weights = fisher.of_embedding(uses, None, None)
+    moment, weights = fisher.of_embedding(share, None, None)
     torch.testing.assert_close((weights * (error @ moment @ error)).sum(), as_input)
-    moment, weights = fisher.of_embedding(uses, h, rows)
+    moment, weights = fisher.of_embedding(share, h, rows)
     as_output = (rows * (error @ h @ error)).sum()
     # The weights of the rows sum to one, so that equal errors cost what they cost together.
     torch.testing.assert_close((weights * (error @ moment @ error)).sum(), as_input + as_output)
+    parts = [fisher.of_embedding(share[own], h, rows[own]) for own in (slice(3), slice(3, 7))]
+    apart = sum((weights * (error @ moment @ error)).sum() for moment, weights in parts)
+    torch.testing.assert_close(apart, as_input + as_output)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""Splits the matrices of a large vocabulary into parts of some rows, which are decomposed apart.
+
+Tokenizers number their tokens about by how often text has them, so the first rows of an embedding
+or LM head count many times as much as the last. Parts of their own get more blocks for the first,
+and a block of one is a small step from budget to budget. Does not find matrices; see
+`original.matrices`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from bitstack.original.matrices import Matrix
+
+# Where parts end, in 16ths of the rows. The shares of tokens in text fall fastest at the beginning:
+# with a thousand parts instead of six, bits per row could follow them only a little better.
+_ENDS = (1, 2, 4, 8, 12, 16)
+_FEWEST = 256  # rows of the first part: fewer do not pay for column scales and tables of their own
+
+
+def in_parts(matrices: Sequence[Matrix]) -> list[Matrix]:
+    """Returns `matrices` with every large embedding and LM head in the parts it is split into."""
+    return [part for matrix in matrices for part in _parts(matrix)]
+
+
+def _parts(matrix: Matrix) -> list[Matrix]:
+    step = matrix.rows // _ENDS[-1]
+    if matrix.kind not in ("embedding", "head") or step < _FEWEST:
+        return [matrix]
+    ends = [0, *(end * step for end in _ENDS[:-1]), matrix.rows]
+    return [
+        replace(matrix, name=f"{matrix.name}.{index}", rows=end - first, first_row=first)
+        for index, (first, end) in enumerate(pairwise(ends))
+    ]
