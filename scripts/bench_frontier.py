@@ -15,7 +15,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from bitstack.errors import UserError
 
 PICTURES = Path(__file__).resolve().parents[1] / ".github"
 NAME = "frontier"  # of the files of rows
+_STDERR = 2  # file descriptor; stdout is for the tables or the JSON
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
@@ -79,46 +80,46 @@ def measure_here(options: argparse.Namespace) -> None:
         rows.add(row)
 
 
-def measure(file: Path, task: Task, options: argparse.Namespace, given: Sequence[str]) -> dict:
+def measure(
+    file: Path, task: Task, options: argparse.Namespace, given: Sequence[str]
+) -> dict[str, str]:
     """Measures every setting with a missing row, each in a process of its own.
 
     Returns:
         The reason why a setting could not be measured, by its name.
     """
     missing = {}
-    for name in _names(file, task, options):
-        rows = Rows(file, task, PricedRow)
-        # What a setting lacks is known only after those before it.
-        setting = next(
-            s for s in settings(rows.rows, sizes_of(rows, options.rows)) if s.name == name
-        )
-        if not setting.lacks(rows.has):
-            continue
+    for setting in each_setting(file, task, options):
         known = METHODS.get(setting.family)
         if reason := known and known.missing():
-            missing[name] = reason
+            missing[setting.name] = reason
             continue
-        print(f"measuring {name}", file=sys.stderr, flush=True)
-        command = [sys.executable, __file__, *_without(given, "--fresh"), "--here", name]
-        status = subprocess.run(command, check=False).returncode
+        print(f"measuring {setting.name}", file=sys.stderr, flush=True)
+        command = [sys.executable, __file__, *_without(given, "--fresh"), "--here", setting.name]
+        status = subprocess.run(command, stdout=_STDERR, check=False).returncode
         if status:
-            missing[name] = f"ended with status {status}; the lines above say why"
+            missing[setting.name] = f"ended with status {status}; its own lines say why"
     return missing
 
 
-def _names(file: Path, task: Task, options: argparse.Namespace) -> Iterable[str]:
-    """Yields the names of the settings of the chosen methods, those that rows bring on as well."""
+def each_setting(file: Path, task: Task, options: argparse.Namespace) -> Iterator[Setting]:
+    """Yields the settings of the chosen methods that lack a row, when their turn has come.
+
+    What a setting lacks, and which there are, follows from the rows of those before it.
+    """
     seen: set[str] = set()
     while True:
         rows = Rows(file, task, PricedRow)
-        chosen: list[Setting] = [
-            s for s in settings(rows.rows, sizes_of(rows, options.rows))
-            if s.family in ("original", *options.methods) and s.name not in seen
-        ]  # fmt: skip
-        if not chosen:
+        following = (
+            setting for setting in settings(rows.rows, sizes_of(rows, options.rows))
+            if setting.family in ("original", *options.methods) and setting.name not in seen
+            and setting.lacks(rows.has)
+        )  # fmt: skip
+        setting = next(following, None)
+        if setting is None:
             return
-        seen.add(chosen[0].name)
-        yield chosen[0].name
+        seen.add(setting.name)
+        yield setting
 
 
 def _without(given: Sequence[str], word: str) -> list[str]:

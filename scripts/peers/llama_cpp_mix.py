@@ -9,10 +9,8 @@ that grid. Single types are in `peers.llama_cpp_peer`.
 """
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from peers.bench import Bench, Clock, Row
 from peers.containers import in_bytes
 from peers.llama_cpp_peer import mean_squares, stored_names
 from peers.loops import Done
+from peers.mixing import Choice, chosen
 
 METHOD = "llama.cpp-mix"
 TYPES = (
@@ -41,15 +40,6 @@ _ggml.ggml_quantize_chunk.argtypes = [
     ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64,
     ctypes.c_void_p,
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A tensor in a type."""
-
-    type: Type
-    size: int  # bytes
-    error: float
 
 
 def rows(bench: Bench, done: Done) -> Iterator[Row]:
@@ -68,7 +58,7 @@ def rows(bench: Bench, done: Done) -> Iterator[Row]:
             continue
         values = _each(
             weights,
-            lambda n, t=types: quantised(weights[n], t[n].type, importance[n])[0],
+            lambda n, t=types: quantised(weights[n], t[n].kind, importance[n])[0],
             f"{METHOD} {in_bytes(size)}",
         )
         seconds, stored = before + clock.seconds, sum(c.size for c in types.values())
@@ -92,42 +82,6 @@ def compared(weight: np.ndarray, importance: np.ndarray) -> list[Choice]:
             error = float(((value - some) ** 2 * importance).sum()) / whole
             found.append(Choice(kind, count * width // block * size, error))
     return found
-
-
-def chosen(choices: Mapping[str, Sequence[Choice]], most: int) -> dict[str, Choice] | None:
-    """Returns the choice of each tensor, at most `most` bytes in all; None if none are so small.
-
-    Steps along the lower convex hull of each tensor, in the order of error saved per byte.
-    """
-    hulls = {name: hull(each) for name, each in choices.items()}
-    taken = {name: each[0] for name, each in hulls.items()}
-    left = most - sum(choice.size for choice in taken.values())
-    if left < 0:
-        return None
-    steps = [(_slope(a, b), n, b) for n, each in hulls.items() for a, b in pairwise(each)]
-    for _, name, choice in sorted(steps, key=lambda step: step[:2]):
-        more = choice.size - taken[name].size
-        if more <= left:
-            taken[name], left = choice, left - more
-    return taken
-
-
-def hull(choices: Sequence[Choice]) -> list[Choice]:
-    """Returns the choices that save the most error per byte, from small to large."""
-    kept: list[Choice] = []
-    for choice in sorted(choices, key=lambda c: (c.size, c.error)):
-        if kept and choice.error >= kept[-1].error:
-            continue
-        while len(kept) > 1 and _slope(kept[-1], choice) <= _slope(kept[-2], kept[-1]):
-            kept.pop()
-        if not kept or choice.size > kept[-1].size:
-            kept.append(choice)
-    return kept
-
-
-def _slope(small: Choice, large: Choice) -> float:
-    """Returns the error gained per byte, below zero."""
-    return (large.error - small.error) / (large.size - small.size)
 
 
 def quantised(weight: np.ndarray, kind: Type, importance: np.ndarray) -> tuple[np.ndarray, int]:
