@@ -4,7 +4,8 @@ What users of llama.cpp ask for in its pull request 15550. The error of a type o
 squared error weighted by the importance matrix, on a sample of rows; from the smallest types on,
 the step that saves the most error per byte is taken until the size is reached. Errors are relative
 to the tensor's own weighted square, without which a few tensors with large inputs would take
-all bytes. Types with a minimum in blocks of 32 (Q4_1, Q5_1) are left out: SmolLM2's weights lie on
+all bytes; that of the head counts once for each layer, as the errors of all layers add up before
+it. Types with a minimum in blocks of 32 (Q4_1, Q5_1) are left out: SmolLM2's weights lie on
 that grid. Single types are in `peers.llama_cpp_peer`.
 """
 
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from peers.bench import Bench, Clock, Row
 from peers.containers import in_bytes
-from peers.llama_cpp_peer import mean_squares, stored_names
+from peers.llama_cpp_peer import head_name, mean_squares, stored_names
 from peers.loops import Done
 from peers.mixing import Choice, chosen
 
@@ -48,8 +49,12 @@ def rows(bench: Bench, done: Done) -> Iterator[Row]:
     if not wanted:
         return
     clock = Clock()
-    weights, importance = _tensors(bench), _importance(bench)
-    choices = _each(weights, lambda n: compared(weights[n], importance[n]), f"{METHOD}, errors")
+    weights, importance, counts = _tensors(bench), _importance(bench), _counts(bench)
+    choices = _each(
+        weights,
+        lambda n: compared(weights[n], importance[n], counts.get(n, 1)),
+        f"{METHOD}, errors",
+    )
     fixed = sum(4 * p.numel() for n, p in bench.model.named_parameters() if n not in weights)
     before = clock.seconds
     for size in wanted:
@@ -69,8 +74,8 @@ def rows(bench: Bench, done: Done) -> Iterator[Row]:
             )
 
 
-def compared(weight: np.ndarray, importance: np.ndarray) -> list[Choice]:
-    """Returns what each type that divides `weight` [rows, n] takes and loses."""
+def compared(weight: np.ndarray, importance: np.ndarray, times: int = 1) -> list[Choice]:
+    """Returns what each type that divides `weight` [rows, n] takes and loses, `times` over."""
     count, width = weight.shape
     some = weight[np.unique(np.linspace(0, count - 1, SAMPLED).round().astype(int))]
     whole = float((some**2 * importance).sum()) or 1.0
@@ -79,7 +84,7 @@ def compared(weight: np.ndarray, importance: np.ndarray) -> list[Choice]:
         block, size = gguf.GGML_QUANT_SIZES[kind]
         if width % block == 0:
             value, _ = quantised(some, kind, importance)
-            error = float(((value - some) ** 2 * importance).sum()) / whole
+            error = float(((value - some) ** 2 * importance).sum()) / whole * times
             found.append(Choice(kind, count * width // block * size, error))
     return found
 
@@ -94,6 +99,11 @@ def quantised(weight: np.ndarray, kind: Type, importance: np.ndarray) -> tuple[n
     )
     assert written == target.nbytes
     return gguf.dequantize(target, kind), written
+
+
+def _counts(bench: Bench) -> dict[str, int]:
+    """Returns how often the error of the head counts, by its parameter."""
+    return {head_name(bench.model): bench.model.config.num_hidden_layers}
 
 
 def _tensors(bench: Bench) -> dict[str, np.ndarray]:

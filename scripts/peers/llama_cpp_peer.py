@@ -81,6 +81,12 @@ def stored_names(model: Any) -> dict[str, str]:
     return {name: there for name, there in names.items() if there is not None}
 
 
+def head_name(model: Any) -> str:
+    """Returns the parameter of the head, which is the embedding's where they are tied."""
+    weight = model.get_output_embeddings().weight
+    return next(name for name, parameter in model.named_parameters() if parameter is weight)
+
+
 def write(model: Any, file: Path) -> None:
     """Writes the model as a GGUF in fp32, with as much as quantising needs.
 
@@ -153,9 +159,7 @@ def mean_squares(bench: Bench, *, head: bool = False) -> dict[str, np.ndarray]:
     model = bench.model
     modules = {names[m.parameter]: model.get_submodule(m.module) for m in bench.linear}
     if head:
-        output = model.get_output_embeddings()
-        owner = next(n for n, p in model.named_parameters() if p is output.weight)
-        modules[names[owner]] = output
+        modules[names[head_name(model)]] = model.get_output_embeddings()
     handles = [module.register_forward_pre_hook(note(n)) for n, module in modules.items()]
     for ids in bench.windows.split(_BATCH):
         bench.model(ids, use_cache=False)
