@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import quality_equal
 import quality_plot
@@ -37,19 +37,15 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 TEXTS = SHARED / "text"
 HEAD = 8_000_000  # characters of the calibration text that are read
 QUICK = 20_000  # tokens of --quick
+BY_MODEL = "[default: by model]"
+B = TypeVar("B", bound=Bench)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     work = Path(tempfile.gettempdir()) / "bitstack-quality"
-    option = parser.add_argument
-    model, preset = SHARED / "models/babyllama105", "[default: by model]"
-    option("--model", type=Path, default=model, help="folder, SmolLM2, or a name with --kept")
-    option("--calibration", type=Path, help=f"calibration text file {preset}")
-    option("--text", type=Path, help=f"evaluation text file {preset}")
-    option("--tokens", type=int, help=f"use only the first tokens of the text {preset}")
-    option("--window", type=int, help=f"tokens of a window, and of the stride {preset}")
-    option("--samples", type=int, help=f"calibration windows of the peers {preset}")
+    task_options(parser, SHARED / "models/babyllama105")
+    option, preset = parser.add_argument, BY_MODEL
     some: dict[str, Any] = {"nargs": "*", "metavar": "N", "type": int}
     option("--groups", **some, help=f"group sizes of the peers, of those they have {preset}")
     option("--bits", **some, help=f"bits of the peers, of those they have {preset}")
@@ -70,8 +66,33 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def task_options(parser: argparse.ArgumentParser, model: Path) -> None:
+    """Adds the options that say what is measured; `model` is the default."""
+    option = parser.add_argument
+    option("--model", type=Path, default=model, help="folder, SmolLM2, or a name with --kept")
+    option("--calibration", type=Path, help=f"calibration text file {BY_MODEL}")
+    option("--text", type=Path, help=f"evaluation text file {BY_MODEL}")
+    option("--tokens", type=int, help=f"use only the first tokens of the text {BY_MODEL}")
+    option("--window", type=int, help=f"tokens of a window, and of the stride {BY_MODEL}")
+    option("--samples", type=int, help=f"calibration windows of the peers {BY_MODEL}")
+
+
 def open_bench(options: argparse.Namespace) -> Bench:
-    """Opens the model with its texts.
+    """Opens the model with its texts, and the limits of its options.
+
+    Raises:
+        UserError: A text is neither given nor preset for the model.
+    """
+    preset = preset_of(options)
+    if options.quick and not options.tokens:
+        options.tokens = min(QUICK, preset.tokens)
+    bench = open_task(options, Bench)
+    bench.limits = limits(options, preset.limits)
+    return bench
+
+
+def open_task(options: argparse.Namespace, kind: type[B]) -> B:
+    """Opens the model with its texts as the options of `task_options` say.
 
     Raises:
         UserError: A text is neither given nor preset for the model.
@@ -82,12 +103,11 @@ def open_bench(options: argparse.Namespace) -> Bench:
     if not calibration or not text:
         raise UserError(f"{options.model}: no preset for it; give --calibration and --text")
     options.work.mkdir(parents=True, exist_ok=True)
-    tokens = options.tokens or (min(QUICK, preset.tokens) if options.quick else preset.tokens)
     window = options.window or preset.window
-    return Bench(
+    return kind(
         folder_of(options.model, options.work), head(Path(calibration), options.work), Path(text),
-        options.work, tokens=tokens, window=window, samples=options.samples or preset.samples,
-        length=window, limits=limits(options, preset.limits),
+        options.work, tokens=options.tokens or preset.tokens, window=window,
+        samples=options.samples or preset.samples, length=window,
     )  # fmt: skip
 
 

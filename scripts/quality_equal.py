@@ -110,9 +110,9 @@ def equal_table(curves: Curves, view: str) -> Any:
     grid = table(columns, left=columns[:2])
     for row in sorted(_peers(curves, view), key=lambda r: size_of(r, view)):
         own = [at(curves, name, size_of(row, view), view) for name in ours]
-        cells = [cell for one in own for cell in _cells(row, one)]
+        numbers = [cell for one in own for cell in cells(row, one)]
         place = str(row.resident_bytes) if view == "whole" else f"{row.bits_per_weight:.3f}"
-        grid.add_row(row.method, row.setting, place, _number(row.kl_per_token), *cells)
+        grid.add_row(row.method, row.setting, place, _number(row.kl_per_token), *numbers)
     return grid
 
 
@@ -131,24 +131,32 @@ def _peers(curves: Curves, view: str) -> list[Row]:
     ]
 
 
-def _cells(row: Row, ours: tuple[float, str] | None) -> tuple[str, str]:
+def cells(row: Row, ours: tuple[float, str] | None) -> tuple[str, str]:
+    """Returns our KL with its sign, and its ratio to that of a peer's row."""
     ratio = _ratio(row, ours)
     own = "-" if ours is None else f"{ours[1]}{_number(ours[0])}"
     return own, "-" if ratio is None else f"{ratio:.2f}"
 
 
 def compared(curves: Curves, model: str) -> Iterator[str]:
-    """Yields a line for each target at each setting: met or missed, and by what factor."""
+    """Yields the lines of all targets of a model."""
     for target in TARGETS[model]:
-        rows = [r for r in curves.rows if _belongs(r, target)]
-        places = [(r.setting, r.method, "whole", r) for r in rows]
-        places += [(r.setting, r.method, "linear", r) for r in rows if r.view == "both"]
-        yield f"{target.ours}, KL over that of {target.theirs}, at most {target.most:g}:"
-        for setting in target.settings:
-            found = [place[1:] for place in places if place[0] == setting]
-            yield from (_verdict(curves, target, *place) for place in found)
-            if not found:
-                yield f"  {setting}: not measured"
+        yield from lines(curves, target)
+
+
+def lines(
+    curves: Curves, target: Target, views: Sequence[str] = ("whole", "linear")
+) -> Iterator[str]:
+    """Yields a line for a target at each setting: met or missed, and by what factor."""
+    rows = [r for r in curves.rows if _belongs(r, target)]
+    places = [(r.setting, r.method, "whole", r) for r in rows]
+    places += [(r.setting, r.method, "linear", r) for r in rows if r.view == "both"]
+    yield f"{target.ours}, KL over that of {target.theirs}, at most {target.most:g}:"
+    for setting in target.settings:
+        found = [place[1:] for place in places if place[0] == setting and place[2] in views]
+        yield from (_verdict(curves, target, *place) for place in found)
+        if not found:
+            yield f"  {setting}: not measured"
 
 
 def _verdict(curves: Curves, target: Target, method: str, view: str, row: Row) -> str:

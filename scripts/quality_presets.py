@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import smollm2
-from peers import METHODS
+from peers import FRONTIER_ONLY, METHODS
 from peers.limits import Limits
 
 
@@ -21,7 +21,7 @@ class Preset:
     tokens: int = 100_000  # evaluated
     samples: int = 128  # calibration windows of the peers
     window: int = 256  # tokens, of the evaluation and of the calibration
-    methods: tuple[str, ...] = tuple(METHODS)  # in the order of measuring
+    methods: tuple[str, ...] = tuple(m for m in METHODS if m not in FRONTIER_ONLY)  # in this order
     limits: Limits = field(default_factory=Limits)
     make: Callable[[Path], Path] | None = None  # makes the model's folder in another folder
 

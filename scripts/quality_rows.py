@@ -1,7 +1,8 @@
-"""Reads and writes the finished rows of `bench_quality.py`, which are kept in the repository.
+"""Reads and writes the finished rows of `bench_quality.py` and `bench_frontier.py`.
 
-Each model has a file, with one row a line, its task and the commit that measured it. A row stays
-until `forget` drops it: a person decides whether a change of the library makes it stale.
+They are kept in the repository. Each model has a file, with one row a line, its task and the commit
+that measured it. A row stays until `forget` drops it: a person decides whether a change of the
+library makes it stale.
 """
 
 import json
@@ -16,21 +17,33 @@ from peers import family
 from peers.bench import Row, Task
 
 ROWS = Path(__file__).parent / "quality"
-DECIDES = ("bitstack", "metrics", "recipes", "scripts/peers")  # folders that a row depends on
+DECIDES = (
+    "bitstack",
+    "metrics",
+    "recipes",
+    "scripts/peers",
+    "scripts/frontier",
+)  # folders that a row depends on
 
 
-def file_of(folder: Path, model: str) -> Path:
+def file_of(folder: Path, model: str, name: str = "rows") -> Path:
     """Returns the file with the rows of a model."""
-    return folder / f"rows-{model}.jsonl"
+    return folder / f"{name}-{model}.jsonl"
 
 
 class Rows:
-    """The rows of one task, in a file that may hold others."""
+    """The rows of one task, in a file that may hold others.
 
-    def __init__(self, file: Path, task: Task) -> None:
+    Args:
+        file: With one row a line.
+        task: What the rows measured.
+        kind: The class of the rows.
+    """
+
+    def __init__(self, file: Path, task: Task, kind: type[Row] = Row) -> None:
         self.file, self.task = file, task
         lines = [line for line in _lines(file) if Task(**line["task"]) == task]
-        self.rows = [Row(**line["row"]) for line in lines]
+        self.rows = [kind(**line["row"]) for line in lines]
         self.commits = [line["commit"] for line in lines]
 
     def has(self, method: str, setting: str) -> bool:

@@ -51,11 +51,20 @@ def points(
     if not any(map(wanted, settings)):
         return
     folder, seconds = made(bench, recipe, name)
+    for setting, model in loaded(folder, wanted, sizes):
+        yield setting, model, seconds
+
+
+def loaded(
+    folder: Path, wanted: Callable[[str], bool], sizes: Collection[int] = (),
+    bits: Collection[float] = BITS,
+) -> Iterator[tuple[str, Any]]:  # fmt: skip
+    """Yields (setting, loaded model) of a container at `bits` and `sizes`, as `points` does."""
     budgets, seen = read_manifest(folder).budgets, set()
-    for size, setting in _inside(budgets, sizes):
+    for size, setting in _inside(budgets, sizes, bits):
         resident = budgets.levels(size)[1]
         if wanted(setting) and (resident not in seen or setting == in_bytes(size)):
-            yield setting, load(folder, size), seconds
+            yield setting, load(folder, size)
         seen.add(resident)
 
 
@@ -72,13 +81,15 @@ def made(bench: Bench, recipe: Recipe, name: str) -> tuple[Path, float]:
     return folder, json.loads((folder / "seconds.json").read_text())
 
 
-def _inside(budgets: Budgets, sizes: Collection[int]) -> list[tuple[int, str]]:
+def _inside(
+    budgets: Budgets, sizes: Collection[int], bits: Collection[float]
+) -> list[tuple[int, str]]:
     """Returns (bytes, setting), rising, of all settings from the floor on."""
     fixed, weights = budgets.fixed_bytes, sum(budgets.weights)
     known = [
-        (parse_budget(f"{bits}bpw").to_bytes(original_bytes=0, fixed_bytes=fixed, weights=weights),
-         f"{bits:g} bits")
-        for bits in BITS
+        (parse_budget(f"{b}bpw").to_bytes(original_bytes=0, fixed_bytes=fixed, weights=weights),
+         f"{b:g} bits")
+        for b in bits
     ]  # fmt: skip
     # All of the container stands for every size above it.
     known += [(size, in_bytes(size)) for size in sizes if size < budgets.total_bytes]

@@ -36,20 +36,42 @@ def rows(bench: Bench, done: Done) -> Iterator[Row]:
 
 def quantise(weight: Tensor, moment: Tensor, bits: int, group: int) -> Tensor:
     """Returns `weight` [rows, n] quantised under the second moment E[x xᵀ] [n, n] of its inputs."""
-    order = moment.diagonal().argsort(descending=True)
-    column_weights = moment.diagonal() + DAMPING * moment.diagonal().mean()
     grids = [
         best_range(part, bits, own)
-        for part, own in zip(weight.split(group, dim=1), column_weights.split(group), strict=True)
+        for part, own in zip(
+            weight.split(group, dim=1), column_weights(moment).split(group), strict=True
+        )
     ]
-    upper = feedback(moment[order][:, order])
-    left, result = weight[:, order].clone(), torch.empty_like(weight)
-    for step, column in enumerate(order.tolist()):
-        value = grids[column // group].round(left[:, step : step + 1])
-        error = (left[:, step : step + 1] - value) / upper[step, step]
-        left[:, step:] -= error * upper[step, step:]
+    result = torch.empty_like(weight)
+
+    def one(column: int, x: Tensor) -> Tensor:
+        value = grids[column // group].round(x)
         result[:, column] = value[:, 0]
+        return x - value
+
+    feed_back(weight, moment, one)
     return result
+
+
+def column_weights(moment: Tensor) -> Tensor:
+    """Returns the weight [n] of each column where clipping is searched: the damped diagonal."""
+    return moment.diagonal() + DAMPING * moment.diagonal().mean()
+
+
+def feed_back(weight: Tensor, moment: Tensor, one: Callable[[int, Tensor], Tensor]) -> None:
+    """Quantises the columns in the order of falling curvature; later ones make up for errors.
+
+    Args:
+        weight: [rows, n].
+        moment: E[x xᵀ] [n, n] of its inputs.
+        one: Quantises a column: from its index and values [rows, 1], as far as they have moved, to
+            the error [rows, 1] that the later columns make up for.
+    """
+    order = moment.diagonal().argsort(descending=True)
+    upper, left = feedback(moment[order][:, order]), weight[:, order].clone()
+    for step, column in enumerate(order.tolist()):
+        error = one(column, left[:, step : step + 1]) / upper[step, step]
+        left[:, step:] -= error * upper[step, step:]
 
 
 def feedback(moment: Tensor) -> Tensor:
@@ -64,23 +86,43 @@ def feedback(moment: Tensor) -> Tensor:
     return torch.linalg.cholesky(inverse, upper=True).float()
 
 
-@torch.no_grad()
 def quantise_model(model: Any, bench: Bench, bits: int, group: int) -> dict[str, Tensor]:
     """Quantises `model` in place; returns the dequantised linear weights by parameter."""
+    weights: dict[str, Tensor] = {}
+
+    def one(matrix: Matrix, weight: Tensor, moment: Tensor) -> Tensor:
+        value = quantise(weight, moment, bits, group)
+        weights[matrix.parameter] = value.T if matrix.transposed else value
+        return value
+
+    layer_by_layer(model, bench, f"gptq g{group} {bits} bits", one)
+    return weights
+
+
+@torch.no_grad()
+def layer_by_layer(
+    model: Any, bench: Bench, label: str, one: Callable[[Matrix, Tensor, Tensor], Tensor]
+) -> None:
+    """Replaces every linear matrix of `model`, on inputs that come through those before it.
+
+    Args:
+        model: A copy of the original, which is changed.
+        bench: The opened model, with the calibration text.
+        label: Name of the progress bar.
+        one: From a matrix, its weight [rows, n] and the second moment [n, n] of its inputs to the
+            weight that takes its place.
+    """
     name, layers = find_layers(model)
     hidden, calls = _enter(model, layers[0], bench.windows)
-    weights: dict[str, Tensor] = {}
-    for index, layer in enumerate(tqdm(layers, desc=f"gptq g{group} {bits} bits", disable=None)):
+    for index, layer in enumerate(tqdm(layers, desc=label, disable=None)):
         inside = [m for m in bench.linear if m.parameter.startswith(f"{name}.{index}.")]
         for matrices in _by_input(model, layer, inside, hidden[0], calls[0]):
             moment = _moment(model, layer, matrices[0], hidden, calls)
             for matrix in matrices:
                 parameter = model.get_parameter(matrix.parameter)
-                value = quantise(matrix.of(parameter), moment, bits, group)
+                value = one(matrix, matrix.of(parameter), moment)
                 parameter.copy_(value.T if matrix.transposed else value)
-                weights[matrix.parameter] = parameter.clone()
         hidden = [_step(layer, h, call) for h, call in zip(hidden, calls, strict=True)]
-    return weights
 
 
 class _Stop(Exception):

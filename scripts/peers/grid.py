@@ -5,6 +5,7 @@ tightest common storage: 2.28 bits per weight for 2 bits in groups of 64. The la
 may be shorter.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
@@ -39,17 +40,29 @@ def whole_range(x: Tensor, bits: int, shrink: float = 1.0) -> Grid:
     return Grid(scale, zero, top)
 
 
-def best_range(x: Tensor, bits: int, weight: Tensor | None = None) -> Grid:
-    """Returns the grid with the least squared error among clipped ranges, for each row.
+def square(grid: Grid, x: Tensor) -> Tensor:
+    """Returns the squared error [rows, n] of `x` rounded to a grid."""
+    return (grid.round(x) - x).square()
 
-    `weight` [n] weighs the columns: the diagonal of the second moment of the inputs.
+
+def best_range(
+    x: Tensor, bits: int, weight: Tensor | None = None,
+    error_of: Callable[[Grid, Tensor], Tensor] = square,
+) -> Grid:  # fmt: skip
+    """Returns the grid with the least error among clipped ranges, for each row.
+
+    Args:
+        x: [rows, n].
+        bits: Of a code.
+        weight: [n] weighs the columns: the diagonal of the second moment of the inputs.
+        error_of: The error [rows, n] of `x` on a grid.
     """
     weight = torch.ones(x.shape[1]) if weight is None else weight
     best = whole_range(x, bits)
-    least = ((best.round(x) - x).square() * weight).sum(1, keepdim=True)
+    least = (error_of(best, x) * weight).sum(1, keepdim=True)
     for step in range(1, _SHRINKS):
         grid = whole_range(x, bits, 1 - step * _STEP)
-        error = ((grid.round(x) - x).square() * weight).sum(1, keepdim=True)
+        error = (error_of(grid, x) * weight).sum(1, keepdim=True)
         better = error < least
         least = torch.where(better, error, least)
         scale = torch.where(better, grid.scale, best.scale)
@@ -63,7 +76,13 @@ def rounded(weight: Tensor, bits: int, group: int) -> Tensor:
     return torch.cat([best_range(part, bits).round(part) for part in parts], dim=1)
 
 
-def grouped_bytes(rows: int, columns: int, bits: int, group: int) -> int:
-    """Returns the bytes of a matrix: codes, and for each group a scale and a zero point."""
+def grouped_bytes(
+    rows: int, columns: int, bits: int, group: int, zero_bits: int | None = None
+) -> int:
+    """Returns the bytes of a matrix: codes, and for each group a scale and a zero point.
+
+    A zero point takes as many bits as a code, or `zero_bits`.
+    """
     groups = rows * ceil(columns / group)
-    return ceil(rows * columns * bits / 8) + 2 * groups + ceil(groups * bits / 8)
+    zeros = ceil(groups * (zero_bits or bits) / 8)
+    return ceil(rows * columns * bits / 8) + 2 * groups + zeros

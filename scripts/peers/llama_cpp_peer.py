@@ -7,7 +7,6 @@ twice: with a 16-bit embedding, and with the embedding quantised as llama.cpp st
 """
 
 import ctypes
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,6 +47,8 @@ def rows(bench: Bench, done: Done) -> Iterator[Row]:
         for name in tqdm(types, desc="llama.cpp", disable=None):
             for ending in endings:
                 method, dense = f"llama.cpp{ending}", not ending
+                if len(types) == 1 and done(method, name):
+                    continue  # no other type could come out like it
                 clock, file = Clock(), Path(folder) / f"{name}.gguf"
                 quantise(source, file, name, importance, dense)
                 seconds, tensors = before + clock.seconds, gguf.GGUFReader(file).tensors
@@ -78,6 +79,12 @@ def stored_names(model: Any) -> dict[str, str]:
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
     names = {n: known.get_name(n, try_suffixes=(".weight",)) for n, _ in model.named_parameters()}
     return {name: there for name, there in names.items() if there is not None}
+
+
+def head_name(model: Any) -> str:
+    """Returns the parameter of the head, which is the embedding's where they are tied."""
+    weight = model.get_output_embeddings().weight
+    return next(name for name, parameter in model.named_parameters() if parameter is weight)
 
 
 def write(model: Any, file: Path) -> None:
@@ -121,7 +128,7 @@ def quantise(
     array = (entry * (len(entries) + 1))(*entries, entry(None, None, 0))
     options = llama_cpp.llama_model_quantize_default_params()
     options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}")
-    options.nthread = os.cpu_count() or 1
+    options.nthread = torch.get_num_threads()
     options.imatrix = ctypes.cast(array, type(options.imatrix))
     if dense:
         options.token_embedding_type = options.output_tensor_type = int(
@@ -135,8 +142,11 @@ def quantise(
 
 
 @torch.no_grad()
-def mean_squares(bench: Bench) -> dict[str, np.ndarray]:
-    """Returns the mean squares of the inputs of linear matrices, fp32 [columns], by GGUF name."""
+def mean_squares(bench: Bench, *, head: bool = False) -> dict[str, np.ndarray]:
+    """Returns the mean squares of the inputs of linear matrices, fp32 [columns], by GGUF name.
+
+    With `head` those of the head too, under the name of the embedding where it is tied to it.
+    """
     names, sums = stored_names(bench.model), dict[str, Tensor]()
 
     def note(name: str) -> Callable[..., None]:
@@ -146,10 +156,11 @@ def mean_squares(bench: Bench) -> dict[str, np.ndarray]:
 
         return hook
 
-    handles = [
-        bench.model.get_submodule(m.module).register_forward_pre_hook(note(names[m.parameter]))
-        for m in bench.linear
-    ]
+    model = bench.model
+    modules = {names[m.parameter]: model.get_submodule(m.module) for m in bench.linear}
+    if head:
+        modules[names[head_name(model)]] = model.get_output_embeddings()
+    handles = [module.register_forward_pre_hook(note(n)) for n, module in modules.items()]
     for ids in bench.windows.split(_BATCH):
         bench.model(ids, use_cache=False)
     for handle in handles:

@@ -53,13 +53,14 @@ def rows(bench: Bench, done: Done) -> Iterator[Row]:
             def wanted(setting: str, method: str = method) -> bool:
                 return not done(method, setting)
 
-            recipe = _recipe(bench, variant, view)
+            recipe = recipe_of(bench, variant, view)
             loaded = points(bench, recipe, f"{name}-{view}", wanted, sizes)
             for setting, model, seconds in loaded:
                 yield _row(bench, method, setting, view, model, seconds)
 
 
-def _recipe(bench: Bench, variant: Variant, view: str) -> Recipe:
+def recipe_of(bench: Bench, variant: Variant, view: str) -> Recipe:
+    """Returns the recipe of a variant in a view, on the texts of the bench."""
     own, length = load_recipe(variant.recipe), bench.task.length
     text: dict[str, Any] = {"calibration": "none"}
     if variant.text:
