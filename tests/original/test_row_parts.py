@@ -16,7 +16,7 @@ from bitstack.live.draft import draft
 from bitstack.nn import resident_bytes
 from bitstack.original import row_parts
 from bitstack.original.matrices import Matrix
-from bitstack.original.row_parts import in_parts
+from bitstack.original.row_parts import in_parts, usual_weight
 from bitstack.recipe import load_recipe
 
 FAMILIES = ("llama-tied", "llama-untied", "gemma-2", "gpt-2")  # gemma multiplies what it gathers
@@ -34,6 +34,17 @@ def test_parts_cover_every_row_once(rows: int) -> None:
     assert [part.name for part in parts] == [f"m.embed.{i}" for i in range(6)]
     assert {part.parameter for part in parts} == {"m.embed.weight"}
     assert max(part.rows for part in parts) <= rows / 4 + 16  # a level of one is a small step
+
+
+@pytest.mark.parametrize("rows", [4096, 49152, 262144])
+def test_without_text_the_first_rows_weigh_most(rows: int) -> None:
+    """The mean of the weights over all rows is one."""
+    parts = in_parts([matrix(rows)])
+    weights = [usual_weight(part, rows) for part in parts]
+    assert weights == sorted(weights, reverse=True)
+    mean = sum(w * part.rows for w, part in zip(weights, parts, strict=True)) / rows
+    assert mean == pytest.approx(1)
+    assert weights[0] == pytest.approx(9.6, abs=0.1)
 
 
 def test_what_is_small_or_no_vocabulary_stays_whole() -> None:
