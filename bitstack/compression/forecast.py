@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bitstack.compression.clock import describe, fit, predict
 from bitstack.compression.costs import measure_speed, predict_seconds
-from bitstack.compression.inputs import existing_folder, open_inputs
+from bitstack.compression.inputs import existing_folder, open_inputs, tell_remarks
 from bitstack.machine.free_memory import memory_room
 from bitstack.recipe import Recipe
 
@@ -51,6 +51,7 @@ def forecast(
         UserError: for everything that would stop the run at its start.
     """
     inputs = open_inputs(model, output, recipe)
+    tell_remarks(inputs.source)
     speeds = measure_speed(recipe, inputs.device, text=inputs.text is not None)
     plan = ""
     if seconds is not None:

@@ -6,6 +6,7 @@ a run; see `compression.job`.
 
 import difflib
 import fnmatch
+import logging
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ from bitstack.ordering.reference import BYTES_PER_TOKEN, KEPT_TOKENS
 from bitstack.original.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
 from bitstack.original.source import Source, open_source
 from bitstack.recipe import Recipe
+
+_log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 2048  # tokens of one forward pass through a layer: a window of usual length
 
@@ -114,6 +117,12 @@ def open_inputs(model: str | Path, output: str | Path, recipe: Recipe) -> Inputs
     _check_output(inputs.folder)
     _check_room(inputs)
     return inputs
+
+
+def tell_remarks(source: Source) -> None:
+    """Warns of what a user should know of how the model was read."""
+    for remark in source.remarks:
+        _log.warning("warning: %s: %s", source.name, remark)
 
 
 def stack_spec(matrix: Matrix, recipe: Recipe) -> StackSpec:

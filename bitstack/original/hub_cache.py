@@ -46,7 +46,7 @@ class Remote:
         """Downloads the files that match into the cache.
 
         Args:
-            patterns: File names or patterns such as `model*.safetensors`.
+            patterns: File names or patterns such as `*.json`.
 
         Raises:
             UserError: The Hub does not give them.
@@ -85,7 +85,7 @@ def locate(
             raise UserError(f"revision {revision}: {path} is a folder, and only the Hub has them")
         return Located(Path(path))
     name = named["name"]
-    folder = _download(name, revision or named["revision"], token, SMALL)
+    folder = _download(name, revision or named["revision"], token, SMALL, ignored="*/*")
     return Located(folder, Remote(name, folder.name, token))
 
 
@@ -96,7 +96,11 @@ def is_name(text: str) -> bool:
 
 
 def _download(
-    name: str, revision: str | None, token: str | bool | None, patterns: Iterable[str]
+    name: str,
+    revision: str | None,
+    token: str | bool | None,
+    patterns: Iterable[str],
+    ignored: str | None = None,
 ) -> Path:
     with hub_errors(f"{name}: no such folder, and the Hub did not give it"):
         return Path(
@@ -105,7 +109,7 @@ def _download(
                 revision=revision,
                 token=token,
                 allow_patterns=list(patterns),
-                ignore_patterns="*/*",
+                ignore_patterns=ignored,
                 tqdm_class=_Bar,
                 library_name="bitstack",
                 library_version=version("bitstack"),

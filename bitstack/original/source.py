@@ -30,9 +30,9 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
 from bitstack.errors import UserError
+from bitstack.original.acceptance import check_config, refuse_adapter
 from bitstack.original.headers import (
     OTHER_MODEL,
-    WEIGHTS,
     Header,
     check_checkpoint,
     keys_by_tensor,
@@ -42,6 +42,9 @@ from bitstack.original.headers import (
     stored_dtype,
 )
 from bitstack.original.hub_cache import Located, locate
+from bitstack.original.leftovers import left_out_line, parts_left_out
+from bitstack.original.ties import under_stored_names, untie, untied_by_files
+from bitstack.original.weight_files import fetch_weights, weight_files
 
 
 def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -85,8 +88,10 @@ class Source:
     config: PretrainedConfig
     dtype: torch.dtype
     model: PreTrainedModel
+    files: list[Path]  # that hold the weights
     headers: dict[str, Header]  # checkpoint key -> what is stored there
     keys: dict[str, list[str]]  # tensor -> checkpoint keys
+    remarks: list[str]  # what a user should know of how it was read
     _dtypes: dict[str, torch.dtype] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +102,11 @@ class Source:
         """Bytes of the original model in memory: parameters (tied ones once) and buffers."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return sum(t.numel() * t.dtype.itemsize for t in tensors)
+
+    @property
+    def identity(self) -> list[Path]:
+        """The files that make the model what it is: its config and its weights."""
+        return [self.path / "config.json", *self.files]
 
     def tokenizer(self) -> Any:
         """Returns the folder's tokenizer."""
@@ -122,7 +132,10 @@ class Source:
         with _no_progress_bar():
             paths = {self.headers[key].file for key in wanted}
             files = {path: safe_open(path, framework="pt") for path in paths}
-            state = {key: files[self.headers[key].file].get_slice(key) for key in wanted}
+            state = {
+                key: files[self.headers[key].file].get_slice(self.headers[key].key)
+                for key in wanted
+            }
             options = LoadStateDictConfig(device_map={"": device}, weight_mapping=mapping)
             info, _ = convert_and_load_state_dict_in_model(self.model, state, options)
         for name, stored, needed in sorted(info.mismatched_keys):
@@ -163,6 +176,8 @@ class Source:
 def open_source(path: str | Path | Located) -> Source:
     """Opens a model folder or a model named on the Hub; reads headers and buffers, no weights.
 
+    Only where the files hold two tensors for a pair that the config ties, both are compared.
+
     Raises:
         UserError: It is missing, incomplete, already quantised or no causal language model.
     """
@@ -170,28 +185,47 @@ def open_source(path: str | Path | Located) -> Source:
     folder = place.folder
     if not folder.is_dir():
         raise UserError(f"model {folder}: no such folder; give a Hugging Face model folder")
+    refuse_adapter(folder)
     config = load_config(folder)
-    if getattr(config, "quantization_config", None):
-        raise UserError(
-            f"{folder}: the model is already quantised (quantization_config in config.json); give "
-            "the original 16- or 32-bit model"
-        )
-    if place.remote:
-        place.remote.fetch([WEIGHTS])
-    headers = read_headers(folder)
+    check_config(folder, config)
+    fetch_weights(place, config)
+    files = weight_files(folder, config)
+    source = _fitted(folder, config, files)
+    source.name = place.remote.name if place.remote else folder.resolve().name
+    source._convert([n for n, _ in source.model.named_buffers() if n in source.keys])
+    return source
+
+
+def _fitted(folder: Path, config: PretrainedConfig, files: list[Path]) -> Source:
+    """Makes the skeleton of a folder and finds the stored tensors of every parameter."""
+    headers, remarks = read_headers(files), []
     dtype: Any = config.dtype or stored_dtype(headers)
+    model = _skeleton_of(folder, config, dtype)
+    keys = keys_by_tensor(model, headers)
+    if untied := untied_by_files(model, headers, keys, dtype):
+        untie(config)
+        model = _skeleton_of(folder, config, dtype)
+        remarks.append(
+            f"{untied[0]} is not tied, whatever config.json says: the files hold other values for "
+            "it (as transformers loads it)"
+        )
+    headers = under_stored_names(model, headers, keys)
+    keys = keys_by_tensor(model, headers)
+    check_checkpoint(folder, model, headers, keys)
+    known = model.state_dict()
+    unknown = {n: headers[parts[0]].shape for n, parts in keys.items() if n not in known}
+    if left_out := parts_left_out(folder, model, unknown):
+        remarks.append(left_out_line(left_out))
+    return Source(folder, folder.name, config, dtype, model, files, headers, keys, remarks)
+
+
+def _skeleton_of(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     try:
-        model = skeleton(config, dtype)
+        return skeleton(config, dtype)
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{folder}: config.json gives no causal language model: {one_line(error)}"
         ) from None
-    keys = keys_by_tensor(model, headers)
-    check_checkpoint(folder, model, headers, keys)
-    name = place.remote.name if place.remote else folder.resolve().name
-    source = Source(folder, name, config, dtype, model, headers, keys)
-    source._convert([n for n, _ in model.named_buffers() if n in keys])
-    return source
 
 
 def load_config(folder: Path) -> PretrainedConfig:
