@@ -22,6 +22,7 @@ from bitstack.machine.device import pick_device
 from bitstack.machine.free_memory import memory_room
 from bitstack.machine.sizes import format_bytes
 from bitstack.ordering.reference import BYTES_PER_TOKEN, KEPT_TOKENS
+from bitstack.original.hub_cache import Located
 from bitstack.original.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
 from bitstack.original.source import Source, open_source
 from bitstack.recipe import Recipe
@@ -100,7 +101,7 @@ class Inputs:
         return self.text.length * (4 * width * states + predictions)
 
 
-def open_inputs(model: str | Path, output: str | Path, recipe: Recipe) -> Inputs:
+def open_inputs(model: str | Path | Located, output: str | Path, recipe: Recipe) -> Inputs:
     """Opens model and text, finds the matrices, and checks the output folder and the room.
 
     Raises:

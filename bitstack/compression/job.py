@@ -22,6 +22,7 @@ from bitstack.container.budget import Budgets
 from bitstack.container.journal import FOLDER, Journal
 from bitstack.container.manifest import StackEntry
 from bitstack.machine.workers import Workers
+from bitstack.original.hub_cache import Located
 from bitstack.original.matrices import Matrix
 from bitstack.recipe import NO_TEXT, Recipe
 
@@ -121,7 +122,7 @@ class Job(Inputs):
 
 
 def open_job(
-    model: str | Path,
+    model: str | Path | Located,
     output: str | Path,
     recipe: Recipe,
     progress: bool,

@@ -22,7 +22,7 @@ from bitstack.original.headers import (
     read_headers,
     stored_dtype,
 )
-from bitstack.original.source import skeleton
+from bitstack.original.skeleton import skeleton
 from bitstack.original.weight_files import weight_files
 
 Folder = Callable[..., Path]

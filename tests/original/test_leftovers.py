@@ -8,7 +8,7 @@ import torch
 import pico
 from bitstack.errors import UserError
 from bitstack.original.leftovers import left_out_line, parts_left_out
-from bitstack.original.source import skeleton
+from bitstack.original.skeleton import skeleton
 
 FOLDER = Path("folder")
 

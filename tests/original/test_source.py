@@ -1,6 +1,7 @@
 """Weights are those of `from_pretrained`, a part at a time, and bad folders are named.
 
-Also covers `original.headers`: every fault of a checkpoint is an error that names it.
+Also covers `original.fitting` and `original.skeleton`: every fault of a checkpoint is an error that
+names it.
 """
 
 import gc
