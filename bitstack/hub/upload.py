@@ -35,13 +35,13 @@ from bitstack.container.manifest import INDEX, MANIFEST, Manifest, read_manifest
 from bitstack.container.shards import ShardReader, verify
 from bitstack.errors import UserError
 from bitstack.hub.card import CARD, MARK, PICTURE, Subject, draw, render
-from bitstack.hub.measured import Row, Text, budget_rows
+from bitstack.hub.measured import EVALUATIONS, Row, Text, budget_rows
 from bitstack.machine.extras import require
 from bitstack.original.file_names import files_beside
 from bitstack.original.hub_cache import LOG_IN, hub_errors, is_name
 
 _SHARDS = "model.bitstack-*.safetensors"  # of any container in the repository
-_OWN = ("config.json", MANIFEST, INDEX, RECIPE, CARD, PICTURE)
+_OWN = ("config.json", MANIFEST, INDEX, RECIPE, EVALUATIONS, CARD, PICTURE)
 _log = logging.getLogger(__name__)
 
 
