@@ -33,7 +33,7 @@ from bitstack.commands.shared import write_result
 from bitstack.kernels import native
 from bitstack.machine.sizes import format_bytes
 from bitstack.nn.assemble import fill
-from bitstack.original.source import skeleton, tie
+from bitstack.original.skeleton import skeleton, tie
 
 PROMPT = 64  # tokens before the timed ones
 

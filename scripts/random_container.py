@@ -16,7 +16,7 @@ from bitstack.container.journal import Journal
 from bitstack.container.manifest import DenseEntry, Manifest, StackEntry
 from bitstack.container.shards import tensor_order, write_shards
 from bitstack.original.matrices import find_dense, find_matrices
-from bitstack.original.source import skeleton
+from bitstack.original.skeleton import skeleton
 
 
 def random_container(

@@ -74,10 +74,11 @@ class HubServer(ThreadingHTTPServer):
         """Commits the files of `folder` to a model."""
         repo = self.repos.setdefault(name, Repo(private=private))
         files: dict[str, str | bytes] = {}
-        for file in folder.iterdir():
-            data = files[file.name] = file.read_bytes()
+        for file in filter(Path.is_file, folder.rglob("*")):
+            name = file.relative_to(folder).as_posix()
+            data = files[name] = file.read_bytes()
             if file.suffix == ".safetensors":
-                files[file.name] = oid = hashlib.sha256(data).hexdigest()
+                files[name] = oid = hashlib.sha256(data).hexdigest()
                 self.large[oid] = data
         repo.commit(files)
         return repo

@@ -28,9 +28,9 @@ def run(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="DIR|NAME",
-            help="Folder of the Hugging Face model to compress, or its name on the Hub "
-            "(owner/name).",
+            metavar="DIR|NAME|FILE",
+            help="Model to compress: folder of a Hugging Face model, its name on the Hub "
+            "(owner/name), or a GGUF.",
         ),
     ],
     output: Annotated[
@@ -55,6 +55,13 @@ def run(
             metavar="TIME",
             help="How long the run may take on this machine, for example 20m or 1h30m: text, "
             "search and tuning of the recipe are cut to what fits [default: as long as it takes].",
+        ),
+    ] = None,
+    gguf_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Name of the GGUF in the folder or repository, for example model.Q8_0.gguf.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -90,14 +97,16 @@ def run(
     resolved = load_recipe(recipe, **recipe_fields(options))
     silence_libraries(also_bitstack=quiet)
     if dry_run:
-        _predict(model, output, resolved, time, json, quiet)
+        _predict(model, output, resolved, gguf_file, time, json, quiet)
         return
     from bitstack.commands.tables import container_lines, container_record
     from bitstack.compression.pipeline import compress
     from bitstack.container.manifest import read_manifest
 
     with log_lines(verbose):
-        folder = compress(model, output, recipe=resolved, progress=not quiet, time=time)
+        folder = compress(
+            model, output, recipe=resolved, gguf_file=gguf_file, progress=not quiet, time=time
+        )
     if not is_first():
         return
     manifest = read_manifest(folder)
@@ -107,7 +116,13 @@ def run(
 
 
 def _predict(
-    model: str, output: Path, recipe: Any, time: str | None, json: str | None, quiet: bool
+    model: str,
+    output: Path,
+    recipe: Any,
+    gguf_file: str | None,
+    time: str | None,
+    json: str | None,
+    quiet: bool,
 ) -> None:
     from dataclasses import asdict
 
@@ -115,7 +130,7 @@ def _predict(
     from bitstack.compression.forecast import forecast
     from bitstack.compression.pipeline import seconds_of
 
-    prediction = forecast(model, output, recipe, seconds=seconds_of(time))
+    prediction = forecast(model, output, recipe, gguf_file=gguf_file, seconds=seconds_of(time))
     if not quiet and json != "-":
         console().print(forecast_table(prediction))
         if prediction.plan:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from bitstack.compression.clock import describe, fit, predict
 from bitstack.compression.costs import measure_speed, predict_seconds
-from bitstack.compression.inputs import existing_folder, open_inputs
+from bitstack.compression.inputs import existing_folder, open_inputs, tell_remarks
 from bitstack.machine.free_memory import memory_room
+from bitstack.original.hub_cache import locate
 from bitstack.recipe import Recipe
 
 
@@ -40,23 +41,31 @@ class Forecast:
 
 
 def forecast(
-    model: str | Path, output: str | Path, recipe: Recipe, *, seconds: float | None = None
+    model: str | Path,
+    output: str | Path,
+    recipe: Recipe,
+    *,
+    gguf_file: str | None = None,
+    seconds: float | None = None,
 ) -> Forecast:
     """Predicts a run without writing anything.
 
     Args:
+        gguf_file: Name of the GGUF to read, where `model` is a folder or a name on the Hub.
         seconds: Time that the recipe is fitted to, if any.
 
     Raises:
         UserError: for everything that would stop the run at its start.
     """
-    inputs = open_inputs(model, output, recipe)
+    place = locate(model, gguf_file=gguf_file) if gguf_file else model
+    inputs = open_inputs(place, output, recipe)
+    tell_remarks(inputs.source)
     speeds = measure_speed(recipe, inputs.device, text=inputs.text is not None)
     plan = ""
     if seconds is not None:
         recipe = fit(recipe, seconds, lambda one: predict(inputs, one, speeds))
         plan = describe(recipe)
-        inputs = open_inputs(model, output, recipe)
+        inputs = open_inputs(place, output, recipe)
     calibrate, decompose, finish = predict_seconds(
         inputs.source, inputs.matrices, recipe, inputs.tokens, inputs.batch_tokens, speeds
     )

@@ -5,6 +5,7 @@ a run; see `compression.job`.
 """
 
 import difflib
+import logging
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,10 +21,13 @@ from bitstack.machine.device import pick_device
 from bitstack.machine.free_memory import memory_room
 from bitstack.machine.sizes import format_bytes
 from bitstack.ordering.reference import BYTES_PER_TOKEN, KEPT_TOKENS
+from bitstack.original.hub_cache import Located
 from bitstack.original.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
 from bitstack.original.row_parts import in_parts
 from bitstack.original.source import Source, open_source
 from bitstack.recipe import Recipe, matches
+
+_log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 2048  # tokens of one forward pass through a layer: a window of usual length
 
@@ -97,7 +101,7 @@ class Inputs:
         return self.text.length * (4 * width * states + predictions)
 
 
-def open_inputs(model: str | Path, output: str | Path, recipe: Recipe) -> Inputs:
+def open_inputs(model: str | Path | Located, output: str | Path, recipe: Recipe) -> Inputs:
     """Opens model and text, finds the matrices, and checks the output folder and the room.
 
     Raises:
@@ -114,6 +118,12 @@ def open_inputs(model: str | Path, output: str | Path, recipe: Recipe) -> Inputs
     _check_output(inputs.folder)
     _check_room(inputs)
     return inputs
+
+
+def tell_remarks(source: Source) -> None:
+    """Warns of what a user should know of how the model was read."""
+    for remark in source.remarks:
+        _log.warning("warning: %s: %s", source.name, remark)
 
 
 def stack_spec(matrix: Matrix, recipe: Recipe) -> StackSpec:

@@ -17,11 +17,12 @@ from torch import Tensor
 from bitstack.calibration.layers import LayerRunner
 from bitstack.compression.clock import Clock, start_clock
 from bitstack.compression.fingerprint import fingerprint
-from bitstack.compression.inputs import BATCH_TOKENS, Inputs, open_inputs, stack_spec
+from bitstack.compression.inputs import BATCH_TOKENS, Inputs, open_inputs, stack_spec, tell_remarks
 from bitstack.container.budget import Budgets
 from bitstack.container.journal import FOLDER, Journal
 from bitstack.container.manifest import StackEntry
 from bitstack.machine.workers import Workers
+from bitstack.original.hub_cache import Located
 from bitstack.original.matrices import Matrix
 from bitstack.recipe import NO_TEXT, Recipe
 
@@ -121,7 +122,7 @@ class Job(Inputs):
 
 
 def open_job(
-    model: str | Path,
+    model: str | Path | Located,
     output: str | Path,
     recipe: Recipe,
     progress: bool,
@@ -152,8 +153,9 @@ def open_job(
     text = inputs.text
     if not workers.rank:
         _tell_text(recipe)
+        tell_remarks(inputs.source)
     sha256 = text.tokens.sha256 if text else None
-    run_hash = run_hash or fingerprint(inputs.source.path, recipe, sha256)
+    run_hash = run_hash or fingerprint(inputs.source.identity, recipe, sha256)
     journal = Journal(inputs.folder, run_hash)
     if clock:
         clock.write(journal.path)

@@ -4,7 +4,7 @@ Calls the stages in their order: inputs, decompose (which calibrates), tune, ord
 no algorithm; see `compression.decompose_stage`, `tune_stage` and `order_stage`.
 """
 
-import json
+import copy
 import logging
 import math
 from importlib.metadata import version
@@ -22,7 +22,8 @@ from bitstack.machine.allocator import freed_memory_kept
 from bitstack.machine.durations import parse_duration
 from bitstack.machine.files import disk_errors
 from bitstack.machine.workers import open_workers
-from bitstack.original.side_files import copy_beside
+from bitstack.original.hub_cache import locate
+from bitstack.original.side_files import copy_beside, write_config
 from bitstack.original.source import Source
 from bitstack.recipe import Recipe, load_recipe
 
@@ -36,6 +37,7 @@ def compress(
     output: str | Path,
     *,
     recipe: str | Path | Recipe | None = None,
+    gguf_file: str | None = None,
     progress: bool = False,
     time: str | float | None = None,
     **fields: Any,
@@ -48,11 +50,13 @@ def compress(
     container is the same as from one process with as many threads as each of them has.
 
     Args:
-        model: Folder of a Hugging Face causal language model, or its name on the Hub.
+        model: Folder of a Hugging Face causal language model, a GGUF, or the name of a model on the
+            Hub.
         output: Folder to write the container to; a new or empty one, or that of the interrupted
             run.
         recipe: Name of a recipe ("default", "fast", "best" or "paper"), a YAML file or a `Recipe`;
             None for "default".
+        gguf_file: Name of the GGUF to read, where `model` is a folder or a name on the Hub.
         progress: Show progress bars.
         time: How long the run may take on this machine: seconds, or a text such as "20m" or
             "1h30m". Text, search and tuning of the recipe are cut to what fits; the plan is logged
@@ -79,7 +83,8 @@ def compress(
     resolved, seconds = load_recipe(recipe, **fields), seconds_of(time)
     workers = open_workers()
     with workers.working(), freed_memory_kept():
-        job = open_job(model, output, resolved, progress and not workers.rank, workers, seconds)
+        place = locate(model, gguf_file=gguf_file) if gguf_file else model
+        job = open_job(place, output, resolved, progress and not workers.rank, workers, seconds)
         decompose_matrices(job)
         if workers.rank == 0:
             _finish(job)
@@ -150,7 +155,7 @@ def _write_container(job: Job, order: list[int]) -> None:
 
 def _copy_config(source: Source, folder: Path) -> None:
     """Writes config.json with a quantization_config, and the tokenizer's files as they are."""
-    config = source.config.to_dict()
-    config["quantization_config"] = {"quant_method": "bitstack"}
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    config = copy.deepcopy(source.config)
+    config.quantization_config = {"quant_method": "bitstack"}
+    write_config(config, folder)
     copy_beside(source.path, folder)

@@ -16,7 +16,7 @@ from bitstack.container.budget import Budgets
 from bitstack.container.manifest import DenseEntry, StackEntry
 from bitstack.nn.assemble import assemble
 from bitstack.ordering.greedy import predicted_order
-from bitstack.original.source import skeleton
+from bitstack.original.skeleton import skeleton
 from bitstack.recipe import Recipe
 from bitstack.tuning.tuned_stack import Planes, learning_chains, make_tunable
 from bitstack.tuning.tuner import Phase, Tuner

@@ -29,17 +29,19 @@ from huggingface_hub.utils import (
 )
 from tqdm import tqdm
 
+from bitstack.compression.pipeline import RECIPE
 from bitstack.container.budget import Budget
-from bitstack.container.manifest import Manifest, read_manifest
+from bitstack.container.manifest import INDEX, MANIFEST, Manifest, read_manifest
 from bitstack.container.shards import ShardReader, verify
 from bitstack.errors import UserError
 from bitstack.hub.card import CARD, MARK, PICTURE, Subject, draw, render
-from bitstack.hub.measured import Row, Text, budget_rows
+from bitstack.hub.measured import EVALUATIONS, Row, Text, budget_rows
 from bitstack.machine.extras import require
-from bitstack.original.hub_cache import LOG_IN, SMALL, hub_errors, is_name
+from bitstack.original.file_names import files_beside
+from bitstack.original.hub_cache import LOG_IN, hub_errors, is_name
 
 _SHARDS = "model.bitstack-*.safetensors"  # of any container in the repository
-_TOKENIZER = ("tokenizer*", "vocab*")
+_OWN = ("config.json", MANIFEST, INDEX, RECIPE, EVALUATIONS, CARD, PICTURE)
 _log = logging.getLogger(__name__)
 
 
@@ -192,12 +194,7 @@ def _write_card(folder: Path, subject: Subject) -> None:
 
 def _files(folder: Path, manifest: Manifest) -> list[str]:
     """Returns the container's own files, shards first; other files of the folder stay here."""
-    patterns = (*SMALL, *_TOKENIZER, CARD, PICTURE)
-    small = {
-        path.name
-        for path in folder.iterdir()
-        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in patterns)
-    }
+    small = {*files_beside(folder), *(name for name in _OWN if (folder / name).is_file())}
     return [*(shard.file for shard in manifest.shards), *sorted(small)]
 
 

@@ -26,8 +26,9 @@ from bitstack.nn import Stack
 from bitstack.nn.assemble import check_config, tensor_reader
 from bitstack.original.hub_cache import locate
 from bitstack.original.matrices import find_layers, layer_of
-from bitstack.original.side_files import config_of, copy_beside
-from bitstack.original.source import load_config, skeleton
+from bitstack.original.side_files import config_of, copy_beside, write_config
+from bitstack.original.skeleton import skeleton
+from bitstack.original.source import load_config
 
 FILE_BYTES = 1 << 30  # most bytes of one file, unless a single tensor is larger
 _INDEX = "model.safetensors.index.json"
@@ -150,7 +151,7 @@ def _write(folder: Path, tensors: Iterator[tuple[str, Tensor]], total: int) -> N
 def _write_beside(folder: Path, container: Path, model: Any, dtype: str) -> None:
     config = config_of(model, container, dtype)
     del config.quantization_config
-    config.save_pretrained(folder)
+    write_config(config, folder)
     copy_beside(container, folder)
 
 

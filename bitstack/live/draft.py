@@ -31,7 +31,7 @@ from bitstack.machine.sizes import format_bytes
 from bitstack.nn import stacks
 from bitstack.nn.assemble import assemble, fill
 from bitstack.nn.steps import threads_of_generate
-from bitstack.original.source import skeleton
+from bitstack.original.skeleton import skeleton
 
 # Most tokens of a draft. With one more they must be few enough for the kernels of single tokens.
 DRAFT_TOKENS = 5

@@ -68,7 +68,7 @@ def _sampling(temperature: float) -> dict[str, Any]:
 
 
 def _inputs(opened: Opened, prompt: str, max_new_tokens: int) -> dict[str, Any]:
-    encoded = opened.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    encoded = _encoded(opened.tokenizer, prompt)
     ids = encoded["input_ids"]
     if ids.shape[1] == 0:
         raise UserError("prompt: holds no tokens; give at least one word")
@@ -80,6 +80,18 @@ def _inputs(opened: Opened, prompt: str, max_new_tokens: int) -> dict[str, Any]:
             f"{positions} positions of the model; shorten the prompt or lower --max-new-tokens"
         )
     return {name: value.to(opened.model.device) for name, value in encoded.items()}
+
+
+def _encoded(tokenizer: Any, prompt: str) -> dict[str, Any]:
+    """The prompt's tensors [1, tokens], without an end token that the tokenizer itself appends:
+    behind it a model continues another text."""
+    encoded = dict(tokenizer(prompt, return_tensors="pt", return_token_type_ids=False))
+    ids, end = encoded["input_ids"], tokenizer.eos_token_id
+    if end is None or ids.shape[1] < 2 or int(ids[0, -1]) != end:
+        return encoded
+    own = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    appended = not own or own[-1] != end
+    return {name: value[:, :-1] if appended else value for name, value in encoded.items()}
 
 
 def _padding(opened: Opened) -> int:

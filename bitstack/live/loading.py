@@ -19,7 +19,8 @@ from bitstack.machine.allocator import give_back
 from bitstack.machine.device import pick_device
 from bitstack.nn.assemble import assemble, check_config
 from bitstack.original.hub_cache import Located, locate
-from bitstack.original.source import load_config, skeleton
+from bitstack.original.skeleton import skeleton
+from bitstack.original.source import load_config
 
 
 def load(

@@ -53,7 +53,7 @@ def open_model(
     """Loads a container or an original model, with its tokenizer.
 
     Args:
-        path: Folder, or `owner/name` on the Hub.
+        path: Folder, GGUF, or `owner/name` on the Hub.
         budget: Budget of a container, as in `bitstack.load`; None loads all blocks.
         level: Level of every stack of a container, instead of a budget.
         device: "auto", "cpu" or "cuda".
@@ -64,7 +64,7 @@ def open_model(
     """
     place_on = pick_device(device)
     place = locate(path)
-    if is_container(place.folder):
+    if place.gguf is None and is_container(place.folder):
         return _open_container(place, budget, level, place_on)
     if budget is not None or level is not None:
         _refuse_budget(path, place)

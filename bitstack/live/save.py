@@ -19,7 +19,7 @@ from bitstack.errors import UserError
 from bitstack.live.resident import Resident, resident_of
 from bitstack.machine.files import disk_errors
 from bitstack.nn.modules import PackedEmbedding, PartedEmbedding
-from bitstack.original.side_files import config_of
+from bitstack.original.side_files import config_of, write_config
 
 VARIANT = "bitstack"  # in the names of the files, or transformers would take them for its own
 
@@ -99,7 +99,7 @@ def _write(folder: Path, model: Any, resident: Resident) -> None:
 
 
 def _write_config(folder: Path, model: Any, config: PretrainedConfig) -> None:
-    config.save_pretrained(folder)
+    write_config(config, folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
 

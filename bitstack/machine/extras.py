@@ -7,7 +7,13 @@ from importlib.util import find_spec
 
 from bitstack.errors import UserError
 
-EXTRA_OF = {"datasets": "eval", "lm_eval": "eval", "scipy": "eval", "matplotlib": "report"}
+EXTRA_OF = {
+    "datasets": "eval",
+    "lm_eval": "eval",
+    "scipy": "eval",
+    "matplotlib": "report",
+    "gguf": "gguf",
+}
 
 
 def require(*modules: str) -> None:

@@ -15,7 +15,7 @@ from bitstack.container.manifest import DenseEntry, Manifest, StackEntry
 from bitstack.container.shards import Reader
 from bitstack.errors import UserError
 from bitstack.nn import pack_model, stacks
-from bitstack.original.source import tie, widen
+from bitstack.original.skeleton import tie, widen
 
 
 def assemble(

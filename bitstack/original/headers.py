@@ -4,7 +4,6 @@ Reads names, dtypes and shapes only, before and after transformers' own renaming
 not read values; see `original.source`.
 """
 
-import re
 import textwrap
 from collections import defaultdict
 from dataclasses import dataclass
@@ -12,11 +11,9 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-from transformers.pytorch_utils import Conv1D
 
 from bitstack.errors import UserError
 
@@ -26,39 +23,39 @@ _FLOATS = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-WEIGHTS = "model*.safetensors"  # files of a model folder
 Shape = tuple[int, ...]
 OTHER_MODEL = "the folder is incomplete or its config.json is another model's"
 
 
 @dataclass(frozen=True)
 class Header:
-    """File, dtype (as safetensors spells it) and shape of one stored tensor."""
+    """File, name in it, dtype (as safetensors spells it) and shape of one stored tensor."""
 
     file: Path
+    key: str
     dtype: str
     shape: Shape
 
 
-def read_headers(folder: Path) -> dict[str, Header]:
-    """Returns the headers of all tensors in the folder's `model*.safetensors`, by name.
+def read_headers(files: list[Path]) -> dict[str, Header]:
+    """Returns the headers of all tensors in safetensors files, by name.
+
+    Of a name in several files the last counts, as in transformers.
 
     Raises:
-        UserError: There is no such file, or one cannot be read.
+        UserError: A file cannot be read, or there is no tensor in any.
     """
     headers: dict[str, Header] = {}
-    for file in sorted(folder.glob(WEIGHTS)):
+    for file in files:
         try:
             with safe_open(file, framework="pt") as opened:
                 for key in opened.keys():  # noqa: SIM118 - not a mapping
                     part = opened.get_slice(key)
-                    headers[key] = Header(file, part.get_dtype(), tuple(part.get_shape()))
+                    headers[key] = Header(file, key, part.get_dtype(), tuple(part.get_shape()))
         except Exception as error:  # safetensors raises its own undocumented error type
             raise UserError(f"{file}: cannot be read as safetensors: {one_line(error)}") from None
     if not headers:
-        raise UserError(
-            f"{folder}: no model*.safetensors file; save the model with save_pretrained first"
-        )
+        raise UserError(f"{files[0]}: holds no tensors; save the model again")
     return headers
 
 
@@ -91,7 +88,7 @@ def keys_by_tensor(model: PreTrainedModel, headers: dict[str, Header]) -> dict[s
 def check_checkpoint(
     folder: Path, model: PreTrainedModel, headers: dict[str, Header], keys: dict[str, list[str]]
 ) -> None:
-    """Checks that every parameter has its tensors, and every tensor a place and a fitting header.
+    """Checks that every parameter has its tensors, and that what has a place fits there.
 
     A header fits by a floating-point dtype and the parameter's shape. Shapes of fused tensors are
     checked when they are fused; see `Source.load`.
@@ -100,7 +97,7 @@ def check_checkpoint(
         keys: As `keys_by_tensor` returns it.
 
     Raises:
-        UserError: Something is missing, left over or does not fit; the message names the first.
+        UserError: Something is missing or does not fit; the message names the first.
     """
     for name, parameter in model.named_parameters():
         if name not in keys and name not in model.all_tied_weights_keys:
@@ -110,8 +107,7 @@ def check_checkpoint(
     state = model.state_dict()
     for name, parts in keys.items():
         if name not in state:
-            _refuse_unknown(folder, model, name)
-            continue
+            continue  # see `original.leftovers`
         header = headers[parts[0]]
         if state[name].is_floating_point() and header.dtype not in _FLOATS:
             raise UserError(
@@ -144,29 +140,3 @@ def _targets(name: str, pattern: str | None, converters: list[WeightConverter]) 
     converter = next(c for c in converters if pattern in c.source_patterns)
     first = converter.target_patterns[0]  # the one that `name` was made with
     return [name.replace(first, target) for target in converter.target_patterns]
-
-
-def _refuse_unknown(folder: Path, model: PreTrainedModel, name: str) -> None:
-    """Raises UserError for a tensor without a place that belongs to a matrix or a layer too many.
-
-    Such are a bias that config.json denies and an adapter; others, as old buffers, do no harm.
-    """
-    ignored = model._keys_to_ignore_on_load_unexpected or ()
-    if any(re.search(pattern, name) for pattern in ignored):
-        return
-    if isinstance(_innermost(model, name), nn.Linear | Conv1D | nn.Embedding | nn.ModuleList):
-        raise UserError(
-            f"{folder}: the files hold {name}, which the model of config.json has no place for: "
-            "config.json is another model's, or the weights are of a layout not known here"
-        )
-
-
-def _innermost(model: nn.Module, name: str) -> nn.Module:
-    """The innermost module that the dotted `name` lies in."""
-    module = model
-    for part in name.split("."):
-        inner = module._modules.get(part)
-        if inner is None:
-            break
-        module = inner
-    return module

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -26,10 +26,13 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import tqdm
 
 from bitstack.errors import UserError
+from bitstack.original.file_names import BESIDE, TEMPLATES
 from bitstack.original.headers import one_line
 
 # Config, manifest and index, tokenizer, licence: all that is not weights.
-SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*")
+SMALL = ("*.json", "*.txt", *(name for name in BESIDE if name != TEMPLATES))
+GGUF = ".gguf"
+_CACHED = "models--"  # begins the cache's folder of a model
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 _NAME = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^@\s]+))?", re.ASCII)
 
@@ -46,12 +49,23 @@ class Remote:
         """Downloads the files that match into the cache.
 
         Args:
-            patterns: File names or patterns such as `model*.safetensors`.
+            patterns: File names or patterns such as `*.json`.
 
         Raises:
             UserError: The Hub does not give them.
         """
         _download(self.name, self.commit, self.token, patterns)
+
+    def names(self) -> list[str]:
+        """Returns the names of all files.
+
+        Raises:
+            UserError: The Hub does not give them.
+        """
+        with hub_errors(f"{self.name}: cannot be listed"):
+            return HfApi(
+                library_name="bitstack", library_version=version("bitstack")
+            ).list_repo_files(self.name, revision=self.commit, token=self.token)
 
 
 @dataclass(frozen=True)
@@ -60,33 +74,52 @@ class Located:
 
     folder: Path
     remote: Remote | None = None  # None: the folder is complete
+    gguf: str | None = None  # the file of the folder that is the model, where it is a GGUF
 
 
 def locate(
-    path: str | Path | Located, *, revision: str | None = None, token: str | bool | None = None
+    path: str | Path | Located,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    gguf_file: str | None = None,
 ) -> Located:
     """Returns a model's folder: `path` itself, or for `owner/name[@revision]` one of the cache.
 
     Of a model on the Hub only the small files are downloaded; `remote` fetches the others. A path
-    that cannot be a name on the Hub is taken for a folder, whether it exists or not.
+    that cannot be a name on the Hub is taken for a folder, whether it exists or not, or for a GGUF
+    where its name ends so.
 
     Args:
         revision: Branch, tag or commit on the Hub; goes before one in `path`.
         token: As huggingface_hub takes it; None for HF_TOKEN or the stored login.
+        gguf_file: Name of the GGUF in the folder or repository that is the model.
 
     Raises:
         UserError: The Hub does not give the model, or a revision is given for a folder.
     """
     if isinstance(path, Located):
         return path
+    if str(path).endswith(GGUF) and not Path(path).is_dir() and gguf_file is None:
+        return Located(Path(path).parent, gguf=Path(path).name)
     named = _NAME.fullmatch(str(path))
     if Path(path).exists() or named is None:
         if revision is not None:
             raise UserError(f"revision {revision}: {path} is a folder, and only the Hub has them")
-        return Located(Path(path))
+        return Located(Path(path), gguf=gguf_file)
     name = named["name"]
-    folder = _download(name, revision or named["revision"], token, SMALL)
-    return Located(folder, Remote(name, folder.name, token))
+    folder = _download(name, revision or named["revision"], token, SMALL, ignored="*/*")
+    remote = Remote(name, folder.name, token)
+    remote.fetch([TEMPLATES])  # by itself, because other folders' files are left out
+    return Located(folder, remote, gguf_file)
+
+
+def name_in_cache(folder: Path) -> str | None:
+    """Returns the name on the Hub of a folder in huggingface_hub's cache; None for another one."""
+    parts = folder.absolute().parts
+    if len(parts) < 3 or parts[-2] != "snapshots" or not parts[-3].startswith(_CACHED):
+        return None
+    return parts[-3].removeprefix(_CACHED).replace("--", "/")
 
 
 def is_name(text: str) -> bool:
@@ -96,7 +129,11 @@ def is_name(text: str) -> bool:
 
 
 def _download(
-    name: str, revision: str | None, token: str | bool | None, patterns: Iterable[str]
+    name: str,
+    revision: str | None,
+    token: str | bool | None,
+    patterns: Iterable[str],
+    ignored: str | None = None,
 ) -> Path:
     with hub_errors(f"{name}: no such folder, and the Hub did not give it"):
         return Path(
@@ -105,7 +142,7 @@ def _download(
                 revision=revision,
                 token=token,
                 allow_patterns=list(patterns),
-                ignore_patterns="*/*",
+                ignore_patterns=ignored,
                 tqdm_class=_Bar,
                 library_name="bitstack",
                 library_version=version("bitstack"),

@@ -2,24 +2,33 @@
 
 import copy
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
+from transformers.utils import CONFIG_NAME
 
+from bitstack.original.file_names import BESIDE, files_beside
 from bitstack.original.source import load_config
 
-_COPIED = (
-    "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-    "vocab*", "merges.txt", "spiece.model", "chat_template*", "LICENSE*",
-)  # fmt: skip
+
+def copy_beside(source: Path, folder: Path, patterns: Iterable[str] = BESIDE) -> None:
+    """Copies tokenizer, templates, generation settings and licence from the folder `source`."""
+    for name in files_beside(source, patterns):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
 
 
-def copy_beside(source: Path, folder: Path) -> None:
-    """Copies tokenizer, generation settings and licence from the model folder `source`."""
-    for pattern in _COPIED:
-        for file in source.glob(pattern):
-            shutil.copyfile(file, folder / file.name)
+def write_config(config: PretrainedConfig, folder: Path) -> None:
+    """Writes `config.json` in the form of `save_pretrained`.
+
+    Generation settings in it, which `save_pretrained` refuses, stay as they are; the name of a file
+    of weights does not, because the folder holds others.
+    """
+    if hasattr(config, "transformers_weights"):
+        del config.transformers_weights
+    config.to_json_file(folder / CONFIG_NAME)
 
 
 def config_of(model: Any, source: Path, dtype: str) -> PretrainedConfig:

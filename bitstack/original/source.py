@@ -12,68 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
-from transformers.initialization import no_init_weights
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
 from bitstack.errors import UserError
-from bitstack.original.headers import (
-    OTHER_MODEL,
-    WEIGHTS,
-    Header,
-    check_checkpoint,
-    keys_by_tensor,
-    mismatch,
-    one_line,
-    read_headers,
-    stored_dtype,
-)
-from bitstack.original.hub_cache import Located, locate
-
-
-def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """Returns the model of `config` with parameters on the meta device and real buffers.
-
-    Dtypes are those that `from_pretrained` would give.
-    """
-    with init_empty_weights(include_buffers=False), no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    widen(model, dtype)
-    with torch.no_grad():
-        model.initialize_weights()  # buffers that a constructor makes in `dtype` alone
-    model.tie_weights()
-    return model.eval()
-
-
-def widen(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Casts to fp32 what transformers keeps in fp32 whatever the dtype, such as routers."""
-    kept = model._get_dtype_plan(dtype)  # pattern of names -> dtype
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        for pattern, wide in kept.items():
-            if pattern in name:
-                tensor.data = tensor.data.to(wide)
-
-
-def tie(model: Any) -> None:
-    """Makes tied parameters one object again, where both are still parameters."""
-    for target, origin in model.all_tied_weights_keys.items():
-        module, key = _module_and_key(model, target)
-        home, name = _module_and_key(model, origin)
-        if key in module._parameters and name in home._parameters:
-            module._parameters[key] = home._parameters[name]
+from bitstack.original.acceptance import check_config, refuse_adapter
+from bitstack.original.fitting import fit_files
+from bitstack.original.gguf_model import find_gguf, open_gguf
+from bitstack.original.headers import OTHER_MODEL, Header, mismatch, one_line
+from bitstack.original.hub_cache import Located, locate, name_in_cache
+from bitstack.original.skeleton import module_and_key, tie
+from bitstack.original.weight_files import fetch_weights, weight_files
 
 
 @dataclass
@@ -85,8 +40,11 @@ class Source:
     config: PretrainedConfig
     dtype: torch.dtype
     model: PreTrainedModel
+    files: list[Path]  # that hold the weights
     headers: dict[str, Header]  # checkpoint key -> what is stored there
     keys: dict[str, list[str]]  # tensor -> checkpoint keys
+    remarks: list[str]  # what a user should know of how it was read
+    gguf: Path | None = None  # the file that the folder was made of
     _dtypes: dict[str, torch.dtype] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +55,11 @@ class Source:
         """Bytes of the original model in memory: parameters (tied ones once) and buffers."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return sum(t.numel() * t.dtype.itemsize for t in tensors)
+
+    @property
+    def identity(self) -> list[Path]:
+        """The files that make the model what it is: its config and weights, or its GGUF."""
+        return [self.gguf] if self.gguf else [self.path / "config.json", *self.files]
 
     def tokenizer(self) -> Any:
         """Returns the folder's tokenizer."""
@@ -122,7 +85,10 @@ class Source:
         with _no_progress_bar():
             paths = {self.headers[key].file for key in wanted}
             files = {path: safe_open(path, framework="pt") for path in paths}
-            state = {key: files[self.headers[key].file].get_slice(key) for key in wanted}
+            state = {
+                key: files[self.headers[key].file].get_slice(self.headers[key].key)
+                for key in wanted
+            }
             options = LoadStateDictConfig(device_map={"": device}, weight_mapping=mapping)
             info, _ = convert_and_load_state_dict_in_model(self.model, state, options)
         for name, stored, needed in sorted(info.mismatched_keys):
@@ -135,7 +101,7 @@ class Source:
     def release(self, parameters: list[str]) -> None:
         """Puts the named parameters back on the meta device, which frees their memory."""
         for name in parameters:
-            module, key = _module_and_key(self.model, name)
+            module, key = module_and_key(self.model, name)
             empty = torch.empty_like(
                 self.model.get_parameter(name), device="meta", dtype=self._dtypes[name]
             )
@@ -161,37 +127,48 @@ class Source:
 
 
 def open_source(path: str | Path | Located) -> Source:
-    """Opens a model folder or a model named on the Hub; reads headers and buffers, no weights.
+    """Opens a model folder, a GGUF, or a model named on the Hub; reads headers and buffers, no
+    weights.
+
+    Only where the files hold two tensors for a pair that the config ties, both are compared. A GGUF
+    is dequantised into a folder first.
 
     Raises:
         UserError: It is missing, incomplete, already quantised or no causal language model.
     """
     place = locate(path)
     folder = place.folder
-    if not folder.is_dir():
+    if place.remote is None and not folder.is_dir():
         raise UserError(f"model {folder}: no such folder; give a Hugging Face model folder")
+    refuse_adapter(folder)
+    gguf, told = find_gguf(place), list[str]()
+    if gguf:
+        folder, told = open_gguf(gguf, place.folder if place.remote else None)
     config = load_config(folder)
-    if getattr(config, "quantization_config", None):
-        raise UserError(
-            f"{folder}: the model is already quantised (quantization_config in config.json); give "
-            "the original 16- or 32-bit model"
-        )
-    if place.remote:
-        place.remote.fetch([WEIGHTS])
-    headers = read_headers(folder)
-    dtype: Any = config.dtype or stored_dtype(headers)
-    try:
-        model = skeleton(config, dtype)
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"{folder}: config.json gives no causal language model: {one_line(error)}"
-        ) from None
-    keys = keys_by_tensor(model, headers)
-    check_checkpoint(folder, model, headers, keys)
-    name = place.remote.name if place.remote else folder.resolve().name
-    source = Source(folder, name, config, dtype, model, headers, keys)
-    source._convert([n for n, _ in model.named_buffers() if n in keys])
+    check_config(folder, config)
+    if not gguf:
+        fetch_weights(place, config)
+    files = weight_files(folder, config)
+    fitted = fit_files(folder, config, files)
+    source = Source(
+        path=folder,
+        name=place.remote.name if place.remote else _name(place.folder, folder),
+        config=config,
+        dtype=fitted.dtype,
+        model=fitted.model,
+        files=files,
+        headers=fitted.headers,
+        keys=fitted.keys,
+        remarks=told + fitted.remarks,
+        gguf=gguf,
+    )
+    source._convert([n for n, _ in source.model.named_buffers() if n in source.keys])
     return source
+
+
+def _name(given: Path, folder: Path) -> str:
+    """The name on the Hub, for a folder of its cache, or else that of the folder."""
+    return name_in_cache(given) or folder.resolve().name
 
 
 def load_config(folder: Path) -> PretrainedConfig:
@@ -232,8 +209,3 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-
-
-def _module_and_key(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    module, _, key = name.rpartition(".")
-    return model.get_submodule(module), key

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
 from bitstack.machine.extras import require
+from bitstack.original.first_tokens import first_tokens
 
 FORMS = (
     "a text file, a folder of text files, FILE.jsonl, FILE.jsonl:COLUMN "
@@ -75,8 +76,8 @@ def token_ids(
     """Tokenises every document whole, with the tokenizer's own special tokens, and joins the ids.
 
     Reading stops at the document that reaches `max_tokens`; the ids are cut there. A single file
-    is always tokenised in one piece: cut anywhere, even at a line end, a general tokenizer may
-    give other ids.
+    is tokenised in one piece, because cut anywhere, even at a line end, a general tokenizer may
+    give other ids; of a long one only a beginning that gives the same ids.
 
     Args:
         max_tokens: At most so many ids; None for all.
@@ -91,8 +92,7 @@ def token_ids(
     for index, text in enumerate(read_documents(source)):
         # A zero byte between documents: two short ones must not hash like one long one.
         digest.update((b"\0" if index else b"") + text.encode())
-        new = tokenizer(text, verbose=False)["input_ids"]  # not verbose: no warning of long texts
-        new = new if max_tokens is None else new[: max_tokens - len(ids)]
+        new = first_tokens(text, tokenizer, None if max_tokens is None else max_tokens - len(ids))
         ids += new
         size += _decoded_bytes(new, tokenizer)
         if max_tokens is not None and len(ids) >= max_tokens:

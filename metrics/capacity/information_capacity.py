@@ -20,7 +20,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
 from bitstack.metrics.capacity.flops import published_flops, token_cost
-from bitstack.metrics.loss.documents import encode, passages, start_token, unknown_tokens
+from bitstack.metrics.loss.documents import (
+    encode,
+    passages,
+    start_token,
+    unknown_tokens,
+    vocabulary_size,
+)
 from bitstack.metrics.loss.sequence_loss import positions, sequence_losses
 from bitstack.metrics.statistics.bootstrap import Interval, bootstrap
 
@@ -115,7 +121,7 @@ def faithful(
     cut = encode(tokenizer, documents, max_length=max_length)
     used = [ids for ids in cut if len(ids) > 1]
     _require(used, sum(map(len, cut)), "2 tokens in one document")
-    losses = sequence_losses(model, used, vocabulary=len(tokenizer), progress=progress)
+    losses = sequence_losses(model, used, vocabulary=vocabulary_size(tokenizer), progress=progress)
     sizes = [8 * len(str(tokenizer.decode(ids[1:])).encode()) / (len(ids) - 1) for ids in used]
     ones = np.ones(len(used))
     sums = np.column_stack([sizes, ones, losses.nats / math.log(2), losses.tokens])
@@ -182,7 +188,9 @@ def by_bytes(
     ids = encode(tokenizer, texts, special=False)
     _require(ids, sum(map(len, ids)), "1 token")
     windows, owner = _windows(ids, start_token(tokenizer), _limit(model, max_length))
-    losses = sequence_losses(model, windows, vocabulary=len(tokenizer), progress=progress)
+    losses = sequence_losses(
+        model, windows, vocabulary=vocabulary_size(tokenizer), progress=progress
+    )
     bits = np.bincount(owner, losses.nats, len(ids)) / math.log(2)
     length = round(sum(map(len, windows)) / len(windows))
     flops, cost = _cost(model, denominator, length, seconds_per_token)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
-from bitstack.metrics.loss.documents import check_tokenizers, encode
+from bitstack.metrics.loss.documents import check_tokenizers, encode, vocabulary_size
 from bitstack.metrics.loss.sequence_loss import check_ids, forward, positions
 from bitstack.metrics.statistics.bootstrap import Interval, bootstrap
 
@@ -97,7 +97,12 @@ def capacity_gap(
     single = len({document for document, _ in pieces}) == 1
     units = list(range(len(pieces))) if single else [document for document, _ in pieces]
     figures, unit, position, target = _compare(
-        teacher, student, [piece for _, piece in pieces], units, len(tokenizer), progress
+        teacher,
+        student,
+        [piece for _, piece in pieces],
+        units,
+        vocabulary_size(tokenizer),
+        progress,
     )
     parts = _Parts(figures, np.unique(unit, return_inverse=True)[1], seed)
     frequency = np.bincount(target)[target]  # of every target in the text itself

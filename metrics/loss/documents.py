@@ -107,6 +107,11 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Returns the highest token id and one: more than there are tokens, where ids have gaps."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
 def unknown_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[Iterable[int]]) -> int:
     """Counts the tokenizer's unknown token in `ids`: places where text was lost."""
     unknown = tokenizer.unk_token_id

@@ -83,14 +83,28 @@ def shard_files(manifest: Manifest) -> list[str]:
 
 
 def test_what_is_pushed_loads_again(writer: HubServer, container: Path) -> None:
-    (container / "notes.md").write_text("private")
+    for private in ("notes.md", "private-notes.txt", "report.json", "report.md", "own.yaml"):
+        (container / private).write_text("private")
+    for beside in (
+        "NOTICE",
+        "USE_POLICY.md",
+        "additional_chat_templates/rag.jinja",
+        "spiece.model",
+    ):
+        (container / beside).parent.mkdir(exist_ok=True)
+        (container / beside).write_text("public")
     (container / ".work").mkdir()
+    (container / "tokenizer").mkdir()
+    (container / "tokenizer" / "private.json").write_text("{}")
     pushed = push(container, NAME, "--license", "mit")
     repo = writer.repos[NAME]
     assert len(repo.commits) == 2  # the Hub's own first one, and all of the container at once
     assert pushed["commit"] == repo.head
     assert set(repo.files) == set(pushed["files"]) | {".gitattributes"}
-    assert "notes.md" not in repo.files
+    own = {"config.json", MANIFEST, "recipe.yaml", "README.md", "tokenizer.json", "NOTICE"}
+    assert own | {"USE_POLICY.md", "additional_chat_templates/rag.jinja"} <= set(repo.files)
+    assert not [file for file in repo.files if "private" in file or "report" in file]
+    assert not {"notes.md", "own.yaml"} & set(repo.files)
     assert not repo.private
     for file, size in pushed["files"].items():
         assert writer.content(repo, file) == (container / file).read_bytes()

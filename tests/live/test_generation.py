@@ -3,11 +3,14 @@
 Greedy text, seeds and refused options are tested in `tests/metrics/loss/test_evaluation.py`.
 """
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import processors
 from transformers.generation.streamers import BaseStreamer
 
 import pico
@@ -49,6 +52,20 @@ def test_the_models_own_generation_config_does_not_count(opened: Opened) -> None
     assert generate(opened, "The river", max_new_tokens=9) == greedy
     assert generate(opened, "The river", max_new_tokens=9, temperature=2.0, seed=3) == sampled
     assert sampled != greedy  # top_k of 1 would make them equal
+
+
+def test_an_end_that_the_tokenizer_appends_is_no_part_of_the_prompt(opened: Opened) -> None:
+    expected = generate(opened, "The river", max_new_tokens=9)
+    ending = copy.deepcopy(pico.tokenizer())
+    ending.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {pico.END}", special_tokens=[(pico.END, 0)]
+    )
+    assert ending("The river")["input_ids"][-1] == ending.eos_token_id
+    other = replace(opened, tokenizer=ending)
+    assert generate(other, "The river", max_new_tokens=9) == expected
+    recorder = Recorder()  # an end that the user wrote stays
+    generate(other, f"The river{pico.END}", max_new_tokens=1, streamer=recorder)
+    assert recorder.ids.count(0) >= 1
 
 
 @pytest.mark.parametrize("end", [None, 0, [5, 0]])

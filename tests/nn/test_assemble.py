@@ -13,7 +13,8 @@ from bitstack.container.shards import ShardReader
 from bitstack.errors import UserError
 from bitstack.nn import resident_bytes, stacks
 from bitstack.nn.assemble import assemble, check_config, fill, fill_stacks, prepare, tensor_reader
-from bitstack.original.source import load_config, skeleton
+from bitstack.original.skeleton import skeleton
+from bitstack.original.source import load_config
 
 Folder = Callable[..., Path]
 FAMILIES = ["llama-tied", "gpt-2", "mixtral"]  # a tied head, transposed matrices, experts

@@ -13,7 +13,7 @@ from bitstack.container.blocks import StackSpec
 from bitstack.nn import pack_model, resident_bytes, stacks
 from bitstack.nn.modules import PackedEmbedding, PackedExperts, PackedLinear, TiedHead
 from bitstack.original.matrices import Matrix, find_dense, find_matrices
-from bitstack.original.source import skeleton
+from bitstack.original.skeleton import skeleton
 
 Folder = Callable[..., Path]
 

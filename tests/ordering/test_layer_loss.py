@@ -18,7 +18,7 @@ from bitstack.container.manifest import DenseEntry
 from bitstack.nn.assemble import assemble
 from bitstack.ordering.layer_loss import LayerwiseLoss
 from bitstack.ordering.reference import Reference
-from bitstack.original.source import skeleton
+from bitstack.original.skeleton import skeleton
 from bitstack.recipe import load_recipe
 
 Folder = Callable[..., Path]

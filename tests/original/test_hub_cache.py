@@ -23,7 +23,7 @@ from bitstack.container.planning import plan
 from bitstack.container.shards import ShardReader
 from bitstack.errors import UserError
 from bitstack.live.opening import open_model
-from bitstack.original.hub_cache import locate
+from bitstack.original.hub_cache import locate, name_in_cache
 from bitstack.original.source import open_source
 from hub_server import READER, HubServer
 
@@ -227,6 +227,35 @@ def test_the_container_knows_its_base_model(
     quick: dict[str, Any] = {"recipe": "fast", "blocks": 1, "calibration": "none"}
     container = bitstack.compress("someone/pico", tmp_path / "c", **quick)
     assert read_manifest(container).base_model == "someone/pico"
+
+
+def test_the_name_survives_a_path_into_the_cache(
+    hub: HubServer, pico_model: Callable[..., Path]
+) -> None:
+    hub.add("someone/pico-1.5", pico_model("llama-gqa"))
+    folder = open_source("someone/pico-1.5").path
+    assert open_source(folder).name == "someone/pico-1.5"
+    assert open_source(str(folder)).name == "someone/pico-1.5"
+    assert name_in_cache(pico_model("llama-gqa")) is None
+
+
+def test_templates_and_terms_come_along_from_the_hub(
+    hub: HubServer, pico_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = shutil.copytree(pico_model("llama-gqa"), tmp_path / "m")
+    files = ["additional_chat_templates/rag.jinja", "NOTICE", "USE_POLICY.md", "target.spm"]
+    for name in [*files, "onnx/config.json", "private.bin"]:
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text(name)
+    hub.add("someone/pico", model)
+    quick: dict[str, Any] = {"recipe": "fast", "blocks": 1, "calibration": "none"}
+    container = bitstack.compress("someone/pico", tmp_path / "c", **quick)
+    fetched = hub.fetched()
+    assert set(files) <= set(fetched)
+    assert not {"onnx/config.json", "private.bin"} & set(fetched)
+    dense = bitstack.export(container, tmp_path / "dense")
+    for name in files:
+        assert (container / name).read_text() == (dense / name).read_text() == name
 
 
 def test_a_container_is_no_model_to_compress(served: HubServer) -> None:

@@ -1,13 +1,14 @@
 """What goes into a folder beside weights: tokenizer, settings and licence, and the right config."""
 
+import json
 from pathlib import Path
 
 import torch
 from transformers import Gemma3Config, Gemma3TextConfig, LlamaConfig
 
 import pico
-from bitstack.original.side_files import config_of, copy_beside
-from bitstack.original.source import skeleton
+from bitstack.original.side_files import config_of, copy_beside, write_config
+from bitstack.original.skeleton import skeleton
 
 
 def test_what_is_copied_and_what_not(tmp_path: Path) -> None:
@@ -47,3 +48,42 @@ def test_a_text_part_keeps_the_config_of_the_whole_model(tmp_path: Path) -> None
     assert isinstance(config, Gemma3Config)
     assert config.text_config.hidden_size == 32
     assert config.architectures == ["Gemma3ForCausalLM"]
+
+
+def test_a_folder_called_tokenizer_harms_nothing(tmp_path: Path) -> None:
+    source, folder = pico.save("llama-tied", tmp_path / "source"), tmp_path / "folder"
+    folder.mkdir()
+    (source / "tokenizer").mkdir()
+    (source / "tokenizer" / "notes.txt").write_text("text")
+    (source / "vocab").mkdir()
+    (source / "LICENSE").symlink_to(tmp_path / "gone")
+    copy_beside(source, folder)
+    assert pico.tokenizer().from_pretrained(folder)
+    assert not (folder / "tokenizer").exists()
+
+
+def test_several_chat_templates_go_along(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    folder.mkdir()
+    tokenizer = pico.tokenizer().from_pretrained(pico.save("llama-tied", source))
+    tokenizer.chat_template = {"default": "a", "tool_use": "b", "rag": "c"}
+    tokenizer.save_pretrained(source)
+    copy_beside(source, folder)
+    assert pico.tokenizer().from_pretrained(folder).chat_template == tokenizer.chat_template
+
+
+def test_a_config_is_valid_json_and_reads_back(tmp_path: Path) -> None:
+    """Infinity is none of JSON's numbers; settings of generation are no reason to stop."""
+    config = LlamaConfig(**pico.SIZES, transformers_weights="mine.safetensors")
+    config.limit, config.temperature = float("inf"), 0.5
+    write_config(config, tmp_path)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    text = (tmp_path / "config.json").read_text()
+    held = json.loads(text, parse_constant=refuse)
+    assert "transformers_weights" not in held
+    again = LlamaConfig.from_pretrained(tmp_path)
+    assert again.limit == float("inf")
+    assert again.hidden_size == config.hidden_size

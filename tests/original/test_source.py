@@ -1,6 +1,7 @@
 """Weights are those of `from_pretrained`, a part at a time, and bad folders are named.
 
-Also covers `original.headers`: every fault of a checkpoint is an error that names it.
+Also covers `original.fitting` and `original.skeleton`: every fault of a checkpoint is an error that
+names it.
 """
 
 import gc
@@ -15,7 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DeepseekV3Config, GPTJConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    DeepseekV3Config,
+    GPTJConfig,
+)
 
 import pico
 from bitstack.errors import UserError
@@ -219,7 +227,6 @@ def add(key: str) -> Callable[[Weights], object]:
             {"num_hidden_layers": 3},
             r"weights for model\.layers\.2\.\S+ \(32, 32\) are missing",
         ),
-        ("llama-tied", None, {"num_hidden_layers": 1}, r"hold model\.layers\.1\.\S+, .* no place"),
         (
             "llama-tied",
             None,
@@ -255,6 +262,48 @@ def test_a_folder_that_does_not_fit_together(
     with pytest.raises(UserError, match=message) as error:
         open_source(edited(name, weights, **config))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["llama-tied", "gpt-2", "opt", "gpt-neox", "phi-3", "mixtral"])
+def test_layers_beyond_those_of_the_config_are_left_out_and_named(
+    edited: Folder, name: str
+) -> None:
+    """As heads that predict further tokens are stored, which transformers does not run."""
+    key = {"gpt-2": "n_layer"}.get(name, "num_hidden_layers")
+    source = open_source(folder := edited(name, None, **{key: 1}))
+    assert_same(source, folder)
+    (remark,) = source.remarks
+    assert remark.startswith("left out")
+    assert ".1 (as transformers loads it)" in remark
+
+
+def test_a_module_of_its_own_is_left_out_and_named(edited: Folder) -> None:
+    def heads(tensors: Weights) -> None:
+        tensors |= {"mtp.fc.weight": torch.ones(32, 64), "mtp.norm.weight": torch.ones(32)}
+
+    source = open_source(folder := edited("llama-tied", heads))
+    assert_same(source, folder)
+    assert "does not have it: mtp (" in source.remarks[0]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_of_another_task_is_refused(tmp_path: Path, tied: bool) -> None:
+    """A reward model that shares its embedding has all that a language model has, and more."""
+    config = pico.FAMILIES["llama-tied"]()
+    config.tie_word_embeddings = tied
+    for model in (AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModel):
+        made = model.from_config(config)
+        made.save_pretrained(folder := tmp_path / type(made).__name__)
+        with pytest.raises(UserError, match=rf"is {type(made).__name__}, which is no causal lang"):
+            open_source(folder)
+
+
+def test_an_adapter_beside_the_weights_or_alone(edited: Folder, tmp_path: Path) -> None:
+    for folder in (edited("llama-tied"), tmp_path / "alone"):
+        folder.mkdir(exist_ok=True)
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        with pytest.raises(UserError, match=r"holds an adapter .* merge it into the model"):
+            open_source(folder)
 
 
 EXPERT = "model.layers.0.block_sparse_moe.experts.2.w1.weight"
@@ -295,7 +344,7 @@ def test_files_that_cannot_be_read(edited: Folder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"{WEIGHTS}: cannot be read as safetensors"):
         open_source(folder)
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"no model\*.safetensors file; save the model"):
+    with pytest.raises(UserError, match=r"no model.safetensors or \S+index.json; save the model"):
         open_source(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json cannot be read"):

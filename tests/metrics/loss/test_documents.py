@@ -19,6 +19,7 @@ from bitstack.metrics.loss.documents import (
     read_texts,
     start_token,
     unknown_tokens,
+    vocabulary_size,
 )
 
 
@@ -86,3 +87,12 @@ def test_a_text_file_is_cut_and_lines_are_not(tmp_path: Path) -> None:
     assert read_texts(str(tmp_path / "text.jsonl"), max_bytes=5) == [long]
     with pytest.raises(UserError, match="max bytes is 0"):
         read_texts(str(tmp_path / "text.txt"), max_bytes=0)
+
+
+def test_a_vocabulary_with_gaps_reaches_to_its_highest_id() -> None:
+    """Logits cut to the number of tokens would lack those of the last ids."""
+    backend = Tokenizer(WordLevel({"[UNK]": 0, "river": 305}, unk_token="[UNK]"))
+    sparse = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    assert len(sparse) == 2
+    assert vocabulary_size(sparse) == 306
+    assert vocabulary_size(pico.tokenizer()) == pico.VOCABULARY
