@@ -32,7 +32,7 @@ struct Avx2Bytes {
   }
 
 #if BITSTACK_VNNI
-  static constexpr Digits digits = kWholeBytes;
+  static constexpr auto digits = whole_bytes;
   // Sums of one chunk's products: four neighbouring ones are added to a lane, in 32 bits.
   struct Sums {
     V whole, rest;
@@ -52,8 +52,11 @@ struct Avx2Bytes {
 #else
   // A product of bytes adds two neighbours in 16 bits. These hold two of the upper digits' sums,
   // 2 * 2 * 127 * 63, and of the lower ones' a whole chunk's, 8 * 2 * (127 * 8 + 15 * 63), which
-  // are widened once.
-  static constexpr Digits digits = {127, 16, 63, 16};
+  // are widened once. A table of one digit needs more steps than activations: 2 * 2 * 255 * 31, and
+  // 8 * 2 * 255 * 8.
+  static constexpr Digits digits(int planes) {
+    return planes > 1 && planes < kLowFrom ? Digits{255, 16, 31, 16} : Digits{127, 16, 63, 16};
+  }
   struct Sums {
     V whole, rest;
     inline Sums() : whole(_mm256_setzero_si256()), rest(whole) {}  // implicit ones lack the target

@@ -49,7 +49,7 @@ struct Avx512 {
   static inline Floats zero_floats() { return _mm512_setzero_ps(); }
 
 #if BITSTACK_VNNI
-  static constexpr Digits digits = kWholeBytes;
+  static constexpr auto digits = whole_bytes;
   // Sums of one chunk's products. A dot product adds four neighbouring ones of unsigned and signed
   // bytes to a lane, in 32 bits: nothing is rounded.
   struct Sums {

@@ -31,7 +31,7 @@ struct Digits {
   int table, table_low;            // high = 0 .. table; steps of `low` in one of `high`
   int activation, activation_low;  // high = -activation .. activation; likewise
 };
-constexpr Digits kWholeBytes = {255, 256, 127, 256};
+constexpr Digits whole_bytes(int /*planes*/) { return {255, 256, 127, 256}; }
 
 // The table as one or two digits: T[i] = zero + step * (high[i] + low[i] / table_low).
 struct ByteTable {
@@ -66,7 +66,7 @@ struct Outliers {
 struct Kernel {
   const char* name;
   int width;  // bytes of a vector; a chunk is 8 * width columns
-  Digits digits;
+  Digits (*digits)(int planes);  // null without `fast`
   // v * x of one token, laid out for `fast` and for `exact`. A variant without products of bytes has
   // null for `quantize` and `fast`.
   void (*quantize)(const Matrix&, const float* x, int64_t token, const ByteActivations&);

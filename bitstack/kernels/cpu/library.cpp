@@ -227,7 +227,7 @@ BITSTACK_API void bitstack_linear(int32_t variant, int32_t fast, const void* con
   char* memory = shared.get(size_t(numbers + scales + (batch + (kept ? batch * rows : 0)) * 4));
   if (kept) call.kept = reinterpret_cast<float*>(memory + numbers + scales) + batch;
   if (call.fast) {
-    call.bytes = make_bytes(m, kernel.digits);
+    call.bytes = make_bytes(m, kernel.digits(m.planes));
     call.a8 = {batch, parts, reinterpret_cast<int8_t*>(memory),
                reinterpret_cast<float*>(memory + numbers),
                reinterpret_cast<float*>(memory + numbers + scales)};

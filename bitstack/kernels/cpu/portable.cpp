@@ -95,7 +95,7 @@ inline void Word::store(Floats value, void* out, int64_t at, Dtype dtype) {
 }
 }  // namespace
 
-extern const Kernel kPortable = {"portable",  8,            {}, nullptr, spread<8>, nullptr,
+extern const Kernel kPortable = {"portable",  8,            nullptr, nullptr, spread<8>, nullptr,
                                  exact<Word>, unpack<Word>, nullptr, nullptr, rotate<Word>,
                                  outliers};
 }  // namespace bitstack

@@ -69,7 +69,8 @@ inline void transpose_bytes(const uint8_t* in, int8_t* out, int stride) {
 
 template <class O>
 void quantize(const Matrix& m, const float* x, int64_t token, const ByteActivations& a) {
-  constexpr int width = O::width, steps = O::digits.activation, low_steps = O::digits.activation_low;
+  constexpr int width = O::width, low_steps = O::digits(1).activation_low;
+  const float steps = float(O::digits(m.planes).activation);
   float scaled[8 * width], sum = 0.0f;
   uint8_t high[8 * width], low[8 * width];
   for (int64_t chunk = 0; chunk < a.chunks; ++chunk) {
@@ -78,7 +79,7 @@ void quantize(const Matrix& m, const float* x, int64_t token, const ByteActivati
     for (int g = 0; g < width / 4; ++g) {
       const float* group = scaled + g * kGroup;
       const float most = largest(group), inverse = most > 1e-30f ? steps / most : 0.0f;
-      const float scale = most / float(steps * low_steps);
+      const float scale = most / (steps * low_steps);
       uint8_t *to = high + g * kGroup, *rest = low + g * kGroup;
       sum += scale * float(quantize_group<low_steps>(group, inverse, to, rest));
       a.scale[at * (width / 4) + g] = scale;

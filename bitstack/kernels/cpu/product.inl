@@ -2,8 +2,8 @@
 //
 // fast   8-bit dot products. A 32-bit lane gathers the four bytes k = 4l .. 4l + 3 of all eight
 //        vectors b: 32 neighbouring columns, so one conversion and one multiply-add a chunk apply
-//        all its scales. Activations are of 16 bits, 256 * high + low, and so is the table from
-//        kLowFrom planes on; low * low is left out. A shorter table is rounded to 8 bits.
+//        all its scales. Activations have two digits, high and low, and so has the table from
+//        kLowFrom planes on; low * low is left out. A shorter table is rounded to one.
 // exact  fp32 activations, fp32 table, fp32 sums.
 //
 // Rows are taken one after the other: each plane is then one stream of bytes in rising order.
