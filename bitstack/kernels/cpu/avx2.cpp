@@ -6,7 +6,8 @@
 //               3.5, with a second table. Then 5 for products and sums, 7 at 4 planes. Together
 //               7.5, 9.1 and 13.5, so 1.9, 2.3 and 3.4 cycles of four ports
 //   measured    2.4, 3.0 and 4.4 cycles on Zen 3, in the first cache: 78% of what the ports could do.
-//               Two cores that read 31 GB/s could so be given 21, 25 and 22 GB/s of planes.
+//               Two cores could so take 21, 25 and 22 GB/s of planes. bench_kernels.py, on a machine
+//               with other work, printed 88%, 94% and all of what reading alone reached then.
 // `exact`, 3 planes: 2.6 operations likewise, then for each eight of the 32 weights a shift, a look-up
 // and a multiply-add: 14.
 #if defined(__x86_64__)
