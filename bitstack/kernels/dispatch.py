@@ -2,9 +2,9 @@
 
 CPU: the best compiled variant, or the torch reference. CUDA: Triton, or the reference. The
 environment variable BITSTACK_KERNEL forces a CPU variant (a name of `native.variants()`, or
-"reference"). Two accuracies: "fast" takes 8-bit dot products of 16-bit activations and tables
-where the machine has them (relative error about 1e-4), "exact" is fp32 throughout. Does not call
-a kernel; see `kernels.ops`.
+"reference"). Two accuracies: "fast" takes products of bytes, of activations and tables with two
+digits, where the machine has them (relative error about 1e-4, with AVX2 1e-3), "exact" is fp32
+throughout. Does not call a kernel; see `kernels.ops`.
 """
 
 import os
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from bitstack.errors import UserError
 from bitstack.kernels import native
+from bitstack.machine.device import product_dtype
 
 ACCURACIES = ("fast", "exact")
 _state = {"accuracy": "fast"}
@@ -33,8 +34,9 @@ class Choice(NamedTuple):
 def set_accuracy(accuracy: str) -> str:
     """Sets how exactly packed matrices are multiplied, for the whole process.
 
-    "fast", the setting at first, takes 8-bit dot products on CPUs that have them (relative error
-    about 1e-4); "exact" computes in fp32 throughout. Where no 8-bit kernel runs both are the same.
+    "fast", the setting at first, takes products of bytes on CPUs that have them (relative error
+    about 1e-4, with AVX2 1e-3); "exact" computes in fp32 throughout. Where no 8-bit kernel runs,
+    both are the same.
 
     Args:
         accuracy: "fast" or "exact".
@@ -111,7 +113,14 @@ def _why(variant: native.Variant) -> str:
         return "slow: this processor has no vector instructions that a kernel was written for"
     better = [other.name for other in native.variants() if other.index < variant.index]
     lacks = f"; the processor lacks what {', '.join(better)} need" if better else ""
-    return f"the best compiled kernel for this processor{lacks}"
+    wide = "; it has no bf16 arithmetic: prompts are multiplied in fp32" if widens(variant) else ""
+    return f"the best compiled kernel for this processor{lacks}{wide}"
+
+
+@cache
+def widens(variant: native.Variant) -> bool:
+    """Tells whether many tokens of 16 bits are multiplied in fp32, as torch is faster so."""
+    return not variant.halves and product_dtype("cpu") == torch.float32
 
 
 def _forced(name: str) -> tuple[Choice, native.Variant | None]:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitstack.kernels import native, threads
+from bitstack.kernels import dispatch, native, threads
 from bitstack.machine.pages import empty_pages
 
 _PANELS = 1 << 24  # bytes of all panels: small next to a model
@@ -74,18 +74,20 @@ def linear(
     columns = x.shape[-1]
     flat = x.reshape(-1, columns).contiguous()
     halves = x.dtype == torch.bfloat16 and variant.halves
+    out = x.new_empty(flat.shape[0], rows)
+    if dispatch.widens(variant):
+        flat = flat.float()
     if halves:  # x is scaled by v, so that unpacking is only a table look-up for each weight
         flat = native.scale_columns(variant, flat, scale, rows)
-    out = x.new_empty(flat.shape[0], rows)
 
     def multiply(begin: int, end: int) -> None:
         unpack = native.unpack_halves if halves else native.unpack
-        part = None if bias is None else bias[begin:end].to(x.dtype)
-        with _panel(end - begin, columns, x.dtype) as weight:
+        part = None if bias is None else bias[begin:end].to(flat.dtype)
+        with _panel(end - begin, columns, flat.dtype) as weight:
             unpack(variant, planes, scale, rows, weight, begin=begin)
             out[:, begin:end] = F.linear(flat, weight, part)
 
-    _share(multiply, panels(rows, columns * x.itemsize, threads.count()))
+    _share(multiply, panels(rows, columns * flat.itemsize, threads.count()))
     return out.view(*x.shape[:-1], rows)
 
 

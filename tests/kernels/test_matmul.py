@@ -41,6 +41,22 @@ def test_product(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, with_bias:
     assert (out - expected).norm() / expected.norm() < (1e-5 if dtype == torch.float32 else 1e-2)
 
 
+@pytest.mark.skipif(not native.variants(), reason="the compiled kernels were not built")
+@pytest.mark.parametrize("wide", [False, True])
+def test_16_bits_are_multiplied_in_fp32_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, wide: bool
+) -> None:
+    variant = native.variants()[-1]  # portable
+    monkeypatch.setattr(dispatch, "widens", lambda _: wide)
+    matrix, x = make_coded(70, 90, 2), torch.randn(30, 90).bfloat16()
+    dtypes = set()
+    monkeypatch.setattr(
+        matmul.F, "linear", lambda a, b, c: (dtypes.add(b.dtype), a @ b.T if c is None else c)[1]
+    )
+    out = matmul.linear(variant, x, matrix.planes, matrix.scale, 70, None)
+    assert (out.dtype, dtypes) == (torch.bfloat16, {torch.float32 if wide else torch.bfloat16})
+
+
 @pytest.mark.skipif(kernel_threads.set_openmp() is None, reason="torch has no OpenMP here")
 def test_work_is_shared_and_torch_keeps_its_threads() -> None:
     before = torch.get_num_threads()

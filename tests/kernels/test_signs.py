@@ -55,7 +55,7 @@ def test_few_tokens_never_see_the_dense_matrix(monkeypatch: pytest.MonkeyPatch) 
     for tokens in (1, 7, 8, 9):
         out = sign_linear(x[:tokens], packed, lefts, rights)
         torch.testing.assert_close(
-            out, (x[:tokens].double() @ dense.T).float(), rtol=1e-3, atol=1e-2
+            out, (x[:tokens].double() @ dense.T).float(), rtol=1e-3, atol=3e-2
         )
     assert calls == [8, 9]
 

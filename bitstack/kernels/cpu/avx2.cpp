@@ -1,8 +1,15 @@
-// AVX2 (Haswell, Zen and later): eight weights a step. There is no 8-bit dot product that is faster
-// than fp32 here, so `exact` is all there is.
+// AVX2 (Haswell, Zen and later), whose products of bytes add pairs in 16 bits: see avx2_bytes.inl.
 //
-// Floor, a row of 256 columns, 3 planes (three ports take vector work): 96 bytes; 12 + 32 shifts and
-// selects, 32 look-ups, 32 multiply-adds: about 112 operations = 38 cycles, 2.5 bytes a cycle.
+// Floors of `fast`, 32 weights of one row (Zen has four ports for vectors, Intel three):
+//   bytes       4 a plane: 8, 12 and 16 at 2, 3 and 4 planes
+//   operations  2 planes: 1.5 to bring codes together and look-ups 1 + 1; 3: 2.6 and 1.5; 4: 3 and
+//               3.5, with a second table. Then 5 for products and sums, 7 at 4 planes. Together
+//               7.5, 9.1 and 13.5, so 1.9, 2.3 and 3.4 cycles of four ports
+//   measured    2.4, 3.0 and 4.4 cycles on Zen 3, in the first cache: 78% of what the ports could do.
+//               Two cores could so take 21, 25 and 22 GB/s of planes. bench_kernels.py, on a machine
+//               with other work, printed 88%, 94% and all of what reading alone reached then.
+// `exact`, 3 planes: 2.6 operations likewise, then for each eight of the 32 weights a shift, a look-up
+// and a multiply-add: 14.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -12,120 +19,13 @@
 #include "kernel.h"
 #include "target.h"
 
+#define BITSTACK_VNNI 0
+
 BITSTACK_TARGET("avx2,fma,f16c")
 #include "convert.h"
 #include "transpose.inl"
-
-namespace bitstack {
-namespace {
-
-struct Avx2 {
-  using V = __m256i;
-  using Floats = __m256;
-  static constexpr int width = 32, unpacked = 8;
-
-  static inline V load(const void* from) { return _mm256_loadu_si256((const __m256i*)from); }
-  static inline V load_part(const void* from, int bytes) {
-    uint8_t whole[32] = {};
-    memcpy(whole, from, size_t(bytes));
-    return load(whole);
-  }
-  template <int n>
-  static inline V shr(V a) {
-    return _mm256_srli_epi32(a, n);
-  }
-  template <int n>
-  static inline V shl(V a) {
-    return _mm256_slli_epi32(a, n);
-  }
-  template <int mask>  // bits of `a` where the mask is set, of `b` elsewhere
-  static inline V select(V a, V b) {
-    const V bits = _mm256_set1_epi8(char(mask));
-    return _mm256_or_si256(_mm256_and_si256(bits, a), _mm256_andnot_si256(bits, b));
-  }
-  static inline Floats zero_floats() { return _mm256_setzero_ps(); }
-  static inline Floats multiply_add(Floats value, const float* x, Floats total) {
-    return _mm256_fmadd_ps(value, _mm256_loadu_ps(x), total);
-  }
-  static inline Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
-  static inline Floats subtract(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
-  static inline Floats load_floats(const float* from) { return _mm256_loadu_ps(from); }
-  static inline void store_floats(Floats a, float* to) { _mm256_storeu_ps(to, a); }
-  // Sums and differences at distances 1, 2 and 4 within a vector.
-  static inline Floats transform(Floats a) {
-    const Floats one = _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1);
-    const Floats two = _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1);
-    const Floats four = _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1);
-    a = _mm256_fmadd_ps(a, one, _mm256_permute_ps(a, 0xB1));
-    a = _mm256_fmadd_ps(a, two, _mm256_permute_ps(a, 0x4E));
-    return _mm256_fmadd_ps(a, four, _mm256_permute2f128_ps(a, a, 1));
-  }
-  static inline float reduce(Floats a) {
-    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
-    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
-  }
-
-  // Tables of 8 or 16 words in registers; longer ones are gathered from the first-level cache.
-  template <int planes>
-  struct Words {
-    static constexpr int F = field_width(planes);
-    const float* entries;
-    Floats low, high;
-
-    explicit Words(const float* from) : entries(from) {
-      float entry[16];
-      for (int i = 0; i < 16; ++i) entry[i] = from[i & ((1 << planes) - 1)];
-      low = _mm256_loadu_ps(entry);
-      high = _mm256_loadu_ps(entry + 8);
-    }
-    inline Floats look_up(V codes, int field) const {
-      const V moved = field ? _mm256_srli_epi32(codes, field * F) : codes;
-      if constexpr (planes <= 3) return _mm256_permutevar8x32_ps(low, moved);
-      if constexpr (planes == 4) {
-        const Floats upper = _mm256_castsi256_ps(_mm256_slli_epi32(moved, 28));
-        return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, moved),
-                                _mm256_permutevar8x32_ps(high, moved), upper);
-      }
-      const V index = _mm256_and_si256(moved, _mm256_set1_epi32((1 << planes) - 1));
-      return _mm256_i32gather_ps(entries, index, 4);
-    }
-  };
-
-  // Codes of 8 columns in their natural order: each lane takes its bit of the planes' bytes.
-  template <int planes>
-  static inline V indices(const uint8_t* const* at, int64_t column) {
-    const V bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    V index = _mm256_setzero_si256();
-    for (int p = 0; p < planes; ++p) {
-      const V bits = _mm256_and_si256(_mm256_set1_epi32(at[p][column / 8]), bit);
-      const V set = _mm256_cmpeq_epi32(bits, bit);
-      index = _mm256_or_si256(index, _mm256_and_si256(set, _mm256_set1_epi32(1 << p)));
-    }
-    return index;
-  }
-  static inline Floats times(Floats a, const float* b, float c) {
-    return _mm256_mul_ps(_mm256_mul_ps(a, _mm256_loadu_ps(b)), _mm256_set1_ps(c));
-  }
-  static inline void store(Floats value, void* out, int64_t at, Dtype dtype) {
-    if (dtype == kFloat32) {
-      _mm256_storeu_ps((float*)out + at, value);
-    } else if (dtype == kFloat16) {
-      _mm_storeu_si128((__m128i*)((uint16_t*)out + at), _mm256_cvtps_ph(value, 0));
-    } else {  // to bfloat16, ties to even
-      const V bits = _mm256_castps_si256(value);
-      const V odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-      const V up = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7FFF));
-      const V words = _mm256_srli_epi32(up, 16);
-      const V packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 8);
-      _mm_storeu_si128((__m128i*)((uint16_t*)out + at), _mm256_castsi256_si128(packed));
-    }
-  }
-};
-
-}  // namespace
-}  // namespace bitstack
-
+#include "avx2_bytes.inl"
+#include "avx2.inl"
 #include "prepare.inl"
 #include "rotate.inl"
 #include "outliers.inl"
@@ -133,9 +33,10 @@ struct Avx2 {
 #include "unpack.inl"
 
 namespace bitstack {
-extern const Kernel kAvx2 = {"avx2",      32,           nullptr, spread<32>, nullptr,
-                             exact<Avx2>, unpack<Avx2>, nullptr, nullptr, rotate<Avx2>,
-                             outliers};
+extern const Kernel kAvx2 = {
+    "avx2", 32, Avx2::digits, quantize<Avx2>, spread<32>, fast<Avx2>,
+    exact<Avx2>, unpack<Avx2>, nullptr, nullptr, rotate<Avx2>,
+    outliers};
 }
 BITSTACK_TARGET_END
 #endif

@@ -23,7 +23,7 @@ BITSTACK_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
 
 namespace bitstack {
 extern const Kernel kAvx512 = {
-    "avx512", 64, nullptr, spread<64>, nullptr, exact<Avx512>,
+    "avx512", 64, nullptr, nullptr, spread<64>, nullptr, exact<Avx512>,
     unpack<Avx512>, unpack_halves<Avx512>, scale_columns, rotate<Avx512>,
     outliers};
 }

@@ -34,16 +34,42 @@ struct Avx512 {
   static inline V select(V a, V b) {
     return _mm512_ternarylogic_epi32(b, a, _mm512_set1_epi8(mask), 0xD8);
   }
+  // The upper of every two fields of n bits in `a` and the lower in `b` change places.
+  template <int n, int mask>
+  static inline void swap(V& a, V& b) {
+    const V low = select<mask>(a, shl<n>(b));
+    b = select<mask>(shr<n>(a), b);
+    a = low;
+  }
+  template <int mask>  // the look-ups ignore other bits
+  static inline V keep(V a) {
+    return a;
+  }
   static inline V zero() { return _mm512_setzero_si512(); }
   static inline Floats zero_floats() { return _mm512_setzero_ps(); }
 
 #if BITSTACK_VNNI
-  // sum + four neighbouring products a lane, unsigned by signed bytes.
-  static inline V dot(V sum, V value, V x) { return _mm512_dpbusd_epi32(sum, value, x); }
-  // total + scale * (256 * sum + rest)
-  static inline Floats scaled_add(V sum, V rest, const float* scale, Floats total) {
-    const V whole = _mm512_add_epi32(_mm512_slli_epi32(sum, 8), rest);
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), _mm512_loadu_ps(scale), total);
+  static constexpr auto digits = whole_bytes;
+  // Sums of one chunk's products. A dot product adds four neighbouring ones of unsigned and signed
+  // bytes to a lane, in 32 bits: nothing is rounded.
+  struct Sums {
+    V whole, rest;
+    inline Sums() : whole(zero()), rest(zero()) {}  // an implicit one would lack the target
+    inline void add_high(V a, V b, const int8_t* x) {
+      whole = _mm512_dpbusd_epi32(whole, a, load(x));
+      rest = _mm512_dpbusd_epi32(rest, a, load(x + width));
+      whole = _mm512_dpbusd_epi32(whole, b, load(x + 2 * width));
+      rest = _mm512_dpbusd_epi32(rest, b, load(x + 3 * width));
+    }
+    inline void add_low(V a, V b, const int8_t* x) {
+      rest = _mm512_dpbusd_epi32(rest, a, load(x));
+      rest = _mm512_dpbusd_epi32(rest, b, load(x + 2 * width));
+    }
+  };
+  // total + scale * (256 * whole + rest)
+  static inline Floats scaled_add(const Sums& sums, const float* scale, Floats total) {
+    const V sum = _mm512_add_epi32(_mm512_slli_epi32(sums.whole, 8), sums.rest);
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(scale), total);
   }
 #endif
   static inline Floats multiply_add(Floats value, const float* x, Floats total) {

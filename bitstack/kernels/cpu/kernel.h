@@ -1,6 +1,6 @@
 // What the variants of the CPU kernel share: plain structs, and the table of functions each fills.
 //
-// A variant (portable, AVX2, three of AVX-512) is one source file compiled for one instruction set;
+// A variant (portable, AVX2, AVX-VNNI, three of AVX-512) is one source file compiled for one instruction set;
 // which of them runs is decided in library.cpp. Nothing here or there knows of torch.
 #pragma once
 #include <cstddef>
@@ -12,7 +12,7 @@ constexpr int kMaxPlanes = 8;
 constexpr int kMaxEntries = 256;  // of a table: 2^kMaxPlanes
 constexpr int64_t kChunk = 256;   // rows whose outliers are multiplied at once
 constexpr int64_t kGroup = 32;    // columns that share one activation scale in the fast product
-constexpr int kLowFrom = 4;       // planes from which the fast product's table has 16 bits
+constexpr int kLowFrom = 4;       // planes from which the fast product's table has two digits
 
 enum Dtype : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
@@ -26,7 +26,14 @@ struct Matrix {
   float table[kMaxEntries];   // [2^planes]
 };
 
-// The table in 8 or 16 bits: T[i] = zero + step * (high[i] + low[i] / 256).
+// How many steps the digits of the fast product have: as many as a variant's sums can hold.
+struct Digits {
+  int table, table_low;            // high = 0 .. table; steps of `low` in one of `high`
+  int activation, activation_low;  // high = -activation .. activation; likewise
+};
+constexpr Digits whole_bytes(int /*planes*/) { return {255, 256, 127, 256}; }
+
+// The table as one or two digits: T[i] = zero + step * (high[i] + low[i] / table_low).
 struct ByteTable {
   uint8_t high[kMaxEntries], low[kMaxEntries];
   float step, zero;
@@ -34,7 +41,7 @@ struct ByteTable {
 
 // Columns are taken a chunk at a time: as many as one vector of `width` bytes holds bits. The bit
 // transposition of a chunk delivers column 8k + b as byte k of vector b, so activations are laid
-// out in that order once a call, zero past the last column. Each is scale * (256 * high + low).
+// out in that order once a call, zero past the last column. Each is scale * (activation_low * high + low).
 struct ByteActivations {
   int64_t batch, chunks;
   int8_t* value;  // [batch][chunk][8 b][high, low][width k]
@@ -59,8 +66,9 @@ struct Outliers {
 struct Kernel {
   const char* name;
   int width;  // bytes of a vector; a chunk is 8 * width columns
-  // v * x of one token, laid out for `fast` and for `exact`. A variant without an 8-bit dot product
-  // has null for `quantize` and `fast`: pairs of 16-bit products are no faster than `exact`.
+  Digits (*digits)(int planes);  // null without `fast`
+  // v * x of one token, laid out for `fast` and for `exact`. A variant without products of bytes has
+  // null for `quantize` and `fast`.
   void (*quantize)(const Matrix&, const float* x, int64_t token, const ByteActivations&);
   void (*spread)(const Matrix&, const float* x, int64_t token, const FloatActivations&);
   // sums[(row - begin) * batch + token] = sum over columns of T[code] * v * x, without u.
@@ -85,7 +93,7 @@ struct Kernel {
 
 extern const Kernel kPortable;
 #if defined(__x86_64__)
-extern const Kernel kAvx2, kAvx512, kAvx512Vnni, kAvx512Vbmi;
+extern const Kernel kAvx2, kAvxVnni, kAvx512, kAvx512Vnni, kAvx512Vbmi;
 #endif
 
 }  // namespace bitstack

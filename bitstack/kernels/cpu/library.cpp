@@ -10,7 +10,11 @@
 #include "kernel.h"
 #include "pool.h"
 #include "table.h"
+#include "target.h"
 
+#if BITSTACK_AVXVNNI
+#include <cpuid.h>
+#endif
 #if defined(_WIN32)
 #define BITSTACK_API extern "C" __declspec(dllexport)
 #else
@@ -28,6 +32,14 @@ struct Variant {
   bool runs;
 };
 
+#if BITSTACK_AVXVNNI
+// Not every compiler that knows the instructions knows how to ask for them.
+bool has_avx_vnni() {
+  unsigned a = 0, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#endif
+
 std::vector<Variant> find_variants() {
   std::vector<Variant> all;
 #if defined(__x86_64__)
@@ -39,6 +51,9 @@ std::vector<Variant> find_variants() {
   all.push_back({&kAvx512Vbmi, vnni && __builtin_cpu_supports("avx512vbmi")});
   all.push_back({&kAvx512Vnni, vnni});
   all.push_back({&kAvx512, avx512});
+#if BITSTACK_AVXVNNI
+  all.push_back({&kAvxVnni, avx2 && has_avx_vnni()});
+#endif
   all.push_back({&kAvx2, avx2});
 #endif
   all.push_back({&kPortable, true});
@@ -212,7 +227,7 @@ BITSTACK_API void bitstack_linear(int32_t variant, int32_t fast, const void* con
   char* memory = shared.get(size_t(numbers + scales + (batch + (kept ? batch * rows : 0)) * 4));
   if (kept) call.kept = reinterpret_cast<float*>(memory + numbers + scales) + batch;
   if (call.fast) {
-    call.bytes = make_bytes(m);
+    call.bytes = make_bytes(m, kernel.digits(m.planes));
     call.a8 = {batch, parts, reinterpret_cast<int8_t*>(memory),
                reinterpret_cast<float*>(memory + numbers),
                reinterpret_cast<float*>(memory + numbers + scales)};

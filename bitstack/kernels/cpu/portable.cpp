@@ -33,14 +33,16 @@ struct Word {
   static inline V shr(V a) {
     return a >> n;
   }
-  template <int n>
-  static inline V shl(V a) {
-    return a << n;
+  // The upper of every two fields of n bits in `a` and the lower in `b` change places.
+  template <int n, int mask>
+  static inline void swap(V& a, V& b) {
+    const V moved = ((a >> n) ^ b) & (mask * 0x0101010101010101ull);
+    b ^= moved;
+    a ^= moved << n;
   }
   template <int mask>
-  static inline V select(V a, V b) {
-    constexpr V bits = mask * 0x0101010101010101ull;
-    return (a & bits) | (b & ~bits);
+  static inline V keep(V a) {
+    return a;
   }
   static inline Floats zero_floats() { return {0.0f, 0.0f}; }
   static inline Floats multiply_add(Floats value, const float* x, Floats total) {
@@ -93,7 +95,7 @@ inline void Word::store(Floats value, void* out, int64_t at, Dtype dtype) {
 }
 }  // namespace
 
-extern const Kernel kPortable = {"portable",  8,            nullptr, spread<8>, nullptr,
+extern const Kernel kPortable = {"portable",  8,            nullptr, nullptr, spread<8>, nullptr,
                                  exact<Word>, unpack<Word>, nullptr, nullptr, rotate<Word>,
                                  outliers};
 }  // namespace bitstack

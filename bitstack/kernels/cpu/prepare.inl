@@ -30,14 +30,17 @@ inline void scale_chunk(const Matrix& m, const float* x, int64_t chunk, float* o
 // The nearest whole number, of anything below 2^22.
 inline float nearest(float value) { return (value + 12582912.0f) - 12582912.0f; }
 
-// 32 numbers to 8 bits and 8 bits of remainder; their sum in units of scale / 256 is returned.
+// 32 numbers to a digit and a remainder of `steps` in one of it; their sum in units of a step is
+// returned.
+template <int steps>
 inline int quantize_group(const float* group, float inverse, uint8_t* high, uint8_t* low) {
+  constexpr float within = steps < 256 ? steps : 254;  // half of them must fit a signed byte
   int32_t whole[kGroup], rest[kGroup], sum = 0;
   for (int i = 0; i < kGroup; ++i) {
     const float value = group[i] * inverse, rounded = nearest(value);
     whole[i] = int32_t(rounded);
-    rest[i] = int32_t(nearest((value - rounded) * 254.0f));  // -127 .. 127
-    sum += whole[i] * 256 + rest[i];
+    rest[i] = int32_t(nearest((value - rounded) * within));
+    sum += whole[i] * steps + rest[i];
   }
   for (int i = 0; i < kGroup; ++i) {
     high[i] = uint8_t(whole[i]);
@@ -64,8 +67,10 @@ inline void transpose_bytes(const uint8_t* in, int8_t* out, int stride) {
   for (int b = 0; b < 8; ++b) memcpy(out + b * stride, &row[b], 8);
 }
 
-template <int width>
+template <class O>
 void quantize(const Matrix& m, const float* x, int64_t token, const ByteActivations& a) {
+  constexpr int width = O::width, low_steps = O::digits(1).activation_low;
+  const float steps = float(O::digits(m.planes).activation);
   float scaled[8 * width], sum = 0.0f;
   uint8_t high[8 * width], low[8 * width];
   for (int64_t chunk = 0; chunk < a.chunks; ++chunk) {
@@ -73,9 +78,10 @@ void quantize(const Matrix& m, const float* x, int64_t token, const ByteActivati
     scale_chunk<width>(m, x, chunk, scaled);
     for (int g = 0; g < width / 4; ++g) {
       const float* group = scaled + g * kGroup;
-      const float most = largest(group), inverse = most > 1e-30f ? 127.0f / most : 0.0f;
-      const float scale = most / (127.0f * 256.0f);
-      sum += scale * float(quantize_group(group, inverse, high + g * kGroup, low + g * kGroup));
+      const float most = largest(group), inverse = most > 1e-30f ? steps / most : 0.0f;
+      const float scale = most / (steps * low_steps);
+      uint8_t *to = high + g * kGroup, *rest = low + g * kGroup;
+      sum += scale * float(quantize_group<low_steps>(group, inverse, to, rest));
       a.scale[at * (width / 4) + g] = scale;
     }
     int8_t* out = a.value + at * 16 * width;

@@ -2,8 +2,8 @@
 //
 // fast   8-bit dot products. A 32-bit lane gathers the four bytes k = 4l .. 4l + 3 of all eight
 //        vectors b: 32 neighbouring columns, so one conversion and one multiply-add a chunk apply
-//        all its scales. Activations are of 16 bits, 256 * high + low, and so is the table from
-//        kLowFrom planes on; low * low is left out. A shorter table is rounded to 8 bits.
+//        all its scales. Activations have two digits, high and low, and so has the table from
+//        kLowFrom planes on; low * low is left out. A shorter table is rounded to one.
 // exact  fp32 activations, fp32 table, fp32 sums.
 //
 // Rows are taken one after the other: each plane is then one stream of bytes in rising order.
@@ -19,46 +19,58 @@ struct FastTables {
   explicit FastTables(const ByteTable& bytes) : high(bytes.high), low(bytes.low) {}
 };
 
+// The codes of a row's columns in one chunk, as Transpose lays them out.
 template <class O, int planes>
-inline void load(const Matrix& m, int64_t row, int64_t chunk, typename O::V* bits) {
+inline void load(const Matrix& m, int64_t row, int64_t chunk, typename O::V* codes) {
   const int64_t at = chunk * O::width, left = m.row_bytes - at;
+  typename O::V bits[kMaxPlanes];
   for (int p = 0; p < planes; ++p) {
     const uint8_t* from = m.plane[p] + row * m.row_bytes + at;
     __builtin_prefetch(from + kAhead);
     bits[p] = left >= O::width ? O::load(from) : O::load_part(from, int(left));
   }
+  Transpose<O>::template codes<planes>(bits, codes);
 }
 
+// The products of one chunk. `x` is the chunk of the first token, `next` the way to another's.
+template <class O, int planes, int batch>
+inline void add_chunk(const FastTables<O, planes>& table, const typename O::V* codes,
+                      const int8_t* x, int64_t next, typename O::Sums* sum) {
+  constexpr int F = field_width(planes);
+#pragma GCC unroll 4
+  for (int b = 0; b < 8; b += 2, x += 4 * O::width) {
+    const typename O::V one = table.high.look_up(codes[b % F], b / F);
+    const typename O::V two = table.high.look_up(codes[(b + 1) % F], (b + 1) / F);
+#pragma GCC unroll 4
+    for (int t = 0; t < batch; ++t) sum[t].add_high(one, two, x + t * next);
+    if constexpr (planes >= kLowFrom) {
+      const typename O::V low = table.low.look_up(codes[b % F], b / F);
+      const typename O::V low_two = table.low.look_up(codes[(b + 1) % F], (b + 1) / F);
+#pragma GCC unroll 4
+      for (int t = 0; t < batch; ++t) sum[t].add_low(low, low_two, x + t * next);
+    }
+  }
+}
+
+// The codes of the next chunk are made before the products of this one: neither waits for the other.
 template <class O, int planes, int batch>
 inline void fast_row(const Matrix& m, const FastTables<O, planes>& table, const ByteActivations& a,
                      int64_t row, int64_t token, float* sums) {
   constexpr int F = field_width(planes);
+  typename O::V codes[F], coming[F];
   typename O::Floats total[batch];
   for (int t = 0; t < batch; ++t) total[t] = O::zero_floats();
+  load<O, planes>(m, row, 0, coming);
   for (int64_t chunk = 0; chunk < a.chunks; ++chunk) {
-    typename O::V bits[kMaxPlanes], codes[F], sum[batch], rest[batch];
-    load<O, planes>(m, row, chunk, bits);
-    Transpose<O>::template codes<planes>(bits, codes);
-    for (int t = 0; t < batch; ++t) sum[t] = rest[t] = O::zero();
-#pragma GCC unroll 8
-    for (int b = 0; b < 8; ++b) {
-      const typename O::V high = table.high.look_up(codes[b % F], b / F);
-      for (int t = 0; t < batch; ++t) {
-        const int8_t* x = a.value + ((token + t) * a.chunks + chunk) * 16 * O::width;
-        sum[t] = O::dot(sum[t], high, O::load(x + 2 * b * O::width));
-        rest[t] = O::dot(rest[t], high, O::load(x + (2 * b + 1) * O::width));
-      }
-      if constexpr (planes >= kLowFrom) {
-        const typename O::V low = table.low.look_up(codes[b % F], b / F);
-        for (int t = 0; t < batch; ++t) {
-          const int8_t* x = a.value + ((token + t) * a.chunks + chunk) * 16 * O::width;
-          rest[t] = O::dot(rest[t], low, O::load(x + 2 * b * O::width));
-        }
-      }
-    }
+    const int64_t at = token * a.chunks + chunk;
+    typename O::Sums sum[batch];
+    for (int c = 0; c < F; ++c) codes[c] = coming[c];
+    if (chunk + 1 < a.chunks) load<O, planes>(m, row, chunk + 1, coming);
+    add_chunk<O, planes, batch>(table, codes, a.value + at * 16 * O::width,
+                                a.chunks * 16 * O::width, sum);
     for (int t = 0; t < batch; ++t) {
-      const int64_t at = (token + t) * a.chunks + chunk;
-      total[t] = O::scaled_add(sum[t], rest[t], a.scale + at * (O::width / 4), total[t]);
+      const float* scale = a.scale + (at + t * a.chunks) * (O::width / 4);
+      total[t] = O::scaled_add(sum[t], scale, total[t]);
     }
   }
   for (int t = 0; t < batch; ++t) sums[t] = O::reduce(total[t]);
@@ -73,9 +85,8 @@ inline void exact_row(const Matrix& m, const typename O::template Words<planes>&
   for (int t = 0; t < batch; ++t)
     for (int i = 0; i < chains; ++i) total[t][i] = O::zero_floats();
   for (int64_t chunk = 0; chunk < a.chunks; ++chunk) {
-    typename O::V bits[kMaxPlanes], codes[F];
-    load<O, planes>(m, row, chunk, bits);
-    Transpose<O>::template codes<planes>(bits, codes);
+    typename O::V codes[F];
+    load<O, planes>(m, row, chunk, codes);
 #pragma GCC unroll 32
     for (int n = 0; n < 32; ++n) {
       // The sums of several tokens one by one: together they would not fit the registers.

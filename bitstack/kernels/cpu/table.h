@@ -19,18 +19,18 @@ float rounding_error(const float* table, int count, float low, float range, int 
   return error / (scale * scale);
 }
 
-// The number of steps, of those that use most of 8 bits, that suits the inner entries best.
-int best_steps(const float* table, int count, float low, float range) {
-  int best = 255;
+// The number of steps, of those that use most of `most`, that suits the inner entries best.
+int best_steps(const float* table, int count, float low, float range, int most) {
+  int best = most;
   float least = rounding_error(table, count, low, range, best);
-  for (int steps = 254; steps >= 192 && least > 0.0f; --steps) {
+  for (int steps = most - 1; steps > most * 3 / 4 && least > 0.0f; --steps) {
     const float error = rounding_error(table, count, low, range, steps);
     if (error < least) least = error, best = steps;
   }
   return best;
 }
 
-ByteTable make_bytes(const Matrix& m) {
+ByteTable make_bytes(const Matrix& m, const Digits& digits) {
   const int count = 1 << m.planes;
   float low = m.table[0], high = m.table[0];
   for (int i = 1; i < count; ++i) {
@@ -39,15 +39,16 @@ ByteTable make_bytes(const Matrix& m) {
   }
   const float range = high > low ? high - low : 1.0f;
   const bool short_table = m.planes < kLowFrom;
-  const int steps = short_table ? best_steps(m.table, count, low, range) : 255;
+  const int most = digits.table;
+  const int steps = short_table ? best_steps(m.table, count, low, range, most) : most;
   ByteTable bytes{};
   bytes.step = range / float(steps);
   bytes.zero = low;
   for (int i = 0; i < count; ++i) {
     const float at = (m.table[i] - low) * (float(steps) / range);
-    const int fine = int(nearest(at * 256.0f));
-    bytes.high[i] = uint8_t(short_table ? int(nearest(at)) : fine / 256);
-    bytes.low[i] = uint8_t(short_table ? 0 : fine % 256);
+    const int fine = int(nearest(at * float(digits.table_low)));
+    bytes.high[i] = uint8_t(short_table ? int(nearest(at)) : fine / digits.table_low);
+    bytes.low[i] = uint8_t(short_table ? 0 : fine % digits.table_low);
   }
   return bytes;
 }

@@ -3,6 +3,13 @@
 // for it too, and the linker might keep that copy for machines that lack it.
 #pragma once
 
+// Whether the compiler knows AVX-VNNI, the 8-bit dot product of processors without AVX-512.
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 13 : __GNUC__ >= 11)
+#define BITSTACK_AVXVNNI 1
+#else
+#define BITSTACK_AVXVNNI 0
+#endif
+
 #define BITSTACK_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define BITSTACK_TARGET(isa) \

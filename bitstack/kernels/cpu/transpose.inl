@@ -1,12 +1,13 @@
 // Bits of up to eight planes become codes: a transposition of 8 x planes bits in every byte lane.
 //
-// `O` is a vector type's operations (V, shr, shl, select). Field width F is 1, 2, 4 or 8 bits, the
+// `O` is a vector type's operations (V, shr, swap, keep). Field width F is 1, 2, 4 or 8 bits, the
 // smallest that holds `planes` bits. F vectors come out; field f of vector c holds the code of
 // column c + F f of its byte's eight columns. A butterfly: stage s swaps blocks of 2^s bits between
-// two vectors, two shifts and two bit selects a pair. Bits of a field above `planes` are not
-// cleared: the tables are filled so that they do not matter.
+// two vectors. Bits of a field above `planes` need not be zero: the tables are filled so that they
+// do not matter. But `keep` clears those of three planes, where a variant's look-up wants it.
 //
-// Floor: F log2(F) shifts and selects each for 8 * width columns.
+// Floor: F log2(F) / 2 swaps for 8 * width columns, of four operations each with a select of three
+// operands, of six without.
 
 namespace bitstack {
 namespace {
@@ -21,8 +22,9 @@ struct Transpose {
 
   // Columns 0 2 4 6 and 1 3 5 7 of two planes, two bits each.
   static inline void pairs(V a, V b, V& even, V& odd) {
-    even = O::template select<0x55>(a, O::template shl<1>(b));
-    odd = O::template select<0x55>(O::template shr<1>(a), b);
+    O::template swap<1, 0x55>(a, b);
+    even = a;
+    odd = b;
   }
 
   // Four vectors of four-bit fields: vector c holds columns c and c + 4.
@@ -38,13 +40,15 @@ struct Transpose {
       out[2] = O::template shr<2>(out[0]);
       out[3] = O::template shr<2>(out[1]);
     } else {
-      V even, odd, even_high = a[2], odd_high = O::template shr<1>(a[2]);
-      pairs(a[0], a[1], even, odd);
-      if constexpr (planes == 4) pairs(a[2], a[3], even_high, odd_high);
-      out[0] = O::template select<0x33>(even, O::template shl<2>(even_high));
-      out[1] = O::template select<0x33>(odd, O::template shl<2>(odd_high));
-      out[2] = O::template select<0x33>(O::template shr<2>(even), even_high);
-      out[3] = O::template select<0x33>(O::template shr<2>(odd), odd_high);
+      pairs(a[0], a[1], out[0], out[1]);
+      if constexpr (planes == 4) {
+        pairs(a[2], a[3], out[2], out[3]);
+      } else {
+        out[2] = O::template keep<0x55>(a[2]);
+        out[3] = O::template keep<0x55>(O::template shr<1>(a[2]));
+      }
+      O::template swap<2, 0x33>(out[0], out[2]);
+      O::template swap<2, 0x33>(out[1], out[3]);
     }
   }
 
@@ -57,13 +61,9 @@ struct Transpose {
     } else if constexpr (planes <= 4) {
       nibbles<planes>(a, out);
     } else {
-      V low[4], high[4];
-      nibbles<4>(a, low);
-      nibbles<planes - 4>(a + 4, high);
-      for (int c = 0; c < 4; ++c) {
-        out[c] = O::template select<0x0F>(low[c], O::template shl<4>(high[c]));
-        out[c + 4] = O::template select<0x0F>(O::template shr<4>(low[c]), high[c]);
-      }
+      nibbles<4>(a, out);
+      nibbles<planes - 4>(a + 4, out + 4);
+      for (int c = 0; c < 4; ++c) O::template swap<4, 0x0F>(out[c], out[c + 4]);
     }
   }
 };
