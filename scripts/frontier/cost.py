@@ -42,13 +42,15 @@ class Meter:
 
     def __init__(self) -> None:
         self._clock, self._cpu, self._paused = Clock(), cpu_seconds(), 0.0
-        self._stop = 0.0
+        self._stop, self._peak = 0.0, 0
 
     def pause(self) -> Cost:
         """Stops the processor time; returns the cost so far."""
         self._stop = cpu_seconds()
         used = self._stop - self._cpu - self._paused
-        return Cost(self._clock.seconds, used, peak_bytes(), torch.get_num_threads(), vectors())
+        # Later peaks are those of an evaluation; what is done after it takes less than before.
+        self._peak = self._peak or peak_bytes()
+        return Cost(self._clock.seconds, used, self._peak, torch.get_num_threads(), vectors())
 
     def resume(self) -> None:
         """Goes on after `pause`."""

@@ -124,6 +124,8 @@ def test_evaluation_is_not_counted(
     cost, now = script("frontier.cost"), [0.0]
     monkeypatch.setattr(cost, "cpu_seconds", lambda: now[0])
 
+    monkeypatch.setattr(cost, "peak_bytes", lambda: 2**30 + int(now[0]))
+
     def loss(model: Any) -> float:
         now[0] += 100
         return 1.0
@@ -137,7 +139,7 @@ def test_evaluation_is_not_counted(
         found.append(next(measured))
     assert [row.cpu_seconds for row in found] == [1, 2, 3]
     assert found[0].threads == torch.get_num_threads()
-    assert found[0].peak_bytes > 2**26
+    assert [row.peak_bytes for row in found] == [2**30 + 1] * 3
     bench.known = cost.Cost(5.0, 7.0, 11, 2, "avx2")
     row = bench.scored("x", "y", "whole", 4, 9, bench.model, 5.0)
     assert (row.seconds, row.cpu_seconds, row.peak_bytes, row.vectors) == (5.0, 7.0, 11, "avx2")
