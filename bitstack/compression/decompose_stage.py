@@ -32,7 +32,6 @@ from bitstack.machine.allocator import give_back
 from bitstack.machine.device import product_dtype
 from bitstack.machine.workers import shares
 from bitstack.original.matrices import Matrix
-from bitstack.original.row_parts import usual_weight
 
 _log = logging.getLogger(__name__)
 _FISHER = "~fisher"  # key of the journal; no matrix has this name
@@ -218,9 +217,6 @@ class DecomposeStage:
                 if matrix.kind == "embedding" and self.fisher:
                     shares = token_shares(self.runner.windows, self._vocabulary)[matrix.own_rows]
                     moment, weights = self.fisher.of_embedding(shares, moment, weights)
-                elif matrix.first_row is not None and weights is None:
-                    usual = usual_weight(matrix, self._vocabulary)
-                    weights = torch.full((matrix.rows,), usual, device=self.runner.device)
                 tasks.append(self._task(matrix, moment, weights))
             self._decompose(tasks)
             if _dense_key(None) in self._own_keys:

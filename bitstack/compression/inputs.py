@@ -25,7 +25,7 @@ from bitstack.original.hub_cache import Located
 from bitstack.original.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
 from bitstack.original.row_parts import in_parts
 from bitstack.original.source import Source, open_source
-from bitstack.recipe import Recipe, matches
+from bitstack.recipe import NO_TEXT, Recipe, matches
 
 _log = logging.getLogger(__name__)
 
@@ -160,7 +160,8 @@ def _find_recipe_matrices(source: Source, recipe: Recipe) -> list[Matrix]:
             )
     if not kept:
         raise UserError(f"recipe {recipe.name}: nothing is left to decompose")
-    return in_parts(kept) if recipe.method == "codes" else kept
+    parted = recipe.method == "codes" and recipe.calibration != NO_TEXT
+    return in_parts(kept) if parted else kept
 
 
 def _check_output(folder: Path) -> None:

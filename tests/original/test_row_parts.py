@@ -16,7 +16,7 @@ from bitstack.live.draft import draft
 from bitstack.nn import resident_bytes
 from bitstack.original import row_parts
 from bitstack.original.matrices import Matrix
-from bitstack.original.row_parts import in_parts, usual_weight
+from bitstack.original.row_parts import in_parts
 from bitstack.recipe import load_recipe
 
 FAMILIES = ("llama-tied", "llama-untied", "gemma-2", "gpt-2")  # gemma multiplies what it gathers
@@ -34,17 +34,6 @@ def test_parts_cover_every_row_once(rows: int) -> None:
     assert [part.name for part in parts] == [f"m.embed.{i}" for i in range(6)]
     assert {part.parameter for part in parts} == {"m.embed.weight"}
     assert max(part.rows for part in parts) <= rows / 4 + 16  # a level of one is a small step
-
-
-@pytest.mark.parametrize("rows", [4096, 49152, 262144])
-def test_without_text_the_first_rows_weigh_most(rows: int) -> None:
-    """The mean of the weights over all rows is one."""
-    parts = in_parts([matrix(rows)])
-    weights = [usual_weight(part, rows) for part in parts]
-    assert weights == sorted(weights, reverse=True)
-    mean = sum(w * part.rows for w, part in zip(weights, parts, strict=True)) / rows
-    assert mean == pytest.approx(1)
-    assert weights[0] == pytest.approx(9.6, abs=0.1)
 
 
 def test_what_is_small_or_no_vocabulary_stays_whole() -> None:
@@ -121,10 +110,14 @@ def test_it_grows_shrinks_drafts_and_is_saved(container: Path) -> None:
 def test_overrides_name_the_whole_matrix(container: Path, tmp_path: Path) -> None:
     """A pattern for the embedding is for all of its parts."""
     name = read_manifest(container).stacks[0].module
-    recipe = load_recipe("fast", calibration="none", overrides={name: {"blocks": 4}})
+    text = str(container.parent / "text.txt")
+    recipe = load_recipe("fast", calibration=text, overrides={name: {"blocks": 4}})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_parts, "_FEWEST", 16)
         inputs = open_inputs(container.parent / "model", tmp_path / "out", recipe)
+        free = recipe.model_copy(update={"calibration": "none"})
+        whole = open_inputs(container.parent / "model", tmp_path / "free", free).matrices
+    assert [m.name for m in whole if m.module == name] == [name]  # without text nothing is split
     parts = [m for m in inputs.matrices if m.module == name]
     assert len(parts) == 6
     assert {recipe.of(part.name).blocks for part in parts} == {4}
