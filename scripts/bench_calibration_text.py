@@ -26,6 +26,7 @@ from bitstack.commands.shared import errors_in_one_line, silence_libraries, writ
 from bitstack.commands.tables import console, table
 from bitstack.compression.fingerprint import fingerprint
 from bitstack.errors import UserError
+from bitstack.original.weight_files import weight_files
 from bitstack.recipe import GENERAL, NO_TEXT, Recipe, load_recipe
 
 LEVELS = (2, 3, 4)
@@ -107,7 +108,8 @@ def _container_name(bench: Bench, recipe: Recipe) -> str:
     source = recipe.calibration
     file = recipes.general_text() if source == GENERAL else Path(source)
     text = None if source == NO_TEXT else hashlib.sha256(file.read_bytes()).hexdigest()
-    return f"{recipe.name}-{fingerprint(bench.folder, recipe, text)[:12]}"
+    files = [bench.folder / "config.json", *weight_files(bench.folder)]
+    return f"{recipe.name}-{fingerprint(files, recipe, text)[:12]}"
 
 
 def line(row: Row) -> list[str]:
