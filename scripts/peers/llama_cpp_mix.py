@@ -3,10 +3,10 @@
 What users of llama.cpp ask for in its pull request 15550. The error of a type on a tensor is the
 squared error weighted by the importance matrix, on a sample of rows; from the smallest types on,
 the step that saves the most error per byte is taken until the size is reached. Errors are relative
-to the tensor's own weighted square, without which a few tensors with large inputs would take
-all bytes; that of the head counts once for each layer, as the errors of all layers add up before
-it. Types with a minimum in blocks of 32 (Q4_1, Q5_1) are left out: SmolLM2's weights lie on
-that grid. Single types are in `peers.llama_cpp_peer`.
+to the tensor's own weighted square, without which a few tensors with large inputs would take all
+bytes; that of the head counts once for each matrix before it, whose errors add up. Types with a
+minimum in blocks of 32 (Q4_1, Q5_1) are left out: SmolLM2's weights lie on that grid. Single types
+are in `peers.llama_cpp_peer`.
 """
 
 import ctypes
@@ -103,7 +103,7 @@ def quantised(weight: np.ndarray, kind: Type, importance: np.ndarray) -> tuple[n
 
 def _counts(bench: Bench) -> dict[str, int]:
     """Returns how often the error of the head counts, by its parameter."""
-    return {head_name(bench.model): bench.model.config.num_hidden_layers}
+    return {head_name(bench.model): len(bench.linear)}
 
 
 def _tensors(bench: Bench) -> dict[str, np.ndarray]:
