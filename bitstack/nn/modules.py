@@ -91,8 +91,7 @@ class _EmbeddingForward:
     def _take_over(self, original: nn.Embedding, rows: int, columns: int) -> None:
         self.num_embeddings, self.embedding_dim = rows, columns
         self.padding_idx = original.padding_idx
-        self.plain = type(original) is nn.Embedding
-        self.original = None if self.plain else original
+        self.original = None if type(original) is nn.Embedding else original
 
     @property
     def weight(self) -> Tensor:

@@ -31,6 +31,7 @@ LOSSLESS_BITS = 8  # a GGUF of fewer bits per weight has a loss of its own that 
 _SHOWN = 6  # files named in an error
 _ROPE_FACTORS = "rope_freqs.weight"
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+_OTHER_DISK = "free some, or name a folder on another disk in the variable TMPDIR"
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -132,9 +133,6 @@ def _made(file: Path, *stamp: int) -> _Made:
     except OSError as error:
         raise UserError(f"{folder}: cannot write ({one_line(error)}); {_OTHER_DISK}") from None
     return _Made(parent, contents.remarks + _save_tokenizer(file, folder))
-
-
-_OTHER_DISK = "free some, or name a folder on another disk in the variable TMPDIR"
 
 
 def _contents(file: Path) -> Contents:

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from bitstack.errors import UserError
 from bitstack.original.acceptance import check_config, refuse_adapter
-from bitstack.original.fitting import fit_files
+from bitstack.original.checkpoint import read_checkpoint
 from bitstack.original.gguf_model import find_gguf, open_gguf
 from bitstack.original.headers import OTHER_MODEL, Header, mismatch, one_line
 from bitstack.original.hub_cache import Located, locate, name_in_cache
@@ -149,17 +149,17 @@ def open_source(path: str | Path | Located) -> Source:
     if not gguf:
         fetch_weights(place, config)
     files = weight_files(folder, config)
-    fitted = fit_files(folder, config, files)
+    stored = read_checkpoint(folder, config, files)
     source = Source(
         path=folder,
         name=place.remote.name if place.remote else _name(place.folder, folder),
         config=config,
-        dtype=fitted.dtype,
-        model=fitted.model,
+        dtype=stored.dtype,
+        model=stored.model,
         files=files,
-        headers=fitted.headers,
-        keys=fitted.keys,
-        remarks=told + fitted.remarks,
+        headers=stored.headers,
+        keys=stored.keys,
+        remarks=told + stored.remarks,
         gguf=gguf,
     )
     source._convert([n for n, _ in source.model.named_buffers() if n in source.keys])

@@ -1,6 +1,6 @@
 """Weights are those of `from_pretrained`, a part at a time, and bad folders are named.
 
-Also covers `original.fitting` and `original.skeleton`: every fault of a checkpoint is an error that
+Also covers `original.checkpoint` and `original.skeleton`: every fault of a checkpoint is an error that
 names it.
 """
 

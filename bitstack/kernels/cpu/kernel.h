@@ -1,7 +1,7 @@
 // What the variants of the CPU kernel share: plain structs, and the table of functions each fills.
 //
-// A variant (portable, AVX2, AVX-VNNI, three of AVX-512) is one source file compiled for one instruction set;
-// which of them runs is decided in library.cpp. Nothing here or there knows of torch.
+// A variant (portable, AVX2, AVX-VNNI, three of AVX-512) is one source file compiled for one
+// instruction set; which of them runs is decided in library.cpp. Nothing here or there knows of torch.
 #pragma once
 #include <cstddef>
 #include <cstdint>

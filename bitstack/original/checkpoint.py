@@ -1,4 +1,4 @@
-"""Fits the files of a model to its config: which stored tensors make which parameter.
+"""Finds the stored tensors of every parameter: what the files hold of the model of a config.
 
 Where the two disagree, what transformers does is done, and said. Reads no values, but for two
 tensors that the config ties and the files hold apart. Does not load; see `original.source`.
@@ -26,7 +26,7 @@ from bitstack.original.ties import under_stored_names, untie, untied_by_files
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Checkpoint:
     """The skeleton of a model folder, and where its weights are stored."""
 
     model: PreTrainedModel
@@ -36,7 +36,7 @@ class Fitted:
     remarks: list[str]  # what a user should know of it
 
 
-def fit_files(folder: Path, config: PretrainedConfig, files: list[Path]) -> Fitted:
+def read_checkpoint(folder: Path, config: PretrainedConfig, files: list[Path]) -> Checkpoint:
     """Makes the skeleton of a folder and finds the stored tensors of every parameter.
 
     Where the files untie what the config ties, `config` is changed to say so.
@@ -54,7 +54,7 @@ def fit_files(folder: Path, config: PretrainedConfig, files: list[Path]) -> Fitt
     unknown = {n: headers[parts[0]].shape for n, parts in keys.items() if n not in known}
     if left_out := parts_left_out(folder, model, unknown):
         remarks.append(left_out_line(left_out))
-    return Fitted(model, dtype, headers, keys, remarks)
+    return Checkpoint(model, dtype, headers, keys, remarks)
 
 
 def _tied_as_stored(
