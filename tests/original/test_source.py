@@ -1,7 +1,7 @@
 """Weights are those of `from_pretrained`, a part at a time, and bad folders are named.
 
-Also covers `original.checkpoint` and `original.skeleton`: every fault of a checkpoint is an error that
-names it.
+Also covers `original.checkpoint` and `original.skeleton`: every fault of a checkpoint is an error
+that names it.
 """
 
 import gc
