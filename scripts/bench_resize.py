@@ -30,6 +30,7 @@ from bitstack.commands.shared import write_result
 from bitstack.container.kv_cache import kv_cache_bytes
 from bitstack.machine.allocator import give_back
 from bitstack.machine.pages import process_bytes
+from bitstack.original.skeleton import skeleton
 
 MIB = 1 << 20
 CONTEXT = 128  # tokens in the KV cache of the measured process
@@ -134,7 +135,7 @@ def rss_errors(folder: Path, empty: int) -> list[float]:
     budgets = model.bitstack.manifest.budgets
     low, high = budgets.floor_bytes, budgets.total_bytes
     cache = model(ids(model, CONTEXT), use_cache=True, logits_to_keep=1).past_key_values
-    kept = kv_cache_bytes(model.config, CONTEXT)
+    kept = kv_cache_bytes(skeleton(model.config, model.dtype), CONTEXT) or 0
     errors = []
     for part in (0.5, 0.0, 1.0, 0.25, 0.0, 1.0):
         held = resize(model, low + int(part * (high - low)))

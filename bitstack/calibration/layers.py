@@ -5,7 +5,7 @@ observe anything on the way; see `calibration.observers`. Does not store hidden 
 `calibration.spill`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bitstack.errors import UserError
 from bitstack.machine.allocator import give_back
+from bitstack.original.config_facts import text_config
 from bitstack.original.matrices import find_layers
 from bitstack.original.source import Source
 
@@ -29,6 +30,11 @@ class _Call:
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    def stores(self) -> list[MutableMapping[Any, Any]]:
+        """Mappings that layers could hand something on in (Gemma 4: keys and values), if empty."""
+        given = (*self.args, *self.kwargs.values())
+        return [x for x in given if isinstance(x, MutableMapping) and type(x) is not dict]
 
 
 @dataclass
@@ -106,6 +112,8 @@ class LayerRunner:
         call = self.calls[hidden.shape][index]
         with self._products():
             output = self.layers[index](hidden, *call.args, **call.kwargs)
+        if any(map(len, call.stores())):
+            raise self._not_alone()
         return output[0] if isinstance(output, tuple) else output
 
     def logits(self, batch: int, hidden: Tensor) -> Tensor:
@@ -119,7 +127,7 @@ class LayerRunner:
         norm and the head work on each position by itself, so the parts are those of the whole.
         """
         ids = self.windows[batch]
-        wide = self.source.config.get_text_config().vocab_size * len(ids)
+        wide = text_config(self.source.config).vocab_size * len(ids)
         step = max(1, LOGITS_AT_ONCE // wide)
         for start in range(0, ids.shape[1], step):
             part = slice(start, start + step)
@@ -164,12 +172,14 @@ class LayerRunner:
             known = self.calls.setdefault(first[0].shape, calls)
             for one, other in zip(known, calls, strict=True):
                 if not _equal(one.args, other.args) or not _equal(one.kwargs, other.kwargs):
-                    raise UserError(
-                        f"{self.source.path}: layers of this model read more of the text than "
-                        "their hidden state, so they cannot be run one by one over it; use "
-                        "--calibration none"
-                    )
+                    raise self._not_alone()
         return first[0], logits
+
+    def _not_alone(self) -> UserError:
+        return UserError(
+            f"{self.source.path}: layers of this model read more of the text than their hidden "
+            "state, so they cannot be run one by one over it; use --calibration none"
+        )
 
     def _products(self) -> torch.autocast:
         """Within it products are computed in `dtype`."""
@@ -193,7 +203,7 @@ def _equal(a: Any, b: Any) -> bool:
     """Whether two calls have equal arguments; never, where one could carry a state (a cache)."""
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and torch.equal(a, b)
-    if type(a) is dict:
+    if isinstance(a, Mapping) and type(a) is type(b):
         return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
     if type(a) in (tuple, list):
         return len(a) == len(b) and all(map(_equal, a, b))

@@ -158,7 +158,8 @@ def _hook(module: nn.Module, matrix: Matrix, observer: Observer) -> Any:
 
 class _ExpertProducts(TorchFunctionMode):
     """Sees the products of single experts. These are no modules and take no hooks, so a product is
-    known by the address of the expert's slice of the fused tensor."""
+    known by the address of the expert's slice of the fused tensor. A product of all experts at
+    once is taken apart; a token that an expert does not take is a row of zeros there."""
 
     def __init__(self, experts: dict[int, Matrix], observer: Observer) -> None:
         super().__init__()
@@ -167,10 +168,20 @@ class _ExpertProducts(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if func is torch.bmm and args[1].data_ptr() in self.experts:
+            return torch.stack([self._one(x, w) for x, w in zip(*args, strict=True)])
         result = func(*args, **(kwargs or {}))
         if func in _PRODUCTS and isinstance(args[1], Tensor):
             matrix = self.experts.get(args[1].data_ptr())
             if matrix is not None and args[0].numel():
                 self.observer.observe_input(matrix, args[0])
                 self.observer.observe_output(matrix, result)
+        return result
+
+    def _one(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Returns x [tokens, in] @ weight [in, out], computed and seen where x is not zero."""
+        taken = x.any(-1)
+        result = x.new_zeros(len(x), weight.shape[1])
+        with self:  # it is off within its own function
+            result[taken] = x[taken] @ weight
         return result

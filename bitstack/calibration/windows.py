@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bitstack import recipes
 from bitstack.errors import UserError
+from bitstack.original.config_facts import positions
 from bitstack.original.source import Source
 from bitstack.original.text import Tokens, token_ids, windows
 from bitstack.recipe import GENERAL, NO_TEXT, Recipe
@@ -57,8 +58,7 @@ def read_text(source: Source, recipe: Recipe) -> CalibrationText | None:
                 "text; give --calibration SOURCE, or --no-column-scaling --order loss"
             )
         return None
-    readable = getattr(source.config.get_text_config(), "max_position_embeddings", None)
-    length = min(recipe.seq_len, readable or recipe.seq_len)
+    length = min(recipe.seq_len, positions(source.config) or recipe.seq_len)
     count = recipe.num_samples * recipe.seq_len // length  # shorter windows, but as many tokens
     max_tokens = READ_FACTOR * length * count
     tokens = token_ids(_source_of(recipe), _tokenizer(source), max_tokens=max_tokens)

@@ -22,6 +22,7 @@ from bitstack.decompose.refit import PRODUCTS as REFIT_PRODUCTS
 from bitstack.decompose.rows import rows_of_blocks
 from bitstack.machine.device import product_dtype
 from bitstack.ordering.greedy import MEASURED_SHARES, PROBED_LEVELS, TRIED_SIZES
+from bitstack.original.config_facts import inner_width, text_config, width
 from bitstack.original.matrices import Matrix, find_layers
 from bitstack.original.source import Source
 from bitstack.recipe import Recipe
@@ -85,12 +86,11 @@ def calibration_operations(
 ) -> tuple[float, float]:
     """Returns the operations of calibrating with windows of `length`: those of the model, two
     forwards over all tokens and one of them and back over some; and those of the moments."""
-    text = source.config.get_text_config()
     layers = find_layers(source.model)[1]
     whole = sum(p.numel() for p in source.model.parameters())
     inside = sum(p.numel() for p in layers.parameters())
     back = min(tokens, max(GRADIENT_TOKENS, length))
-    layer = 2.0 * inside + _PER_WIDTH * len(layers) * text.hidden_size
+    layer = 2.0 * inside + _PER_WIDTH * len(layers) * width(source.config)
     running = layer * (2 * tokens + 2.5 * back) + (whole - inside) * (2.0 * tokens + 6.0 * back)
     # Matrices that read the same input share its moment; about half of them do, and all parts.
     own = (m for m in matrices if m.kind != "expert" and not m.first_row)
@@ -138,19 +138,19 @@ def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: i
         held = layer if matrix.layer is not None else outer
         stages.append(held + _decompose_bytes(matrix, recipe.of(matrix.name), bool(batch)))
     if batch:
-        text = source.config.get_text_config()
-        wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+        hidden, words = width(source.config), text_config(source.config).vocab_size
+        wide = inner_width(source.config) or 4 * hidden
         # Calibrating a layer: its weights, the moments of its inputs, activations and gradients.
         moments = {(m.layer, m.columns) for m in matrices}
         worst = max(
             sum(4 * n * n for at, n in moments if at == index) for index in range(len(layers))
         )
-        stages.append(layer + worst + 4 * batch * (6 * wide + 12 * text.hidden_size))
+        stages.append(layer + worst + 4 * batch * (6 * wide + 12 * hidden))
         # The head: some copies of one piece of logits.
-        logits = max(LOGITS_AT_ONCE, text.vocab_size)
-        stages.append(outer + 5 * 4 * logits + 12 * batch * text.hidden_size)
+        logits = max(LOGITS_AT_ONCE, words)
+        stages.append(outer + 5 * 4 * logits + 12 * batch * hidden)
         if recipe.tunes:
-            logits = 5 * 4 * TUNING_TOKENS * text.vocab_size
+            logits = 5 * 4 * TUNING_TOKENS * words
             chains = len(recipe.ends) + 1
             learning = max(1, chains - 1) if recipe.code_lr else 0
             # Bytes of a weight: a code for each chain, and beside those that learn an offset.

@@ -21,10 +21,13 @@ from bitstack.machine.device import pick_device
 from bitstack.machine.free_memory import memory_room
 from bitstack.machine.sizes import format_bytes
 from bitstack.ordering.reference import BYTES_PER_TOKEN, KEPT_TOKENS
+from bitstack.original.config_facts import width
+from bitstack.original.dry_pass import dry_pass
 from bitstack.original.hub_cache import Located
 from bitstack.original.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
 from bitstack.original.row_parts import in_parts
 from bitstack.original.source import Source, open_source
+from bitstack.original.unreached import unreached_line
 from bitstack.recipe import NO_TEXT, Recipe, matches
 
 _log = logging.getLogger(__name__)
@@ -90,7 +93,7 @@ class Inputs:
         """Bytes of hidden states, gradients and predictions that wait in files."""
         if self.text is None or self.recipe.method != "codes":
             return 0
-        width = self.source.config.get_text_config().hidden_size
+        hidden = width(self.source.config)
         layers = len(find_layers(self.source.model)[1])
         # Of a calibration window: what enters every layer, what leaves the last, and one gradient.
         states = len(self.text.windows) * (layers + 2)
@@ -98,7 +101,7 @@ class Inputs:
         states += len(self.text.tuning_windows) if self.recipe.tunes else 0
         # Of a window the order is measured on: the original's likeliest tokens.
         predictions = BYTES_PER_TOKEN * KEPT_TOKENS * len(self.text.order_windows)
-        return self.text.length * (4 * width * states + predictions)
+        return self.text.length * (4 * hidden * states + predictions)
 
 
 def open_inputs(model: str | Path | Located, output: str | Path, recipe: Recipe) -> Inputs:
@@ -140,7 +143,10 @@ def existing_folder(folder: Path) -> Path:
 def _find_recipe_matrices(source: Source, recipe: Recipe) -> list[Matrix]:
     """The matrices that the recipe decomposes. Raises UserError for overrides that match nothing,
     or only parts of a tensor."""
-    matrices = find_matrices(source.model, embeddings=recipe.embeddings == "decompose")
+    seen = dry_pass(source.model)
+    if line := unreached_line(source.model, seen):
+        source.remarks.append(line)
+    matrices = find_matrices(source.model, embeddings=recipe.embeddings == "decompose", seen=seen)
     names = [m.name for m in matrices]
     for pattern in recipe.overrides:
         if not any(matches(name, pattern) for name in names):

@@ -1,44 +1,52 @@
-"""Counts the bytes of a model's key and value cache from its config alone; builds no model."""
+"""Counts the bytes of a model's key and value cache by passes without weights."""
 
-from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from typing import Any
 
-from bitstack.errors import UserError
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicSlidingWindowLayer
+
+from bitstack.original.dry_pass import dry_pass
+
+_SHORT, _LONGER = 3, 4  # tokens of two passes: their difference is what one token adds
 
 
-def kv_cache_bytes(config: PretrainedConfig, context: int, dtype_bytes: int = 2) -> int:
-    """Returns the bytes of the keys and values that `DynamicCache` keeps of one sequence.
+def kv_cache_bytes(model: PreTrainedModel, context: int) -> int | None:
+    """Returns the bytes that a model keeps of one sequence of `context` tokens.
 
-    Layers with a sliding window keep its last `sliding_window - 1` tokens, layers that share the
-    cache of another keep nothing; recurrent states are not counted.
+    The model's own code fills two caches of a few tokens, without weights; what a layer keeps of
+    a token is their difference. Layers with a sliding window keep its last `sliding_window - 1`
+    tokens, layers that share the cache of another keep nothing, recurrent states are the same for
+    any length.
 
     Args:
+        model: The model or its skeleton, in the dtype it runs in, not from packed blocks.
         context: Tokens of the sequence.
-        dtype_bytes: Bytes of one number.
 
-    Raises:
-        UserError: The model has no attention heads, and so no such cache.
+    Returns:
+        Bytes; None where the model keeps no such cache, or its code does not run without values.
     """
-    text_config = config.get_text_config(decoder=True)
-    if not getattr(text_config, "num_attention_heads", None):
-        raise UserError(
-            f"model type {text_config.model_type!r} has no attention heads in its config, so no "
-            "KV cache to plan for; leave the context length out"
-        )
-    tokens = sum(_tokens_kept(layer, context) for layer in DynamicCache(config=config).layers)
-    return tokens * _numbers_per_token(text_config) * dtype_bytes
+    short, longer = (layers_of(dry_pass(model, tokens=n).cache) for n in (_SHORT, _LONGER))
+    if not short:
+        return None
+    return sum(_bytes(*pair, context) for pair in zip(short, longer, strict=True))
 
 
-def _tokens_kept(layer: object, context: int) -> int:
-    if isinstance(layer, DynamicSlidingWindowLayer):
-        return min(context, layer.sliding_window - 1)
-    return context if isinstance(layer, DynamicLayer) else 0
+def layers_of(cache: Any) -> list[Any]:
+    """Returns the layers of a model's `past_key_values`, of the decoder where there are two."""
+    return list(getattr(getattr(cache, "self_attention_cache", cache), "layers", None) or [])
 
 
-def _numbers_per_token(config: PretrainedConfig) -> int:
-    """Numbers that one layer keeps of one token: its keys and values in all heads."""
-    if getattr(config, "kv_lora_rank", None):  # latent attention keeps one compressed vector
-        return config.kv_lora_rank + config.qk_rope_head_dim
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * heads * size
+def layer_bytes(layer: Any) -> int:
+    """Returns the bytes of all tensors that one layer of a cache holds."""
+    held = [x for x in tree_flatten(vars(layer))[0] if isinstance(x, Tensor) and x.ndim]
+    return sum(t.numel() * t.element_size() for t in held)
+
+
+def _bytes(short: Any, longer: Any, context: int) -> int:
+    kept = context
+    if isinstance(short, DynamicSlidingWindowLayer):
+        kept = min(context, short.sliding_window - 1)
+    least = layer_bytes(short)
+    return least + (layer_bytes(longer) - least) * (kept - _SHORT)

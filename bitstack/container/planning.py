@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from bitstack.container.budget import Budget, Budgets
 from bitstack.container.kv_cache import kv_cache_bytes
@@ -17,7 +17,10 @@ from bitstack.container.manifest import Manifest, read_manifest
 from bitstack.errors import UserError
 from bitstack.kernels import Choice, which
 from bitstack.machine.device import pick_device
+from bitstack.original.config_facts import positions
 from bitstack.original.hub_cache import locate
+from bitstack.original.skeleton import skeleton
+from bitstack.original.source import load_config
 
 DEFAULT_CONTEXT = 4096  # tokens, or the model's positions where those are fewer
 DEFAULT_STEPS = 6  # from the floor to everything
@@ -74,7 +77,7 @@ def plan(
     """
     folder = locate(path).folder
     manifest = read_manifest(folder)
-    config = AutoConfig.from_pretrained(folder)
+    config = load_config(folder)
     context, cache = _context_and_cache_bytes(config, manifest, context)
     if isinstance(budgets, str | int | Budget):
         budgets = [budgets]
@@ -124,14 +127,15 @@ def _context_and_cache_bytes(
     config: PretrainedConfig, manifest: Manifest, context: int | None
 ) -> tuple[int | None, int]:
     """The context length and the bytes of its cache; (None, 0) for a model that keeps none."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and not 1 <= context <= (positions or context):
-        most = f" and at most {positions}, the positions of the model" if positions else ""
+    limit = positions(config)
+    if context is not None and not 1 <= context <= (limit or context):
+        most = f" and at most {limit}, the positions of the model" if limit else ""
         raise UserError(f"context is {context} tokens; it must be at least 1{most}")
-    length = context or min(DEFAULT_CONTEXT, positions or DEFAULT_CONTEXT)
-    try:
-        return length, kv_cache_bytes(config, length, getattr(torch, manifest.dtype).itemsize)
-    except UserError:
-        if context is not None:
-            raise
-        return None, 0
+    length = context or min(DEFAULT_CONTEXT, limit or DEFAULT_CONTEXT)
+    cache = kv_cache_bytes(skeleton(config, getattr(torch, manifest.dtype)), length)
+    if cache is None and context is not None:
+        raise UserError(
+            f"model type {config.model_type!r} keeps no KV cache that could be counted; leave the "
+            "context length out"
+        )
+    return (None, 0) if cache is None else (length, cache)

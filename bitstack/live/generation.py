@@ -11,6 +11,7 @@ import torch
 from bitstack.container.budget import Budget
 from bitstack.errors import UserError
 from bitstack.live.opening import Opened
+from bitstack.original.config_facts import positions
 
 
 def generate(
@@ -72,12 +73,11 @@ def _inputs(opened: Opened, prompt: str, max_new_tokens: int) -> dict[str, Any]:
     ids = encoded["input_ids"]
     if ids.shape[1] == 0:
         raise UserError("prompt: holds no tokens; give at least one word")
-    text_config = opened.model.config.get_text_config()
-    positions = getattr(text_config, "max_position_embeddings", None)
-    if positions and ids.shape[1] + max_new_tokens > positions:
+    most = positions(opened.model.config)
+    if most and ids.shape[1] + max_new_tokens > most:
         raise UserError(
             f"prompt: its {ids.shape[1]} tokens and {max_new_tokens} new ones are more than the "
-            f"{positions} positions of the model; shorten the prompt or lower --max-new-tokens"
+            f"{most} positions of the model; shorten the prompt or lower --max-new-tokens"
         )
     return {name: value.to(opened.model.device) for name, value in encoded.items()}
 

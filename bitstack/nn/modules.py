@@ -150,6 +150,7 @@ class PackedExperts(nn.ModuleList):
     """Replaces a fused 3-D expert parameter: indexing with the number of an expert unpacks it.
 
     The eager forward of transformers' expert modules indexes the parameter expert by expert.
+    Where a forward multiplies with all at once, `torch.bmm` takes the stacks one after another.
     """
 
     def __init__(self, stacks: list[Stack], transposed: bool) -> None:
@@ -163,5 +164,26 @@ class PackedExperts(nn.ModuleList):
         return value.T if self.transposed else value
 
     @property
+    def shape(self) -> torch.Size:
+        first: Any = self._modules["0"]
+        sizes = (first.spec.rows, first.spec.columns)
+        return torch.Size((len(self), *(sizes[::-1] if self.transposed else sizes)))
+
+    @property
     def device(self) -> torch.device:
         return next(self.buffers()).device
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Tensor:
+        """Computes `torch.bmm(x, experts)`: of x [experts, tokens, in], [experts, tokens, out]."""
+        if func is not torch.bmm or not isinstance(args[1], cls) or not args[1].transposed:
+            return NotImplemented
+        pairs = zip(args[1].stacks, args[0], strict=True)
+        return torch.stack([stack.product(x) for stack, x in pairs])
+
+    @property
+    def stacks(self) -> list[Any]:
+        """The stacks, one an expert."""
+        return list(self._modules.values())

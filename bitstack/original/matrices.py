@@ -15,6 +15,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from bitstack.errors import UserError
+from bitstack.original.dry_pass import DryPass, dry_pass
+from bitstack.original.forms import computes_product, experts_form
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,19 @@ class Dense:
 
 
 def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Returns the name and the list of decoder layers: the list with the most parameters.
+    """Returns the name and the list of decoder layers.
+
+    Of all lists of modules beside the input embedding, it is the one with the most parameters: a
+    model that also reads images has another list of layers elsewhere.
 
     Raises:
         UserError: The model has no torch.nn.ModuleList.
     """
     lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    home = _home(model)
+    while home and not any(name.startswith(f"{home}.") for name, _ in lists):
+        home = home.rpartition(".")[0]
+    lists = [pair for pair in lists if not home or pair[0].startswith(f"{home}.")]
     if not lists:
         raise UserError(
             f"model {type(model).__name__} has no list of decoder layers: only models whose layers "
@@ -92,22 +101,34 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(lists, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
 
 
-def find_matrices(model: nn.Module, *, embeddings: bool = True) -> list[Matrix]:
+def _home(model: Any) -> str:
+    """Name of the module that holds the input embedding; "" for the model itself."""
+    embedding = _embedding_and_head_modules(model)[0] if hasattr(model, "config") else None
+    names = (name for name, module in model.named_modules() if module is embedding)
+    return next(names, "").rpartition(".")[0]
+
+
+def find_matrices(
+    model: nn.Module, *, embeddings: bool = True, seen: DryPass | None = None
+) -> list[Matrix]:
     """Returns all matrices: embedding and LM head, then the others in the order of the modules.
 
     Args:
         embeddings: False leaves the embedding and the LM head dense, tied or not.
+        seen: A dry pass of `model`, if one was made already.
 
     Raises:
         UserError: The model has no list of decoder layers.
     """
     layers = find_layers(model)[0]
     outer = {id(module) for module in _embedding_and_head_modules(model)}
+    seen = seen or dry_pass(model)
     inner = [
         matrix
         for name, module in model.named_modules()
         if id(module) not in outer
-        for matrix in _matrices_of(name, module, layers)
+        for matrix in _matrices_of(name, module, layers, seen)
+        if matrix.layer is not None or seen.reached(matrix.parameter)
     ]
     return [*_embedding_and_head(model), *inner] if embeddings else inner
 
@@ -134,37 +155,36 @@ def layer_of(name: str, layers: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _matrices_of(name: str, module: nn.Module, layers: str) -> Iterator[Matrix]:
+def _matrices_of(name: str, module: nn.Module, layers: str, seen: DryPass) -> Iterator[Matrix]:
     layer = layer_of(name, layers)
-    if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward:
-        return  # does something of its own (a router that picks experts): stays dense
     if isinstance(module, nn.Linear):
+        if not computes_product(module):
+            return  # does something of its own (a router that picks experts): stays dense
         rows, columns = module.weight.shape
         yield Matrix(name, f"{name}.weight", name, "linear", rows, columns, layer)
     elif isinstance(module, Conv1D):
         columns, rows = module.weight.shape
         yield Matrix(name, f"{name}.weight", name, "conv1d", rows, columns, layer, transposed=True)
     else:
-        yield from _experts_of(name, module, layer)
+        yield from _experts_of(name, module, layer, seen)
 
 
-def _experts_of(name: str, module: nn.Module, layer: int | None) -> Iterator[Matrix]:
+def _experts_of(name: str, module: nn.Module, layer: int | None, seen: DryPass) -> Iterator[Matrix]:
     """Matrices of fused experts: 3-D parameters [experts, out, in], or [experts, in, out].
 
-    The second where the module says `is_transposed`, which transformers' expert kernels read.
-
-    Modules without the flag keep their 3-D parameters dense: a convolution has one too, and
-    experts multiplied all at once (Llama 4) cannot be unpacked one by one.
+    Which, the module says as `is_transposed`, which transformers' expert kernels read, or else the
+    way in which its forward multiplies. Others stay dense: a convolution has a 3-D parameter too.
     """
-    if not hasattr(module, "is_transposed"):
-        return
-    transposed = bool(module.is_transposed)
     for key, parameter in module.named_parameters(recurse=False):
         if parameter.ndim != 3:
             continue
+        full = f"{name}.{key}"
+        form = experts_form(seen.uses[full]) if seen.error is None else None
+        if form is None and not hasattr(module, "is_transposed"):
+            continue
+        transposed = bool(getattr(module, "is_transposed", form and form.transposed))
         count, a, b = parameter.shape
         rows, columns = (b, a) if transposed else (a, b)
-        full = f"{name}.{key}"
         for e in range(count):
             yield Matrix(f"{full}.{e}", full, name, "expert", rows, columns, layer, e, transposed)
 

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bitstack.errors import UserError
+from bitstack.original.config_facts import text_config
 
 
 @torch.inference_mode()
@@ -32,7 +33,10 @@ def seconds_per_token(model: PreTrainedModel, *, tokens: int = 32, context: int 
         raise UserError(f"tokens {tokens}, context {context}: both must be at least 1")
     was_training = model.training
     model.eval()
-    ids = torch.arange(1, context + 1, device=model.device)[None] % model.config.vocab_size
+    ids = (
+        torch.arange(1, context + 1, device=model.device)[None]
+        % text_config(model.config).vocab_size
+    )
     output = model(input_ids=ids, use_cache=True)
     times = []
     for _ in range(tokens + 1):  # the first step warms up

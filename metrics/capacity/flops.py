@@ -12,7 +12,6 @@ memory, so a packed model counts its blocks. Attention is read from the config; 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -20,6 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from bitstack.container.blocks import StackSpec
 from bitstack.errors import UserError
 from bitstack.metrics.capacity.attention_cost import attention_layers
+from bitstack.original.config_facts import text_config
 
 ACTIVE_EXPERTS = (  # names in configs for the experts that one token uses
     "num_experts_per_tok",
@@ -72,7 +72,7 @@ def token_cost(model: PreTrainedModel, *, context: int = 0, tokens: int = 1) -> 
     """
     if context < 0 or tokens < 1:
         raise UserError(f"context {context}, tokens {tokens}: context is ≥ 0 and tokens ≥ 1")
-    layers = attention_layers(text_config(model))
+    layers = attention_layers(text_config(model.config))
     head = _head(model)
     parts = list(_parts(model, _Structure(model), 1.0))
     return TokenCost(
@@ -100,7 +100,7 @@ def published_flops(config: PretrainedConfig, length: int = 1024) -> float:
     Raises:
         UserError: the config lacks one of the sizes, or has latent attention.
     """
-    config = config.get_text_config()
+    config = text_config(config)
     layers, d = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
     heads, ffn = _field(config, "num_attention_heads"), _field(config, "intermediate_size")
     if getattr(config, "kv_lora_rank", None):
@@ -112,12 +112,6 @@ def published_flops(config: PretrainedConfig, length: int = 1024) -> float:
     kv = head_dim * (getattr(config, "num_key_value_heads", None) or heads)
     layer = 4 * d * d + 4 * d * kv + 6 * d * ffn + 2 * heads * head_dim * (length - 1)
     return float(layers * layer + 2 * d * _field(config, "vocab_size"))
-
-
-def text_config(model: Any) -> PretrainedConfig:
-    """Returns the config of the language model, also where it is a part of a larger model."""
-    config: PretrainedConfig = model.config.get_text_config()
-    return config
 
 
 def module_bytes(module: nn.Module) -> int:
@@ -147,7 +141,7 @@ class _Structure:
     """Facts of the whole model that the walk over its modules needs."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.config = text_config(model)
+        self.config = text_config(model.config)
         self.head = model.get_output_embeddings()
         # The layers are the largest list of modules; other lists may be sets of experts.
         lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 from bitstack.errors import UserError
 from bitstack.machine.gathering import gathered, process_group
 from bitstack.machine.workers import processes
+from bitstack.metrics.loss.sequence_loss import positions
 from bitstack.original.text import Tokens
 
 DEFAULT_WINDOW = 2048  # tokens, the window of the BitStack, GPTQ and AWQ papers
@@ -110,25 +110,16 @@ def perplexity(
 
 
 def _checked(model: nn.Module, window: int | None, stride: int | None) -> tuple[int, int]:
-    positions = _positions(model)
+    most = positions(model)
     if window is None:
-        window = DEFAULT_WINDOW if positions is None else min(positions, DEFAULT_WINDOW)
-    if window < 2 or (positions is not None and window > positions):
-        most = "" if positions is None else f", at most {positions}, the positions of the model"
-        raise UserError(f"window is {window} tokens; it must be at least 2{most}")
+        window = DEFAULT_WINDOW if most is None else min(most, DEFAULT_WINDOW)
+    if window < 2 or (most is not None and window > most):
+        allowed = "" if most is None else f", at most {most}, the positions of the model"
+        raise UserError(f"window is {window} tokens; it must be at least 2{allowed}")
     stride = window if stride is None else stride
     if not 1 <= stride <= window:
         raise UserError(f"stride is {stride} tokens; it must be from 1 to the window, {window}")
     return window, stride
-
-
-def _positions(model: nn.Module) -> int | None:
-    """Returns the most tokens the model takes; None if unknown (recurrent models, ALiBi)."""
-    config: Any = getattr(model, "config", None)
-    if config is None:
-        return None
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return getattr(text_config, "max_position_embeddings", None)
 
 
 def _batches(

@@ -8,6 +8,7 @@ share a batch and are padded on the right, where no causal model looks. Does not
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from bitstack.errors import UserError
+from bitstack.original import config_facts
 
 BATCH_TOKENS = 4096  # tokens of one forward pass, padding included
 SOFTMAX_ELEMENTS = 2**22  # logits turned to fp32 at a time: 16 MiB, about a cache
@@ -116,11 +118,10 @@ def forward(model: nn.Module, ids: Tensor) -> Tensor:
 
 def positions(model: nn.Module) -> int | None:
     """Returns the most tokens the model takes; None if its config does not say."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if config is None:
         return None
-    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return limit
+    return config_facts.positions(config)
 
 
 def check_ids(model: nn.Module, sequences: Sequence[Sequence[int]]) -> None:

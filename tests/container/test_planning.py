@@ -17,6 +17,7 @@ from bitstack.container.kv_cache import kv_cache_bytes
 from bitstack.container.planning import DEFAULT_STEPS, plan
 from bitstack.errors import UserError
 from bitstack.live.loading import load
+from bitstack.original.skeleton import skeleton
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,8 @@ def test_a_plan_says_what_loading_will_give(container: Path) -> None:
 def test_the_cache_is_that_of_the_models_dtype(container: Path) -> None:
     config = AutoConfig.from_pretrained(container)
     (row,) = plan(container, "100%", context=100)
-    assert row.kv_cache_bytes == kv_cache_bytes(config, 100, 2)
+    assert row.kv_cache_bytes == kv_cache_bytes(skeleton(config, torch.bfloat16), 100)
+    assert row.kv_cache_bytes == kv_cache_bytes(skeleton(config, torch.float32), 100) // 2
     assert row.total_bytes == row.resident_bytes + row.kv_cache_bytes
     assert plan(container)[0].context == config.max_position_embeddings
 

@@ -107,5 +107,17 @@ def test_experts_are_unpacked_by_their_number(transposed: bool) -> None:
     for i in (2, 0, 1):
         close(experts[i], matrices[i])
         assert torch.equal(experts[torch.tensor(i)], experts[i])
+    assert experts.shape == torch.stack(matrices).shape
     assert experts.device == torch.device("cpu")
     assert experts.half()[0].dtype == torch.float16
+
+
+def test_experts_are_multiplied_all_at_once() -> None:
+    stacks = [Stack(SPEC, torch.float32) for _ in range(3)]
+    for i, stack in enumerate(stacks):
+        stack.set_level(2, random_tensors(SPEC, seed=i).__getitem__)
+    experts = PackedExperts(stacks, transposed=True)
+    x = torch.randn(3, 4, SPEC.columns)
+    close(torch.bmm(x, experts), torch.bmm(x, torch.stack([experts[i] for i in range(3)])))
+    with pytest.raises(TypeError):
+        torch.bmm(x, PackedExperts(stacks, transposed=False))

@@ -1,0 +1,56 @@
+"""The sweep over architectures: a sample of it, and that it finds a model that is not the same."""
+
+from pathlib import Path
+
+import pytest
+import sweep_architectures
+import torch
+from sweep import trial
+from sweep.configs import MODEL_TYPES, build, small_config
+from transformers import AutoModelForCausalLM
+
+import pico
+
+# Ways to compute that others have too: products of its own, experts fused, by list and all at once,
+# latent attention, recurrence, positions added, another list of layers for images.
+SAMPLE = ("falcon", "jetmoe", "llama4_text", "deepseek_v3", "mamba", "opt", "gemma3")
+
+
+@pytest.mark.parametrize("model_type", SAMPLE)
+def test_architectures_end_right(model_type: str) -> None:
+    row = sweep_architectures.measure(model_type)
+    assert row.reason == ""
+    ends = [(t.verdict, t.detail) for t in row.trials]
+    assert ends == [(trial.RIGHT, "")] * len(trial.WAYS)
+
+
+def test_a_model_that_is_not_the_original_is_called_wrong(
+    tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = trial.WAYS[0]
+    trial.save(build(small_config("llama", pico.VOCABULARY)), tmp_path / way, way)
+    pico.tokenizer().save_pretrained(tmp_path / way)
+    load = trial.bitstack.load
+
+    def one_row_moved(container: Path) -> torch.nn.Module:
+        model = load(container)
+        with torch.no_grad():
+            model.model.norm.weight.mul_(torch.linspace(0.7, 1.3, 64))
+        return model
+
+    monkeypatch.setattr(trial.bitstack, "load", one_row_moved)
+    end = trial.run(tmp_path, way, text_file)
+    assert (end.verdict, end.detail[:28]) == (trial.WRONG, "logits differ from the model")
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES[::12])
+def test_small_models_are_small(model_type: str) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(small_config(model_type, pico.VOCABULARY))
+    assert sum(p.numel() for p in model.parameters()) < 5e6
+
+
+def test_the_table_names_types_that_do_not_build() -> None:
+    rows = [sweep_architectures.Row("odd", "", "ValueError: no", 0.0, [])]
+    assert sweep_architectures.line(rows[0]).split()[:3] == ["odd", "not", "built:"]
+    assert sweep_architectures.summary(rows).startswith("0 of 1 types built")
