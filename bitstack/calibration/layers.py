@@ -21,6 +21,8 @@ from bitstack.original.source import Source
 
 LOGITS_AT_ONCE = 1 << 24  # numbers of one piece of logits, positions x vocabulary: 64 MiB in fp32
 
+_READ_MORE = "read more of the text than their hidden state"
+
 Output = Any  # what a decoder layer returns: a tensor, or a tuple that starts with one
 
 
@@ -50,7 +52,7 @@ class LayerRunner:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32  # of products; hidden states are in fp32
     calls: dict[torch.Size, list[_Call]] = field(default_factory=dict)  # by shape of hidden state
-    returns_tuple: bool = False
+    rest: tuple[None, ...] | None = None  # what a layer returns beside it; None: no tuple
 
     def __post_init__(self) -> None:
         name, self.layers = find_layers(self.source.model)
@@ -137,7 +139,8 @@ class LayerRunner:
         """Finds out by one real call of layer 0 whether a layer returns a tensor or a tuple."""
 
         def look(layer: nn.Module, args: Any, output: Output) -> None:
-            self.returns_tuple = isinstance(output, tuple)
+            if isinstance(output, tuple):
+                self.rest = (None,) * (len(output) - 1)
             raise _Stop
 
         with self.layer_loaded(0) as layer, torch.no_grad():
@@ -162,23 +165,25 @@ class LayerRunner:
                 if at_end and last is None:
                     raise _Stop
                 result = last if at_end else hidden
-                return (result,) if self.returns_tuple else result
+                return result if self.rest is None else (result, *self.rest)
 
             return forward
 
         with _forwards_replaced(self.layers, stub):
             logits = self._call_model(ids)
         if last is None:
+            if not first or first[0].shape[:2] != ids.shape:
+                raise self._not_alone("do not work on one hidden state for each token")
             known = self.calls.setdefault(first[0].shape, calls)
             for one, other in zip(known, calls, strict=True):
                 if not _equal(one.args, other.args) or not _equal(one.kwargs, other.kwargs):
                     raise self._not_alone()
         return first[0], logits
 
-    def _not_alone(self) -> UserError:
+    def _not_alone(self, what: str = _READ_MORE) -> UserError:
         return UserError(
-            f"{self.source.path}: layers of this model read more of the text than their hidden "
-            "state, so they cannot be run one by one over it; use --calibration none"
+            f"{self.source.path}: layers of this model {what}, so they cannot be run one by one "
+            "over a text; use --calibration none"
         )
 
     def _products(self) -> torch.autocast:

@@ -77,9 +77,10 @@ def keys_by_tensor(model: PreTrainedModel, headers: dict[str, Header]) -> dict[s
     state = model.state_dict()
     keys = defaultdict(list)
     for key in headers:
-        name, pattern = rename_source_key(
-            key, renamings, converters, model.base_model_prefix, state
-        )
+        prefix = model.base_model_prefix
+        name, pattern = rename_source_key(key, renamings, converters, prefix, state)
+        if name not in state and key in state:  # a rule for other names took it
+            name, pattern = rename_source_key(key, [], [], prefix, state)
         for target in _targets(name, pattern, converters):
             keys[target].append(key)
     return dict(keys)

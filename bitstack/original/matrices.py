@@ -82,8 +82,8 @@ class Dense:
 def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """Returns the name and the list of decoder layers.
 
-    Of all lists of modules beside the input embedding, it is the one with the most parameters: a
-    model that also reads images has another list of layers elsewhere.
+    Of all lists of modules beside the input embedding that a text reaches, it is the one with the
+    most parameters: a model that also reads images has another list of layers.
 
     Raises:
         UserError: The model has no torch.nn.ModuleList.
@@ -98,7 +98,16 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
             f"model {type(model).__name__} has no list of decoder layers: only models whose layers "
             "stand in a torch.nn.ModuleList can be compressed"
         )
-    return max(lists, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
+    lists.sort(key=lambda pair: -sum(p.numel() for p in pair[1].parameters()))
+    beside = [pair for pair in lists[1:] if not pair[0].startswith(f"{lists[0][0]}.")]
+    if not beside:
+        return lists[0]  # the others are parts of its layers
+    seen = dry_pass(model)
+    return next((pair for pair in lists if _reached(seen, *pair)), lists[0])
+
+
+def _reached(seen: DryPass, name: str, part: nn.Module) -> bool:
+    return any(seen.reached(f"{name}.{inner}") for inner, _ in part.named_parameters())
 
 
 def _home(model: Any) -> str:

@@ -48,7 +48,8 @@ class Source:
     _dtypes: dict[str, torch.dtype] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._dtypes = {name: p.dtype for name, p in self.model.named_parameters()}
+        named = self.model.named_parameters(remove_duplicate=False)
+        self._dtypes = {name: p.dtype for name, p in named}
 
     @property
     def bytes(self) -> int:
@@ -71,12 +72,17 @@ class Source:
         Raises:
             UserError: The tensors of the files do not make a parameter of its shape.
         """
-        self._convert(parameters, device)
+        self._convert(self._origins(parameters), device)
         tie(self.model)
         for name in parameters:
             value = self.model.get_parameter(name)
             value.requires_grad_(False)
             value.data = value.data.float()
+
+    def _origins(self, parameters: list[str]) -> list[str]:
+        """The parameters under the names that hold them: of a tied pair, the origin's."""
+        ties: dict[str, str] = self.model.all_tied_weights_keys  # type: ignore[assignment]
+        return [ties.get(name, name) for name in parameters]
 
     def _convert(self, names: list[str], device: str = "cpu") -> None:
         """Reads the named tensors, renamed and fused by transformers' own rules."""
@@ -100,7 +106,7 @@ class Source:
 
     def release(self, parameters: list[str]) -> None:
         """Puts the named parameters back on the meta device, which frees their memory."""
-        for name in parameters:
+        for name in self._origins(parameters):
             module, key = module_and_key(self.model, name)
             empty = torch.empty_like(
                 self.model.get_parameter(name), device="meta", dtype=self._dtypes[name]

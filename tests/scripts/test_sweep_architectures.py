@@ -13,7 +13,7 @@ import pico
 
 # Ways to compute that others have too: products of its own, experts fused, by list and all at once,
 # latent attention, recurrence, positions added, another list of layers for images.
-SAMPLE = ("falcon", "jetmoe", "llama4_text", "deepseek_v3", "mamba", "opt", "gemma3")
+SAMPLE = ("falcon", "camembert", "jetmoe", "llama4_text", "deepseek_v3", "mamba", "opt", "gemma3")
 
 
 @pytest.mark.parametrize("model_type", SAMPLE)
