@@ -11,7 +11,6 @@ is wrong or crashed.
 """
 
 import argparse
-import json
 import multiprocessing
 import sys
 import tempfile
@@ -54,7 +53,7 @@ def main(given: Sequence[str]) -> int:
             tqdm.write(line(row), file=sys.stdout)
     print(summary(rows), file=sys.stderr if options.json else sys.stdout)
     if options.json:
-        write_result(json.dumps([asdict(row) for row in rows]), options.json)
+        write_result(options.json, [asdict(row) for row in rows])
     return int(any(t.verdict in (WRONG, CRASHED) for row in rows for t in row.trials))
 
 

@@ -33,7 +33,8 @@ from transformers import (
 
 from bitstack.errors import UserError
 from bitstack.metrics.loss.perplexity import perplexity
-from bitstack.original.text import Tokens, read_documents, token_ids
+from bitstack.original.documents import read_documents
+from bitstack.original.text import Tokens, token_ids
 
 END = "<|endoftext|>"  # id 0, between documents; separates books within one text file too
 CHECKPOINT = "checkpoint.pt"

@@ -52,7 +52,10 @@ class LayerRunner:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32  # of products; hidden states are in fp32
     calls: dict[torch.Size, list[_Call]] = field(default_factory=dict)  # by shape of hidden state
-    rest: tuple[None, ...] | None = None  # what a layer returns beside it; None: no tuple
+    # What a layer returns beside its hidden state, tensors as marks; None where it returns that
+    # alone. A mark that reaches another layer shows that layers hand more on.
+    rest: tuple[Tensor | None, ...] | None = None
+    form: type[Any] = tuple  # of what a layer returns, where it is more
 
     def __post_init__(self) -> None:
         name, self.layers = find_layers(self.source.model)
@@ -116,7 +119,7 @@ class LayerRunner:
             output = self.layers[index](hidden, *call.args, **call.kwargs)
         if any(map(len, call.stores())):
             raise self._not_alone()
-        return output[0] if isinstance(output, tuple) else output
+        return output[0] if isinstance(output, tuple | list) else output
 
     def logits(self, batch: int, hidden: Tensor) -> Tensor:
         """Returns the logits of a batch [b, length, V] if the last layer gives `hidden`."""
@@ -139,8 +142,10 @@ class LayerRunner:
         """Finds out by one real call of layer 0 whether a layer returns a tensor or a tuple."""
 
         def look(layer: nn.Module, args: Any, output: Output) -> None:
-            if isinstance(output, tuple):
-                self.rest = (None,) * (len(output) - 1)
+            if isinstance(output, tuple | list):
+                self.form = type(output)
+                marks = (torch.zeros(()) if isinstance(x, Tensor) else None for x in output[1:])
+                self.rest = tuple(marks)
             raise _Stop
 
         with self.layer_loaded(0) as layer, torch.no_grad():
@@ -154,18 +159,21 @@ class LayerRunner:
         `last` is what the last layer gives instead. Without it the pass ends there, and the calls
         of the layers are kept for `run_layer`.
         """
+        marks = [mark for mark in self.rest or () if mark is not None]
         first: list[Tensor] = []
         calls: list[_Call] = []
 
         def stub(index: int) -> Callable[..., Output]:
             def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Output:
+                if any(mark is x for mark in marks for x in (*args, *kwargs.values())):
+                    raise self._not_alone()
                 first.append(hidden)
                 calls.append(_Call(args, kwargs))
                 at_end = index == len(self) - 1
                 if at_end and last is None:
                     raise _Stop
                 result = last if at_end else hidden
-                return result if self.rest is None else (result, *self.rest)
+                return result if self.rest is None else self.form((result, *self.rest))
 
             return forward
 

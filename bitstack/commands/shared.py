@@ -22,8 +22,8 @@ _BUDGET = (
 _WHERE = "its folder, or its name on the Hub (owner/name)."
 _TEXT = typer.Option(
     metavar="SOURCE",
-    help="Text to measure on: a text file, a folder of text files, FILE.jsonl, or a data set of "
-    "the Hub as hf:DATASET[:CONFIG][:COLUMN].",
+    help="Text to measure on: a text file, a folder of text files, FILE.jsonl or FILE.json, "
+    "or a data set of the Hub as hf:DATASET[:CONFIG][:COLUMN].",
 )
 
 
@@ -131,10 +131,22 @@ Device = Annotated[
         help="Where the model runs; auto takes a GPU if there is one.",
     ),
 ]
+
+
+def _writable_json(target: str | None) -> str | None:
+    """Refuses a file that could not be written, before the work is done."""
+    if target not in (None, "-"):
+        from bitstack.machine.files import check_target
+
+        check_target(str(target), option="--json")
+    return target
+
+
 Json = Annotated[
     str | None,
     typer.Option(
         "--json",
+        callback=_writable_json,
         metavar="FILE",
         help="Also write the result to FILE as JSON; - writes it to stdout and prints no table.",
     ),

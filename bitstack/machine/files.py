@@ -33,6 +33,26 @@ def json_text(data: Any) -> str:
     return json.dumps(_finite(data), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def check_target(target: str | Path, *, option: str) -> None:
+    """Checks, before any work, that a file could be written at `target`.
+
+    Raises:
+        UserError: It is a folder, or lies in none that can be written to.
+    """
+    path = Path(target)
+    reason = ""
+    if path.is_dir():
+        reason = "it is a folder"
+    elif not path.parent.is_dir():
+        reason = f"{path.parent} is no folder"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        reason = "permission denied"
+    if reason:
+        raise UserError(
+            f"{option} {target}: cannot write ({reason}); name a file in a folder that exists"
+        )
+
+
 def write_text(target: str | Path, text: str, *, option: str) -> None:
     """Writes `text` to the file `target` in UTF-8.
 
@@ -42,6 +62,7 @@ def write_text(target: str | Path, text: str, *, option: str) -> None:
     Raises:
         UserError: The file cannot be written; an existing file is then unchanged.
     """
+    check_target(target, option=option)
     path = Path(target)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

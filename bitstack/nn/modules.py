@@ -92,6 +92,8 @@ class _EmbeddingForward:
         self.num_embeddings, self.embedding_dim = rows, columns
         self.padding_idx = original.padding_idx
         self.original = None if type(original) is nn.Embedding else original
+        for name, part in original.named_children():  # a norm behind it: under the model's name too
+            setattr(self, name, part)
 
     @property
     def weight(self) -> Tensor:

@@ -81,7 +81,7 @@ class Source:
 
     def _origins(self, parameters: list[str]) -> list[str]:
         """The parameters under the names that hold them: of a tied pair, the origin's."""
-        ties: dict[str, str] = self.model.all_tied_weights_keys  # type: ignore[assignment]
+        ties: dict[str, str] = self.model.all_tied_weights_keys
         return [ties.get(name, name) for name in parameters]
 
     def _convert(self, names: list[str], device: str = "cpu") -> None:

@@ -72,9 +72,9 @@ class Recipe(BaseModel):
         GENERAL,
         json_schema_extra={"metavar": "SOURCE"},
         description="Text of the kind the model is used on: a text file, a folder of text files, "
-        "FILE.jsonl or hf:DATASET[:CONFIG][:COLUMN]. general is a mixture that is shipped: prose, "
-        "code, data, dialogue. none takes no text, which needs no tokenizer and loses much more "
-        "quality.",
+        "FILE.jsonl, FILE.json or hf:DATASET[:CONFIG][:COLUMN]. general is a mixture that is "
+        "shipped: prose, code, data, dialogue. none takes no text, which needs no tokenizer and "
+        "loses much more quality.",
     )
     blocks: int = Field(
         8,

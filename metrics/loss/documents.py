@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
-from bitstack.original.text import has_rows, read_documents
+from bitstack.original.documents import has_rows, read_documents
 
 ENCODED_AT_ONCE = 256
 TEXT_PASSAGE = 4096  # bytes; with most tokenizers about 1024 tokens

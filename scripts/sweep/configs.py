@@ -58,6 +58,9 @@ _ZAMBA = {
 
 # What else a default config lacks or has as it does not go with the small numbers.
 _OF_TYPE: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "mamba2": {"num_heads": 8},
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
     "xmod": {"default_language": "en_XX"},
@@ -117,10 +120,11 @@ def _small(fields: dict[str, Any], vocabulary: int, kept: list[int]) -> dict[str
 
 def _layers_kept(fields: dict[str, Any]) -> list[int]:
     """Numbers of the layers of a config that stay: one of every kind, then the first."""
-    lists = [
-        v for k, v in fields.items() if isinstance(v, list) and len(v) > LAYERS and "layer" in k
-    ]
-    kinds = lists[0] if lists else []
+    lists = [v for k, v in fields.items() if "layer" in k and isinstance(v, list)]
+    longest = max(map(len, lists), default=0)
+    if longest <= LAYERS:
+        return []
+    kinds = [*zip(*(v for v in lists if len(v) == longest), strict=True)]
     firsts = [i for i, kind in enumerate(kinds) if kind not in kinds[:i]]
     others = [i for i in range(len(kinds)) if i not in firsts]
     return sorted((firsts + others)[:LAYERS])

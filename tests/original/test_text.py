@@ -1,10 +1,8 @@
-"""Texts of every kind become the same documents and token ids; what cannot be read is named."""
+"""A text becomes the ids that its tokenizer gives, and windows that never overlap."""
 
-import gzip
 import hashlib
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,95 +40,6 @@ def write(path: Path, content: str | bytes) -> Path:
 
 def jsonl(path: Path, rows: list[object]) -> Path:
     return write(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def documents(source: Path | str) -> list[str]:
-    return list(text.read_documents(str(source)))
-
-
-def test_a_text_file_is_one_document_byte_for_byte(tmp_path: Path) -> None:
-    content = "Zwölf\r\nBoxkämpfer\n\n\tjagen 🦊 \n"
-    assert documents(write(tmp_path / "a.txt", content)) == [content]
-    assert documents(write(tmp_path / "a.md.gz", gzip.compress(content.encode()))) == [content]
-    assert documents(write(tmp_path / "bom", "\ufeff" + content)) == [content]
-
-
-def test_a_folder_is_its_text_files_in_order(tmp_path: Path) -> None:
-    write(tmp_path / "b.txt", "second")
-    write(tmp_path / "a" / "deep" / "z.txt.gz", gzip.compress(b"first"))
-    jsonl(tmp_path / "c.jsonl", [{"text": "third"}, {"text": "fourth"}])
-    write(tmp_path / "image.png", b"\x89PNG\x00\xff")
-    write(tmp_path / ".git" / "config", "hidden")
-    write(tmp_path / "empty.txt", " \n")
-    assert documents(tmp_path) == ["first", "second", "third", "fourth"]
-
-
-def test_jsonl_fields(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [{"text": "x", "body": "y"}, {"text": "z", "body": "w"}])
-    write(path, path.read_text().replace("\n", "\n\n"))  # blank lines are no documents
-    assert documents(path) == ["x", "z"]
-    assert documents(f"{path}:body") == ["y", "w"]
-    packed = write(tmp_path / "b.jsonl.gz", gzip.compress(path.read_bytes()))
-    assert documents(f"{packed}:body") == ["y", "w"]
-    assert documents(jsonl(tmp_path / "c.jsonl", [{"text": "a\ud800"}])) == ["a?"]
-
-
-def test_jsonl_errors_name_the_line(tmp_path: Path) -> None:
-    broken = write(tmp_path / "a.jsonl", '{"text": "fine"}\n{"text": \n')
-    with pytest.raises(UserError, match=r"a\.jsonl line 2: broken JSON"):
-        documents(broken)
-    with pytest.raises(UserError, match="line 1: not a JSON object"):
-        documents(write(tmp_path / "b.jsonl", "[1]\n"))
-    no_field = jsonl(tmp_path / "c.jsonl", [{"body": "x", "n": 1}])
-    with pytest.raises(UserError, match="line 1: no text in field 'text'; fields with text: body"):
-        documents(no_field)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda folder: folder / "none.txt", "does not exist"),
-        (lambda folder: f"{folder}/none.jsonl:body", "does not exist"),
-        (lambda folder: write(folder / "a.txt", " \n\t"), "holds no text"),
-        (lambda folder: write(folder / "a.jsonl", "\n"), "holds no text"),
-        (lambda folder: folder, "holds no text"),
-        (lambda folder: write(folder / "a.txt", b"caf\xe9"), "not UTF-8 text \\(byte 3\\)"),
-        (lambda folder: write(folder / "a.gz", b"plain"), "cannot be read"),
-        (lambda folder: write(folder / "a.gz", gzip.compress(b"x" * 99)[:-12]), "cannot be read"),
-        (lambda folder: "hf:", "hf:DATASET"),
-        (lambda folder: "hf:a:b:c:d", "hf:DATASET"),
-    ],
-)
-def test_unusable_sources(tmp_path: Path, make: Callable[[Path], Path | str], message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        documents(make(tmp_path))
-    assert "\n" not in str(caught.value)
-
-
-def test_hub_data_sets_are_streamed(tmp_path: Path) -> None:
-    """A local data set stands in for one of the Hub: the same library reads both."""
-    rows = [{"text": "first", "body": "other"}, {"text": "second", "body": "more"}]
-    jsonl(tmp_path / "train.jsonl", list(rows))
-    assert documents(f"hf:{tmp_path}") == ["first", "second"]
-    assert documents(f"hf:{tmp_path}:default:body") == ["other", "more"]
-    assert documents(f"hf:{tmp_path}::body") == ["other", "more"]
-    with pytest.raises(UserError, match="no text in field 'title'; fields with text: body, text"):
-        documents(f"hf:{tmp_path}::title")
-    with pytest.raises(UserError, match="cannot be read"):
-        documents(f"hf:{tmp_path}:unknown")
-
-
-def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*args: object, **kwargs: object) -> None:
-        raise ConnectionError("cannot\nreach the Hub")
-
-    logger = logging.getLogger("huggingface_hub")
-    monkeypatch.setattr(logger, "level", logging.WARNING)  # whatever ran before has set
-    monkeypatch.setattr("datasets.load_dataset", unreachable)
-    with pytest.raises(UserError, match=r"'hf:some/set'.*cannot reach the Hub.*network") as caught:
-        documents("hf:some/set")
-    assert "\n" not in str(caught.value)
-    assert logger.level == logging.WARNING  # quiet only meanwhile
 
 
 def test_tokens_of_one_file(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -211,3 +120,22 @@ def test_windows_span_the_text_and_follow_the_seed() -> None:
     starts = {int(text.windows(ids, 10, count=10, seed=seed)[0, 0]) for seed in range(50)}
     assert len(starts) > 25
     assert max(starts) <= 90
+
+
+TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+
+
+def test_chats_are_tokenised_in_the_models_template(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    path = jsonl(tmp_path / "a.jsonl", [{"messages": chat}])
+
+    def read() -> str:
+        return str(tokenizer.decode(text.token_ids(str(path), tokenizer).ids))
+
+    assert read() == f"{BOS}Hi\n\nYes"
+    tokenizer.chat_template = TEMPLATE
+    assert read() == f"{BOS}[user]Hi[assistant]Yes"
+    tokenizer.chat_template = "{{ raise_exception('only one message') }}"
+    assert read() == f"{BOS}Hi\n\nYes"
