@@ -59,7 +59,8 @@ class LayerRunner:
 
     def __post_init__(self) -> None:
         name, self.layers = find_layers(self.source.model)
-        names = [n for n, _ in self.source.model.named_parameters()]
+        # Layers that share their weights (Zamba) have each of them.
+        names = [n for n, _ in self.source.model.named_parameters(remove_duplicate=False)]
         self.layer_parameters = [
             [n for n in names if n.startswith(f"{name}.{i}.")] for i in range(len(self))
         ]
@@ -164,7 +165,9 @@ class LayerRunner:
         calls: list[_Call] = []
 
         def stub(index: int) -> Callable[..., Output]:
-            def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Output:
+            def forward(hidden: Tensor | None = None, *args: Any, **kwargs: Any) -> Output:
+                if hidden is None:
+                    raise self._not_alone("take no hidden state as their first argument")
                 if any(mark is x for mark in marks for x in (*args, *kwargs.values())):
                     raise self._not_alone()
                 first.append(hidden)

@@ -68,8 +68,8 @@ def read_text(source: Source, recipe: Recipe) -> CalibrationText | None:
             f"{source.path}: the tokenizer gives id {int(tokens.ids.max())}, but the model has "
             f"{vocabulary} embeddings: tokenizer and model do not belong together"
         )
-    calibration_windows = windows(tokens.ids, length, count=count, seed=recipe.seed)
-    return CalibrationText(tokens, calibration_windows, *_split(tokens.ids, length, recipe))
+    chosen = windows(tokens.ids, length, count=count, seed=recipe.seed, start=tokens.start)
+    return CalibrationText(tokens, chosen, *_split(tokens, length, recipe))
 
 
 def _source_of(recipe: Recipe) -> str:
@@ -89,9 +89,10 @@ def _tokenizer(source: Source) -> Any:
         ) from None
 
 
-def _split(ids: Tensor, length: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
+def _split(tokens: Tokens, length: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Windows of the order and of tuning, shuffled: one tuning step should see many subjects."""
-    every = windows(ids, length, count=len(ids) // length, seed=recipe.seed)
+    count = len(tokens.ids) // length
+    every = windows(tokens.ids, length, count=count, seed=recipe.seed, start=tokens.start)
     generator = torch.Generator().manual_seed(recipe.seed)
     mixed = every[torch.randperm(len(every), generator=generator)]
     kept = min(recipe.order_samples, len(every) // _ORDER_SHARE)

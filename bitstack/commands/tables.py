@@ -79,6 +79,8 @@ def evaluation_lines(evaluation: "Evaluation") -> list[str]:
     size = format_bytes(evaluation.resident_bytes)
     perplexity = evaluation.perplexity
     shown = "too large for a number" if perplexity is None else f"{perplexity:.4f}"
+    first = evaluation.first_token
+    begins = "" if first is None else f", every window begins with token {first}"
     return [
         f"model            {evaluation.model}",
         f"resident         {evaluation.resident_bytes} bytes ({size}, {share:.1%} of the original)",
@@ -88,7 +90,7 @@ def evaluation_lines(evaluation: "Evaluation") -> list[str]:
         f"nats per token   {evaluation.nll_per_token:.4f}",
         f"measured on      {evaluation.tokens} tokens of {evaluation.text}, "
         f"window {evaluation.window}, stride {evaluation.stride}, "
-        f"{evaluation.dtype} on {evaluation.device}",
+        f"{evaluation.dtype} on {evaluation.device}{begins}",
     ]
 
 

@@ -55,10 +55,22 @@ def _pack_linear(model: nn.Module, members: list[tuple[Matrix, StackSpec]]) -> N
     matrix, spec = members[0]
     old: Any = model.get_submodule(matrix.module)
     bias, dtype = getattr(old, "bias", None), old.weight.dtype
+    packed: nn.Module
     if matrix.first_row is None:
-        _set(model, matrix.module, PackedLinear(spec, bias, dtype))
+        packed = PackedLinear(spec, bias, dtype)
     else:
-        _set(model, matrix.module, PartedLinear([spec for _, spec in members], bias, dtype))
+        packed = PartedLinear([spec for _, spec in members], bias, dtype)
+    for parameter in (matrix.parameter, *_shared_with(model, matrix.parameter)):
+        _set(model, parameter.rpartition(".")[0], packed)
+
+
+def _shared_with(model: Any, parameter: str) -> list[str]:
+    """Other names of a parameter, of layers that share it; they are no ties of parameters now."""
+    ties = getattr(model, "all_tied_weights_keys", {})
+    names = [target for target, origin in ties.items() if origin == parameter]
+    for name in names:
+        _untie(model, name)
+    return names
 
 
 def _pack_embedding(model: nn.Module, members: list[tuple[Matrix, StackSpec]]) -> None:
@@ -85,13 +97,14 @@ def _pack_embedding(model: nn.Module, members: list[tuple[Matrix, StackSpec]]) -
 def _pack_experts(
     model: nn.Module, parameter: str, members: list[tuple[Matrix, StackSpec]]
 ) -> None:
-    name, _, key = parameter.rpartition(".")
-    module = model.get_submodule(name)
-    dtype = getattr(module, key).dtype
-    transposed = members[0][0].transposed
-    del module._parameters[key]
-    setattr(module, key, PackedExperts([Stack(spec, dtype) for _, spec in members], transposed))
-    module._is_hf_initialized = True  # type: ignore[assignment]
+    dtype = model.get_parameter(parameter).dtype
+    packed = PackedExperts([Stack(spec, dtype) for _, spec in members], members[0][0].transposed)
+    for one in (parameter, *_shared_with(model, parameter)):
+        name, _, key = one.rpartition(".")
+        module = model.get_submodule(name)
+        del module._parameters[key]
+        setattr(module, key, packed)
+        module._is_hf_initialized = True  # type: ignore[assignment]
     if isinstance(model, PreTrainedModel):
         model.set_experts_implementation("eager")  # the forward that takes one expert at a time
 

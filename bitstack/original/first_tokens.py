@@ -1,9 +1,13 @@
-"""Tokenises as much of a long text as gives the tokens that are asked for, and no more.
+"""Tokenises as much of a long text as gives the tokens that are asked for, and no more; and gives
+a window the first token that a whole text would have.
 
 Does not read the text; see `original.text`.
 """
 
 from typing import Any
+
+import torch
+from torch import Tensor
 
 CHARACTERS = 8  # of a token, about twice the usual, so that the first try is seldom too short
 MARGIN = 1024  # characters: what stands at a cut may be tokenised otherwise
@@ -26,6 +30,28 @@ def first_tokens(text: str, tokenizer: Any, count: int | None) -> list[int]:
             return ids
         ids = longer[:count]
     return ids
+
+
+def start_id(tokenizer: Any) -> int | None:
+    """Returns the id that the tokenizer itself puts before every text (BOS); None if it puts none.
+
+    A model that was trained so has never seen a text without it, at no place.
+    """
+    with_own, without = (
+        list(tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (True, False)
+    )
+    added = len(with_own) > len(without) and with_own[:1] != without[:1]
+    return int(with_own[0]) if added else None
+
+
+def beginning_with(windows: Tensor, start: int | None) -> Tensor:
+    """Returns windows [n, length] of a text with `start` as their first token, if there is one.
+
+    The token that it replaces would stand without context, and is not scored.
+    """
+    if start is None:
+        return windows
+    return torch.cat([torch.full_like(windows[:, :1], start), windows[:, 1:]], dim=1)
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:

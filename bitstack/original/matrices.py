@@ -132,12 +132,14 @@ def find_matrices(
     layers = find_layers(model)[0]
     outer = {id(module) for module in _embedding_and_head_modules(model)}
     seen = seen or dry_pass(model)
+    shared = getattr(model, "all_tied_weights_keys", {})  # with the first layer that has it (Zamba)
     inner = [
         matrix
         for name, module in model.named_modules()
         if id(module) not in outer
         for matrix in _matrices_of(name, module, layers, seen)
-        if matrix.layer is not None or seen.reached(matrix.parameter)
+        if matrix.parameter not in shared
+        and (matrix.layer is not None or seen.reached(matrix.parameter))
     ]
     return [*_embedding_and_head(model), *inner] if embeddings else inner
 

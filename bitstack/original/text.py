@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
 from bitstack.original.documents import read_documents
-from bitstack.original.first_tokens import first_tokens
+from bitstack.original.first_tokens import beginning_with, first_tokens, start_id
 from bitstack.original.rows import Messages
 
 
@@ -25,6 +25,7 @@ class Tokens:
     ids: Tensor  # int64 [N]
     bytes: int  # UTF-8 bytes of `ids` decoded again, special tokens skipped
     sha256: str  # of the text read; for one plain UTF-8 file that of the file
+    start: int | None = None  # id that the tokenizer puts before a text, so before every window
 
 
 def token_ids(
@@ -57,10 +58,11 @@ def token_ids(
         size += _decoded_bytes(new, tokenizer)
         if max_tokens is not None and len(ids) >= max_tokens:
             break
-    return Tokens(torch.tensor(ids, dtype=torch.int64), size, digest.hexdigest())
+    start = start_id(tokenizer)
+    return Tokens(torch.tensor(ids, dtype=torch.int64), size, digest.hexdigest(), start)
 
 
-def windows(ids: Tensor, length: int, *, count: int, seed: int) -> Tensor:
+def windows(ids: Tensor, length: int, *, count: int, seed: int, start: int | None = None) -> Tensor:
     """Returns calibration windows of `ids` [N]: int64 [min(count, N // length), length].
 
     They never overlap and stand at equal distances over the whole text.
@@ -69,6 +71,7 @@ def windows(ids: Tensor, length: int, *, count: int, seed: int) -> Tensor:
         length: Tokens of a window.
         count: Windows, or fewer where the text is short.
         seed: Seed of the shift that moves all windows together.
+        start: Id that takes the place of the first token of every window; see `Tokens.start`.
 
     Raises:
         UserError: The text is shorter than one window.
@@ -83,7 +86,7 @@ def windows(ids: Tensor, length: int, *, count: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     shift = int(torch.randint(slack + 1, (1,), generator=generator))
     starts = torch.arange(count) * len(ids) // count + shift
-    return ids[starts.unsqueeze(1) + torch.arange(length)]
+    return beginning_with(ids[starts.unsqueeze(1) + torch.arange(length)], start)
 
 
 def _decoded_bytes(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> int:

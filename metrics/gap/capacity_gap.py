@@ -20,6 +20,7 @@ from bitstack.errors import UserError
 from bitstack.metrics.loss.documents import check_tokenizers, encode, vocabulary_size
 from bitstack.metrics.loss.sequence_loss import check_ids, forward, positions
 from bitstack.metrics.statistics.bootstrap import Interval, bootstrap
+from bitstack.original.first_tokens import start_id
 
 WINDOW = 1024  # tokens, where the models read as many
 BATCH_TOKENS = 4096
@@ -66,7 +67,8 @@ def capacity_gap(
 ) -> CapacityGap:
     """Compares two models on `documents`.
 
-    The first token of a window has no context and is not scored.
+    The first token of a window has no context and is not scored; it is the one that the tokenizer
+    puts before a text, if it does.
 
     Args:
         tokenizer: The teacher's.
@@ -81,9 +83,11 @@ def capacity_gap(
     """
     check_tokenizers(tokenizer, student_tokenizer or tokenizer, documents)
     window = _window(window, teacher, student)
-    ids = encode(tokenizer, documents)
+    ids, start = encode(tokenizer, documents), start_id(tokenizer)
     pieces = [
-        (d, one[i : i + window]) for d, one in enumerate(ids) for i in range(0, len(one), window)
+        (d, [one[i] if start is None else start, *one[i + 1 : i + window]])
+        for d, one in enumerate(ids)
+        for i in range(0, len(one), window)
     ]
     pieces = [(d, piece) for d, piece in pieces if len(piece) > 1]
     if not pieces:

@@ -36,6 +36,7 @@ class Evaluation:
     text_sha256: str
     dtype: str  # of the activations
     device: str
+    first_token: int | None = None  # id that every window begins with, where the tokenizer has one
 
     def to_json(self) -> dict[str, Any]:
         """Returns all fields; every number is finite."""
@@ -150,6 +151,7 @@ def score(
         text_sha256=tokens.sha256,
         dtype=str(opened.model.dtype).removeprefix("torch."),
         device=opened.model.device.type,
+        first_token=measured.first_token,
     )
 
 

@@ -20,6 +20,7 @@ from bitstack.errors import UserError
 from bitstack.machine.gathering import gathered, process_group
 from bitstack.machine.workers import processes
 from bitstack.metrics.loss.sequence_loss import positions
+from bitstack.original.first_tokens import beginning_with
 from bitstack.original.text import Tokens
 
 DEFAULT_WINDOW = 2048  # tokens, the window of the BitStack, GPTQ and AWQ papers
@@ -36,6 +37,7 @@ class Perplexity:
     nll_per_token: float  # nats
     perplexity: float  # exp(nll_per_token)
     bits_per_byte: float
+    first_token: int | None = None  # id that every window begins with, where the tokenizer has one
 
 
 def perplexity(
@@ -91,7 +93,7 @@ def perplexity(
         for batch, (starts, length, fresh) in tqdm(
             own, desc="perplexity", unit="batch", disable=None if progress and not rank else True
         ):
-            losses = _losses(model, _gather(tokens.ids, starts, length), fresh)
+            losses = _losses(model, _gather(tokens, starts, length), fresh)
             sums.append((batch, float(losses.double().sum()), len(losses)))
     finally:
         model.train(was_training)
@@ -106,6 +108,7 @@ def perplexity(
         nll_per_token=nll,
         perplexity=torch.tensor(nll, dtype=torch.float64).exp().item(),  # inf, where math raises
         bits_per_byte=nll / math.log(2) * len(tokens.ids) / tokens.bytes,
+        first_token=tokens.start,
     )
 
 
@@ -145,8 +148,9 @@ def _batches(
             yield starts[first : first + batch_size], length, fresh
 
 
-def _gather(ids: Tensor, starts: list[int], length: int) -> Tensor:
-    return ids[torch.tensor(starts).unsqueeze(1) + torch.arange(length)]
+def _gather(tokens: Tokens, starts: list[int], length: int) -> Tensor:
+    ids = tokens.ids[torch.tensor(starts).unsqueeze(1) + torch.arange(length)]
+    return beginning_with(ids, tokens.start)
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from bitstack.calibration.windows import READ_FACTOR
 from bitstack.metrics.gap.capacity_gap import capacity_gap
 from bitstack.metrics.loss.perplexity import perplexity
 from bitstack.original.matrices import Matrix, find_matrices
-from bitstack.original.text import Tokens, token_ids, windows
+from bitstack.original.text import token_ids, windows
 from peers.limits import Limits
 from peers.remembered import Remembered
 
@@ -78,7 +78,8 @@ class Bench:
         # Bytes of the whole model at which a method of ours is measured too, by its name.
         self.sizes: Callable[[str], list[int]] = lambda _: []
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.text: Tokens = token_ids(str(text), self.tokenizer, max_tokens=tokens)
+        # Windows as the papers cut them, none with a first token (BOS) that is not the text's.
+        self.text = replace(token_ids(str(text), self.tokenizer, max_tokens=tokens), start=None)
         self.task = Task(
             folder.resolve().name, _digest(*sorted(folder.glob("*.safetensors"))),
             _digest(calibration), _digest(text), tokens, window, samples, length,
@@ -89,8 +90,8 @@ class Bench:
         """Calibration windows as our recipes draw them, int64 [samples, length]."""
         task = self.task
         limit = READ_FACTOR * task.samples * task.length
-        ids = token_ids(str(self.calibration), self.tokenizer, max_tokens=limit).ids
-        return windows(ids, task.length, count=task.samples, seed=0)
+        text = token_ids(str(self.calibration), self.tokenizer, max_tokens=limit)
+        return windows(text.ids, task.length, count=task.samples, seed=0, start=text.start)
 
     def fresh(self, dtype: torch.dtype = torch.float32) -> Any:
         """Returns a new copy of the original model, its dense tensors rounded to 16 bits."""

@@ -70,7 +70,7 @@ _OF_TYPE: dict[str, dict[str, Any]] = {
     "dots3_note": {"head_dim": 32},
     "dots3_note_text": {"head_dim": 32},
     "zamba": _ZAMBA,
-    "zamba2": _ZAMBA,
+    "zamba2": {**_ZAMBA, "num_mem_blocks": 1, "hybrid_layer_ids": [1, 3]},
 }
 
 

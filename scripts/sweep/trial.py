@@ -27,7 +27,7 @@ TOKENS = 24
 RIGHT, REFUSED, WRONG, CRASHED = "right", "refused", "WRONG", "CRASHED"
 _QUICK = {"num_samples": 2, "seq_len": 32, "search_sweeps": 0, "joint_passes": 0}
 _NOISE = 0.005  # of every weight, relative: about what all levels together lose
-_ALLOWED = 4.0  # times the error by that noise
+ALLOWED = 4.0  # times the error by that noise
 _LEAST = 2e-3  # relative error that products of 8 bits alone may make
 
 
@@ -83,7 +83,7 @@ def _tried(folder: Path, way: str, text: Path) -> Trial:
     original = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32).eval()
     truth = _logits(original, ids)
     stored = AutoModelForCausalLM.from_pretrained(saved).eval()  # in the dtype of the files
-    allowed = max(_ALLOWED * _error(_logits(_noisy(stored), ids), truth), _LEAST)
+    allowed = max(ALLOWED * _error(_logits(_noisy(stored), ids), truth), _LEAST)
     calibration = "none" if way == WAYS[0] else str(text)
     bitstack.compress(saved, container, recipe="fast", calibration=calibration, **_QUICK)
     packed = bitstack.load(container)

@@ -3,11 +3,20 @@
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, processors
+from transformers import PreTrainedTokenizerFast
 
 import pico
-from bitstack.original.first_tokens import CHARACTERS, MARGIN, first_tokens
+from bitstack.original.first_tokens import (
+    CHARACTERS,
+    MARGIN,
+    beginning_with,
+    first_tokens,
+    start_id,
+)
 
 TEXT = pico.TEXT * 100
 
@@ -57,3 +66,24 @@ def test_an_end_token_is_no_part_of_a_beginning() -> None:
     assert first_tokens(text, with_end, 50) == [97] * 50
     assert first_tokens("ab", with_end, 50) == [97, 98, 0]
     assert first_tokens("ab", with_end, None) == [97, 98, 0]
+
+
+@pytest.mark.parametrize(("template", "expected"), [("<s> $A", 0), ("$A <s>", None), ("$A", None)])
+def test_the_first_token_is_what_the_tokenizer_puts_there(
+    template: str, expected: int | None
+) -> None:
+    backend = Tokenizer(models.BPE({"<s>": 0, "a": 1, "b": 2}, []))
+    backend.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("<s>", 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+    assert start_id(tokenizer) == expected
+
+
+def test_windows_begin_with_it() -> None:
+    windows = torch.arange(12).view(3, 4)
+    assert torch.equal(beginning_with(windows, None), windows)
+    begun = beginning_with(windows, 99)
+    assert begun[:, 0].tolist() == [99] * 3
+    assert torch.equal(begun[:, 1:], windows[:, 1:])
+    assert windows[0, 0] == 0

@@ -1,6 +1,7 @@
 """Perplexity against scores by hand, at every window, stride and batch size."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -156,3 +157,20 @@ def test_defaults_and_mode(model: LlamaForCausalLM) -> None:
 def test_errors(model: LlamaForCausalLM, size: int, options: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         perplexity(model, random_tokens(size), **options)
+
+
+def test_windows_begin_with_the_tokenizers_first_token() -> None:
+    seen: list[int] = []
+
+    class Watched(Bigram):
+        def forward(self, input_ids: Tensor) -> SimpleNamespace:
+            seen.extend(input_ids[:, 0].tolist())
+            return super().forward(input_ids)
+
+    tokens = random_tokens(20)
+    result = perplexity(Watched(), replace(tokens, start=3), window=8)
+    assert seen == [3, 3, 3]
+    assert result.first_token == 3
+    without = perplexity(Bigram(), tokens, window=8)
+    assert without.first_token is None
+    assert result.tokens == without.tokens
