@@ -140,7 +140,7 @@ def page(rows: Sequence[Row]) -> str:
 
 
 def _page_line(row: Row) -> str:
-    plain, text = row.trials
+    plain, _ = row.trials
     ends = [t.verdict if t.verdict == RIGHT else f"{t.verdict}: {_why(t)}" for t in row.trials]
     noise = f"{plain.error:.3f}, {plain.allowed / NOISES:.3f}" if plain.allowed else ""
     return (

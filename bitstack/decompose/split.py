@@ -57,15 +57,34 @@ def _bins(z: Tensor, low: float, high: float) -> Tensor:
 
 def _find_cuts(level: Level, z: Tensor, weight: Tensor) -> _Cuts:
     low, high = _range(z, weight)
-    shape = (2**level.planes, _BINS)
-    index = _bins(z, low, high).add_(level.codes().int() * _BINS).flatten()
+    cells, bins = level.codes().flatten().int(), _bins(z, low, high).flatten()
+    first, width = _spans(cells, bins, 2**level.planes)
+    index = bins.sub_(first[cells]).add_(cells.mul_(width))
     # For every cell and bin: the sum of weights, and the sum of weighted values.
     sums = [
-        torch.bincount(index, weights=x.flatten().double(), minlength=shape[0] * _BINS).view(shape)
+        torch.bincount(index, weights=x.flatten().double(), minlength=len(first) * width).view(
+            len(first), width
+        )
         for x in (weight, z.clamp(low, high) * weight)
     ]
     last, table = _best_cuts(sums[0], sums[1], level.table)
-    return _Cuts(low, high, last, table)
+    # A cell in one bin is not cut: all of it is above bin 0.
+    return _Cuts(low, high, torch.where(last > 0, last + first, 0), table)
+
+
+def _spans(cells: Tensor, bins: Tensor, count: int) -> tuple[Tensor, int]:
+    """The bin before the first one of each cell, int32 [count], and the bins of the widest cell.
+
+    A cell covers few bins of the whole histogram: of a small matrix the others are never made.
+    """
+    first = torch.full((count,), _BINS, dtype=torch.int32, device=bins.device)
+    if count * _BINS <= len(bins):
+        return first.zero_(), _BINS
+    last, where = torch.zeros_like(first), cells.long()
+    first.scatter_reduce_(0, where, bins, "amin")
+    last.scatter_reduce_(0, where, bins, "amax")
+    first = torch.where(first < _BINS, (first - 1).clamp_min(0), 0)
+    return first, int((last - first).max()) + 1
 
 
 def _range(z: Tensor, weight: Tensor) -> tuple[float, float]:
