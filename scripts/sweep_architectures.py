@@ -34,6 +34,8 @@ from bitstack.commands.shared import silence_bitstack, silence_libraries, write_
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import pico  # the tests' tokenizer and text
 
+# Long enough for two batches of windows, and no window like another.
+TEXT = "\n".join(f"{number}: {pico.TEXT[number:]}" for number in range(30))
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
 
 
@@ -101,7 +103,7 @@ def measure(model_type: str) -> Row:
         except Exception as error:  # small sizes or a part of this environment do not suit it
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
             return Row(model_type, "", reason, time.perf_counter() - start, [])
-        (folder / "text.txt").write_text(pico.TEXT * 3)
+        (folder / "text.txt").write_text(TEXT)
         trials = [run(folder, way, folder / "text.txt") for way in WAYS]
     return Row(model_type, type(model).__name__, "", time.perf_counter() - start, trials)
 
@@ -130,7 +132,7 @@ def page(rows: Sequence[Row]) -> str:
         "that noise of half a percent of every weight makes, bytes and KV cache are as `plan` "
         "says,", "and the export computes the same. *Refused* means one line that says why. "
         f"{summary(rows)}.", "",
-        "| type | class | decomposed | error, of noise | without text | with text |",
+        "| type | class | decomposed | error, error of the noise | without text | with text |",
         "|---|---|---|---|---|---|", *(_page_line(row) for row in built), "",
         "*Decomposed* is the share of the parameters; the rest stays in 16 or 32 bits. Not built, "
         "because the", "small config does not suit the type, or needs a package that is not "
@@ -151,7 +153,8 @@ def _page_line(row: Row) -> str:
 
 def _why(trial: Trial) -> str:
     """The reason without the folder that it begins with."""
-    return trial.detail.partition(": ")[2].partition(";")[0]
+    _, folder, reason = trial.detail.partition(": ")
+    return (reason if folder else trial.detail).partition(";")[0]
 
 
 def summary(rows: Sequence[Row]) -> str:

@@ -5,7 +5,7 @@ observe anything on the way; see `calibration.observers`. Does not store hidden 
 `calibration.spill`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitstack.calibration.layer_calls import (
+    MORE_INPUTS,
+    NOT_BY_TOKEN,
+    NOT_IN_ORDER,
+    Call,
+    Form,
+    NotAlone,
+    Output,
+    Recorder,
+    Stop,
+)  # fmt: skip
 from bitstack.errors import UserError
 from bitstack.machine.allocator import give_back
 from bitstack.original.config_facts import text_config
@@ -20,23 +31,6 @@ from bitstack.original.matrices import find_layers
 from bitstack.original.source import Source
 
 LOGITS_AT_ONCE = 1 << 24  # numbers of one piece of logits, positions x vocabulary: 64 MiB in fp32
-
-_READ_MORE = "read more of the text than their hidden state"
-
-Output = Any  # what a decoder layer returns: a tensor, or a tuple that starts with one
-
-
-@dataclass
-class _Call:
-    """Everything but the hidden state that the model passes to one layer (masks, positions)."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def stores(self) -> list[MutableMapping[Any, Any]]:
-        """Mappings that layers could hand something on in (Gemma 4: keys and values), if empty."""
-        given = (*self.args, *self.kwargs.values())
-        return [x for x in given if isinstance(x, MutableMapping) and type(x) is not dict]
 
 
 @dataclass
@@ -51,11 +45,8 @@ class LayerRunner:
     windows: list[Tensor]
     device: str = "cpu"
     dtype: torch.dtype = torch.float32  # of products; hidden states are in fp32
-    calls: dict[torch.Size, list[_Call]] = field(default_factory=dict)  # by shape of hidden state
-    # What a layer returns beside its hidden state, tensors as marks; None where it returns that
-    # alone. A mark that reaches another layer shows that layers hand more on.
-    rest: tuple[Tensor | None, ...] | None = None
-    form: type[Any] = tuple  # of what a layer returns, where it is more
+    calls: dict[torch.Size, list[Call]] = field(default_factory=dict)  # by shape of hidden state
+    form: Form = field(default_factory=Form)  # of what a layer returns
 
     def __post_init__(self) -> None:
         name, self.layers = find_layers(self.source.model)
@@ -116,10 +107,11 @@ class LayerRunner:
         Needs the calls that `record_calls` or `embed_all` recorded for this shape.
         """
         call = self.calls[hidden.shape][index]
+        before = call.sizes()
         with self._products():
             output = self.layers[index](hidden, *call.args, **call.kwargs)
-        if any(map(len, call.stores())):
-            raise self._not_alone()
+        if call.sizes() != before:
+            raise self._refusal(MORE_INPUTS)
         return output[0] if isinstance(output, tuple | list) else output
 
     def logits(self, batch: int, hidden: Tensor) -> Tensor:
@@ -140,14 +132,11 @@ class LayerRunner:
             yield part, self._run_outer(ids[:, part], last=hidden[:, part])[1]
 
     def _find_output_form(self) -> None:
-        """Finds out by one real call of layer 0 whether a layer returns a tensor or a tuple."""
+        """Finds out by one real call of layer 0 what a layer returns."""
 
         def look(layer: nn.Module, args: Any, output: Output) -> None:
-            if isinstance(output, tuple | list):
-                self.form = type(output)
-                marks = (torch.zeros(()) if isinstance(x, Tensor) else None for x in output[1:])
-                self.rest = tuple(marks)
-            raise _Stop
+            self.form = Form.of(output)
+            raise Stop
 
         with self.layer_loaded(0) as layer, torch.no_grad():
             handle = layer.register_forward_hook(look)
@@ -160,41 +149,30 @@ class LayerRunner:
         `last` is what the last layer gives instead. Without it the pass ends there, and the calls
         of the layers are kept for `run_layer`.
         """
-        marks = [mark for mark in self.rest or () if mark is not None]
-        first: list[Tensor] = []
-        calls: list[_Call] = []
-
-        def stub(index: int) -> Callable[..., Output]:
-            def forward(hidden: Tensor | None = None, *args: Any, **kwargs: Any) -> Output:
-                if hidden is None:
-                    raise self._not_alone("take no hidden state as their first argument")
-                if any(mark is x for mark in marks for x in (*args, *kwargs.values())):
-                    raise self._not_alone()
-                first.append(hidden)
-                calls.append(_Call(args, kwargs))
-                at_end = index == len(self) - 1
-                if at_end and last is None:
-                    raise _Stop
-                result = last if at_end else hidden
-                return result if self.rest is None else self.form((result, *self.rest))
-
-            return forward
-
-        with _forwards_replaced(self.layers, stub):
-            logits = self._call_model(ids)
+        recorder = Recorder(len(self), self.form, last)
+        with _forwards_replaced(self.layers, recorder.stub):
+            try:
+                logits = self._call_model(ids)
+            except NotAlone as reason:
+                raise self._refusal(str(reason)) from None
+        if len(recorder.calls) != len(self) or recorder.first is None:
+            raise self._refusal(NOT_IN_ORDER)
         if last is None:
-            if not first or first[0].shape[:2] != ids.shape:
-                raise self._not_alone("do not work on one hidden state for each token")
-            known = self.calls.setdefault(first[0].shape, calls)
-            for one, other in zip(known, calls, strict=True):
-                if not _equal(one.args, other.args) or not _equal(one.kwargs, other.kwargs):
-                    raise self._not_alone()
-        return first[0], logits
+            self._keep(recorder.first, recorder.calls, ids)
+        return recorder.first, logits
 
-    def _not_alone(self, what: str = _READ_MORE) -> UserError:
+    def _keep(self, first: Tensor, calls: list[Call], ids: Tensor) -> None:
+        """Keeps the calls of one batch for all batches of its shape, which must have the same."""
+        if first.shape[:2] != ids.shape:
+            raise self._refusal(NOT_BY_TOKEN)
+        known = self.calls.setdefault(first.shape, calls)
+        if not all(one.equals(other) for one, other in zip(known, calls, strict=True)):
+            raise self._refusal(MORE_INPUTS)
+
+    def _refusal(self, reason: str) -> UserError:
         return UserError(
-            f"{self.source.path}: layers of this model {what}, so they cannot be run one by one "
-            "over a text; use --calibration none"
+            f"{self.source.path}: the layers of this model {reason}, so they cannot be calibrated "
+            "one at a time; use --calibration none"
         )
 
     def _products(self) -> torch.autocast:
@@ -207,23 +185,8 @@ class LayerRunner:
         try:
             with self._products():
                 return self.source.model(ids.to(self.device), use_cache=False).logits
-        except _Stop:
+        except Stop:
             return ids
-
-
-class _Stop(Exception):
-    """Ends a forward pass early."""
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Whether two calls have equal arguments; never, where one could carry a state (a cache)."""
-    if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and torch.equal(a, b)
-    if isinstance(a, Mapping) and type(a) is type(b):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    if type(a) in (tuple, list):
-        return len(a) == len(b) and all(map(_equal, a, b))
-    return a is b or (isinstance(a, bool | int | float | str) and a == b)
 
 
 @contextmanager

@@ -168,10 +168,10 @@ class _ExpertProducts(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is torch.bmm and args[1].data_ptr() in self.experts:
+        if func is torch.bmm and len(args) == 2 and args[1].data_ptr() in self.experts:
             return torch.stack([self._one(x, w) for x, w in zip(*args, strict=True)])
         result = func(*args, **(kwargs or {}))
-        if func in _PRODUCTS and isinstance(args[1], Tensor):
+        if func in _PRODUCTS and len(args) > 1 and isinstance(args[1], Tensor):
             matrix = self.experts.get(args[1].data_ptr())
             if matrix is not None and args[0].numel():
                 self.observer.observe_input(matrix, args[0])
@@ -181,7 +181,8 @@ class _ExpertProducts(TorchFunctionMode):
     def _one(self, x: Tensor, weight: Tensor) -> Tensor:
         """Returns x [tokens, in] @ weight [in, out], computed and seen where x is not zero."""
         taken = x.any(-1)
-        result = x.new_zeros(len(x), weight.shape[1])
         with self:  # it is off within its own function
-            result[taken] = x[taken] @ weight
+            product = x[taken] @ weight
+        result = product.new_zeros(len(x), weight.shape[1])
+        result[taken] = product
         return result

@@ -80,7 +80,7 @@ def evaluation_lines(evaluation: "Evaluation") -> list[str]:
     perplexity = evaluation.perplexity
     shown = "too large for a number" if perplexity is None else f"{perplexity:.4f}"
     first = evaluation.first_token
-    begins = "" if first is None else f", every window begins with token {first}"
+    begins = "" if first is None else f", every window begins with the tokenizer's BOS, id {first}"
     return [
         f"model            {evaluation.model}",
         f"resident         {evaluation.resident_bytes} bytes ({size}, {share:.1%} of the original)",

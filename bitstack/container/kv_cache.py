@@ -26,7 +26,7 @@ def kv_cache_bytes(model: PreTrainedModel, context: int) -> int | None:
 
     Returns:
         Bytes; None where the model keeps no such cache, its code does not run without values, or
-        its cache grows in another way (a third length is not as the two others tell).
+        its cache grows in another way (the cache of 40 tokens is not what 3 and 4 tokens predict).
     """
     short, longer, long = (_cache(model, n) for n in (_SHORT, _LONGER, _LONG))
     if not short or _bytes(short, longer, _LONG) != sum(map(layer_bytes, long)):

@@ -38,7 +38,7 @@ class PlanRow:
     mean_level: float  # over all decomposed weights
     highest_level: int
     original_share: float  # resident bytes over the original's
-    context: int | None  # tokens; None for a model without a KV cache
+    context: int | None  # tokens; None where the size of the KV cache is not known
     kv_cache_bytes: int | None  # of one sequence of `context` tokens
     total_bytes: int  # model and cache
     kernel: str  # that would run on this machine
@@ -135,7 +135,7 @@ def _context_and_cache_bytes(
     cache = kv_cache_bytes(skeleton(config, getattr(torch, manifest.dtype)), length)
     if cache is None and context is not None:
         raise UserError(
-            f"model type {config.model_type!r} keeps no KV cache that could be counted; leave the "
-            "context length out"
+            f"model type {config.model_type!r}: the size of its KV cache is not known (it has "
+            "none, or one of an unknown kind); leave the context length out"
         )
     return (None, 0) if cache is None else (length, cache)

@@ -68,7 +68,7 @@ def _find_cuts(level: Level, z: Tensor, weight: Tensor) -> _Cuts:
         for x in (weight, z.clamp(low, high) * weight)
     ]
     last, table = _best_cuts(sums[0], sums[1], level.table)
-    # A cell in one bin is not cut: all of it is above bin 0.
+    # A cell whose values share one bin is cut at bin 0: all of them are in the upper half.
     return _Cuts(low, high, torch.where(last > 0, last + first, 0), table)
 
 

@@ -45,7 +45,7 @@ def check_target(target: str | Path, *, option: str) -> None:
         reason = "it is a folder"
     elif not path.parent.is_dir():
         reason = f"{path.parent} is no folder"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+    elif not os.access(path.parent, os.W_OK):  # it is written beside, and then renamed
         reason = "permission denied"
     if reason:
         raise UserError(

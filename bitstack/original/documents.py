@@ -78,7 +78,9 @@ def _documents(source: str, render: Render) -> Iterator[str]:
         return texts_of_hub(source, render)
     path, column = _path_and_column(source)
     if path.is_dir():
-        return chain.from_iterable(_file(file, column, render) for file in _text_files(path))
+        return chain.from_iterable(
+            _file(file, column, render, alone=False) for file in _text_files(path)
+        )
     if not path.exists():
         raise UserError(f"text source {source!r} does not exist; give {FORMS}")
     return _file(path, column, render)
@@ -111,12 +113,17 @@ def _encoding(start: bytes) -> str:
     return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
 
 
-def _file(path: Path, column: str, render: Render) -> Iterator[str]:
+def _file(path: Path, column: str, render: Render, *, alone: bool = True) -> Iterator[str]:
     if path.name.endswith(LINES):
         with _reading(path), _open(path) as file:
             yield from texts_of_lines(file, str(path), column, render)
     elif path.name.endswith(ARRAY):
-        yield from texts_of_array(_decoded(path), str(path), column, render)
+        try:
+            yield from list(texts_of_array(_decoded(path), str(path), column, render))
+        except UserError:
+            if alone:
+                raise
+            yield _decoded(path)  # settings and the like, in a folder of code
     else:
         yield _decoded(path)
 

@@ -35,7 +35,7 @@ def first_tokens(text: str, tokenizer: Any, count: int | None) -> list[int]:
 def start_id(tokenizer: Any) -> int | None:
     """Returns the id that the tokenizer itself puts before every text (BOS); None if it puts none.
 
-    A model that was trained so has never seen a text without it, at no place.
+    Such a model always saw this token first in training, so a window without it is unusual input.
     """
     with_own, without = (
         list(tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (True, False)

@@ -7,7 +7,7 @@ from enum import Enum
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from bitstack.original.dry_pass import Use
 
@@ -38,25 +38,40 @@ def experts_form(uses: set[Use]) -> Experts | None:
 def computes_product(module: nn.Linear) -> bool:
     """Returns whether `module(x)` is x Wᵀ + b, also where its class has a forward of its own.
 
-    That forward is tried on a small module of its class, in bf16: one that widens, chooses experts
-    or takes more than one input does something else.
+    That forward is tried on a small module of its class, in bf16, with small and large inputs: one
+    that widens, clamps, chooses experts or takes more than one input does something else.
     """
     kind = type(module)
     if kind.forward is nn.Linear.forward:
         return True
     if set(module._parameters) != {"weight", "bias"} or module._buffers or module._modules:
         return False
-    plain = nn.Linear(_IN, _OUT, bias=module.bias is not None, dtype=torch.bfloat16)
+    plain = _small_linear(bias=module.bias is not None)
     small = kind.__new__(kind)
     small.__dict__ |= module.__dict__ | {
         "_parameters": plain._parameters, "in_features": _IN, "out_features": _OUT,
     }  # fmt: skip
-    x = torch.linspace(-1, 1, 2 * 4 * _IN, dtype=torch.bfloat16).view(2, 4, _IN)
-    with torch.no_grad():
-        expected = F.linear(x, plain.weight, plain.bias)
-        try:
-            found = small.forward(x)
-        except Exception:  # whatever the class raises for this size or for one input
-            return False
-    same = isinstance(found, torch.Tensor) and found.dtype == expected.dtype
-    return same and found.shape == expected.shape and torch.allclose(found, expected, atol=0.02)
+    x = torch.linspace(-1, 1, 2 * 4 * _IN, dtype=torch.bfloat16, device="cpu").view(2, 4, _IN)
+    return all(_gives_product(small, plain, factor * x) for factor in (1, 1000))
+
+
+def _small_linear(*, bias: bool) -> nn.Linear:
+    """A Linear of fixed weights."""
+    plain = nn.Linear(_IN, _OUT, bias=bias, device="meta", dtype=torch.bfloat16)
+    for name, p in plain.named_parameters():
+        values = torch.linspace(-1.1, 0.9, p.numel(), dtype=p.dtype, device="cpu").view(p.shape)
+        plain._parameters[name] = nn.Parameter(values)
+    return plain
+
+
+@torch.no_grad()
+def _gives_product(small: nn.Linear, plain: nn.Linear, x: Tensor) -> bool:
+    expected = F.linear(x, plain.weight, plain.bias)
+    try:
+        found = small.forward(x)
+    except Exception:  # whatever the class raises for this size or for one input
+        return False
+    if not isinstance(found, Tensor) or found.dtype != expected.dtype:
+        return False
+    close = 0.02 * float(expected.abs().max())
+    return found.shape == expected.shape and torch.allclose(found, expected, rtol=0, atol=close)

@@ -1,4 +1,5 @@
-"""Finds which weights of a model are decomposed, by structure, on its meta skeleton.
+"""Finds which weights of a model are decomposed, on its meta skeleton: by structure, and by what a
+pass of the model's code without weights shows.
 
 A matrix is a Linear, a GPT-2 Conv1D, one expert of a fused 3-D expert tensor, the input embedding
 or the LM head, whatever the model calls itself and them. Everything else stays dense and is listed
@@ -139,6 +140,7 @@ def find_matrices(
         if id(module) not in outer
         for matrix in _matrices_of(name, module, layers, seen)
         if matrix.parameter not in shared
+        and matrix.parameter not in seen.rewritten
         and (matrix.layer is not None or seen.reached(matrix.parameter))
     ]
     return [*_embedding_and_head(model), *inner] if embeddings else inner
@@ -209,12 +211,14 @@ def _embedding_and_head(model: nn.Module) -> Iterator[Matrix]:
     names = {id(module): name for name, module in model.named_modules()}
     embedding, head = _embedding_and_head_modules(model)
     tied = head is not None and head.weight is embedding.weight
+    if tied and isinstance(head, nn.Linear) and not computes_product(head):
+        return  # both stay dense
     if isinstance(embedding, nn.Embedding):
         name = names[id(embedding)]
         rows, columns = embedding.weight.shape
         shared = names[id(head)] if tied else None
         yield Matrix(name, f"{name}.weight", name, "embedding", rows, columns, tied=shared)
-    if isinstance(head, nn.Linear) and not tied:
+    if isinstance(head, nn.Linear) and not tied and computes_product(head):
         name = names[id(head)]
         rows, columns = head.weight.shape
         yield Matrix(name, f"{name}.weight", name, "head", rows, columns)

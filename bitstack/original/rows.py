@@ -40,7 +40,7 @@ def texts_of_array(content: str, where: str, column: str, render: Render) -> Ite
     for number, row in enumerate(rows, start=1):
         at = f"{where} entry {number}"
         own = isinstance(row, str)
-        yield row if own else _text(row, column, render, at, "FILE.json:COLUMN")
+        yield _clean(row) if own else _text(row, column, render, at, "FILE.json:COLUMN")
 
 
 def plainly(chat: Messages) -> str:
@@ -91,7 +91,8 @@ def _text(row: Any, column: str, render: Render, where: str, form: str) -> str:
     if not isinstance(row, dict):
         raise UserError(f'{where}: not a JSON object; it must be one, as {{"text": ...}}')
     value = row.get(column)
-    if value is None and column == DEFAULT_COLUMN and (chat := _chat(row)):
+    chat = _chat(row) if column == CHAT or (value is None and column == DEFAULT_COLUMN) else []
+    if chat:
         value = render(chat)
         value = plainly(chat) if value is None else value
     if not isinstance(value, str):
@@ -100,8 +101,12 @@ def _text(row: Any, column: str, render: Render, where: str, form: str) -> str:
             f"{where}: no text in field {column!r}; fields with text: "
             f"{', '.join(strings) or 'none'}; pick one as {form}"
         )
-    # JSON can spell half a surrogate pair; UTF-8, and so every tokenizer, cannot hold it.
-    return value.encode(errors="replace").decode()
+    return _clean(value)
+
+
+def _clean(text: str) -> str:
+    """JSON can spell half a surrogate pair; UTF-8, and so every tokenizer, cannot hold it."""
+    return text.encode(errors="replace").decode()
 
 
 def _parsed(text: str | bytes, where: str) -> Any:

@@ -103,4 +103,5 @@ def _in_template(chat: Messages, tokenizer: Any) -> str | None:
         text = str(tokenizer.apply_chat_template(chat, tokenize=False))
     except Exception:  # templates are programs, and refuse in ways of their own
         return None
-    return text.removeprefix(tokenizer.bos_token or "")
+    own = tokenizer.bos_token if start_id(tokenizer) == tokenizer.bos_token_id else None
+    return text.removeprefix(own or "")

@@ -26,8 +26,8 @@ def unreached_line(model: nn.Module, seen: DryPass) -> str | None:
         return None
     parts = ", ".join(_whole_parts(model, set(missed)))
     return (
-        f"left dense, because a text does not reach it: {parts} "
-        f"({format_bytes(sum(missed.values()))} at any budget)"
+        f"not compressed, because text does not use it: {parts} "
+        f"(takes {format_bytes(sum(missed.values()))} at every budget)"
     )
 
 

@@ -62,6 +62,7 @@ _OF_TYPE: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "mamba2": {"num_heads": 8},
+    "rwkv": {"rescale_every": 2},
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
     "xmod": {"default_language": "en_XX"},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"]},

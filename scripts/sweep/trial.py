@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import bitstack
+from bitstack.compression.inputs import BATCH_TOKENS
 from bitstack.container.kv_cache import layer_bytes, layers_of
 from bitstack.container.manifest import read_manifest
 from bitstack.errors import UserError
@@ -25,7 +26,13 @@ from bitstack.errors import UserError
 WAYS = ("fp32", "bf16 parts, text")
 TOKENS = 24
 RIGHT, REFUSED, WRONG, CRASHED = "right", "refused", "WRONG", "CRASHED"
-_QUICK = {"num_samples": 2, "seq_len": 32, "search_sweeps": 0, "joint_passes": 0}
+# Two batches of windows with a text: what layers are given must be the same for every text.
+_QUICK = {
+    "num_samples": 2 * BATCH_TOKENS // 32,
+    "seq_len": 32,
+    "search_sweeps": 0,
+    "joint_passes": 0,
+}
 _NOISE = 0.005  # of every weight, relative: about what all levels together lose
 ALLOWED = 4.0  # times the error by that noise
 _LEAST = 2e-3  # relative error that products of 8 bits alone may make

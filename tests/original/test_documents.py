@@ -133,6 +133,9 @@ def test_arrays_of_json(tmp_path: Path) -> None:
     path = write(tmp_path / "texts/a.json", json.dumps(rows))
     assert documents(path) == documents(path.parent) == ["plain", "a field", "last"]
     assert documents(f"{path}:body") == ["plain", "b", "c"]
+    settings = write(tmp_path / "texts/b.json", '{"compact": true}')
+    assert documents(path.parent) == [*documents(path), settings.read_text()]
+    assert documents(write(tmp_path / "c.json", '["a\\ud800"]')) == ["a?"]
     packed = write(tmp_path / "b.json.gz", gzip.compress(path.read_bytes()))
     assert documents(packed) == documents(path)
 
@@ -146,5 +149,6 @@ def test_chats_are_written_as_the_caller_likes(tmp_path: Path) -> None:
     named = read_documents(str(path), lambda chat: " ".join(m["role"] for m in chat))
     assert list(named) == ["user assistant", "x"]
     assert list(read_documents(str(path), lambda chat: None)) == documents(path)
+    assert documents(f"{path}:messages") == ["Hello\n\nGood morning"] * 2
     with pytest.raises(UserError, match="no text in field 'text'"):
         documents(jsonl(tmp_path / "b.jsonl", [{"messages": [{"role": "user"}]}]))

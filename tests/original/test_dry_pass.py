@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, RwkvConfig
 
 import pico
 from bitstack.original.dry_pass import Use, dry_pass
+from bitstack.original.matrices import find_matrices
 from bitstack.original.skeleton import skeleton
 
 
@@ -42,10 +43,39 @@ def test_the_experts_are_computed_as_before_afterwards() -> None:
 
 
 def test_a_model_that_needs_values_says_so_and_counts_as_reached() -> None:
-    class Needy(torch.nn.Linear):
-        def forward(self, ids: torch.Tensor, **_: object) -> torch.Tensor:
-            raise ValueError("no values")
+    model = skeleton(pico.FAMILIES["opt"](), torch.float32)
 
-    seen = dry_pass(Needy(2, 2))
-    assert seen.error is not None
-    assert seen.reached("weight")
+    def needy(*_: object, **__: object) -> None:
+        raise ValueError("no values")
+
+    model.forward = needy  # type: ignore[method-assign]
+    seen = dry_pass(model)
+    assert str(seen.error) == "no values"
+    assert seen.reached("model.decoder.embed_tokens.weight")
+
+
+def test_uses_through_lists_and_pieces_are_seen() -> None:
+    class Model(torch.nn.Linear):
+        config = pico.FAMILIES["opt"]()
+
+        def set_experts_implementation(self, name: str | None) -> None: ...
+
+        def forward(self, ids: torch.Tensor, **_: object) -> dict[str, object]:
+            torch.cat([self.weight.float(), self.weight])
+            self.bias.chunk(2)
+            return {}
+
+    seen = dry_pass(Model(4, 4))
+    assert {use.function for use in seen.uses["weight"]} == {"torch.Tensor.float", "torch.cat"}
+    assert seen.reached("bias")
+
+
+def test_a_parameter_that_the_model_changes_is_named_and_left_as_it_was() -> None:
+    config = RwkvConfig(**pico.SPECIAL, hidden_size=32, num_hidden_layers=4, rescale_every=2)
+    model = skeleton(config, torch.float32)
+    seen = dry_pass(model)
+    assert seen.error is None
+    assert "rwkv.blocks.2.attention.output.weight" in seen.rewritten
+    left = {m.name for m in find_matrices(model)}
+    assert "rwkv.blocks.2.attention.output" not in left
+    assert "rwkv.blocks.2.attention.key" in left

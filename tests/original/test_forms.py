@@ -39,6 +39,11 @@ class Chosen(nn.Linear):
         return values, places
 
 
+class Clamped(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.clamp(-10, 10), self.weight, self.bias)
+
+
 class Grouped(nn.Linear):
     groups = 2
 
@@ -58,7 +63,7 @@ class Adapted(nn.Linear):
 @pytest.mark.parametrize(
     ("kind", "is_product"),
     [(nn.Linear, True), (Written, True)]
-    + [(kind, False) for kind in (Scaled, Wide, Chosen, Grouped, Adapted)],
+    + [(kind, False) for kind in (Scaled, Clamped, Wide, Chosen, Grouped, Adapted)],
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_products_are_known_by_what_they_compute(

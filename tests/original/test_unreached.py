@@ -30,7 +30,7 @@ def test_a_vision_tower_stays_dense_and_is_named() -> None:
     assert not [m.name for m in find_matrices(model) if "vision" in m.name]
     line = unreached_line(model, dry_pass(model))
     assert line is not None
-    assert "a text does not reach it: model.multi_modal_projector, model.vision_tower (" in line
+    assert "text does not use it: model.multi_modal_projector, model.vision_tower (takes" in line
 
 
 def test_a_text_model_has_no_such_parts() -> None:
