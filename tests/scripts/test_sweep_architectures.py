@@ -24,6 +24,17 @@ def test_architectures_end_right(model_type: str) -> None:
     assert ends == [(trial.RIGHT, "")] * len(trial.WAYS)
 
 
+def test_layers_that_are_given_an_empty_store_run_one_by_one(tmp_path: Path) -> None:
+    """Gemma 4's larger shape: a dictionary for keys and values, which none of its layers uses."""
+    config = small_config("gemma4_text", pico.VOCABULARY)
+    config.hidden_size_per_layer_input = 0
+    way = trial.WAYS[1]
+    trial.save(build(config), tmp_path / way, way)
+    pico.tokenizer().save_pretrained(tmp_path / way)
+    (tmp_path / "text.txt").write_text(sweep_architectures.TEXT)
+    assert trial.run(tmp_path, way, tmp_path / "text.txt").verdict == trial.RIGHT
+
+
 def test_a_model_that_is_not_the_original_is_called_wrong(
     tmp_path: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
