@@ -10,19 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from text_files import jsonl, write
 
 from bitstack.errors import UserError
 from bitstack.original.documents import read_documents
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def jsonl(path: Path, rows: list[object]) -> Path:
-    return write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def documents(source: Path | str) -> list[str]:

@@ -1,7 +1,6 @@
 """A text becomes the ids that its tokenizer gives, and windows that never overlap."""
 
 import hashlib
-import json
 import logging
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from text_files import jsonl, write
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -30,16 +30,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
         single=f"{BOS} $A", special_tokens=[(BOS, 0)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=BOS, model_max_length=8)
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def jsonl(path: Path, rows: list[object]) -> Path:
-    return write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_tokens_of_one_file(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
