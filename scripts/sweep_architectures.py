@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import wrap
 
 import torch
 from sweep.configs import MODEL_TYPES, build, small_config
@@ -122,22 +123,24 @@ def line(row: Row) -> str:
 def page(rows: Sequence[Row]) -> str:
     """Returns the page of the documents: types by how they end, with shares and errors."""
     built = [row for row in rows if row.trials]
-    lines = [
-        "# Architectures", "",
-        f"Written by `scripts/sweep_architectures.py --page` with transformers {VERSION}: "
-        "a small model of every", "type that `AutoModelForCausalLM` opens and whose default config "
-        "builds one, with random weights.", "Each was saved, compressed, loaded in full and "
-        "exported in two ways: in one file without a text, and", "in several bf16 files with a "
-        "text. *Right* means: the logits are those of the original within four times", "the error "
-        "that noise of half a percent of every weight makes, bytes and KV cache are as `plan` "
-        "says,", "and the export computes the same. *Refused* means one line that says why. "
-        f"{summary(rows)}.", "",
-        "| type | class | decomposed | error, error of the noise | without text | with text |",
-        "|---|---|---|---|---|---|", *(_page_line(row) for row in built), "",
+    about = (
+        f"Written by `scripts/sweep_architectures.py --page` with transformers {VERSION}: a small "
+        "model of every type that `AutoModelForCausalLM` opens and whose default config builds "
+        "one, with random weights. Each was saved, compressed, loaded in full and exported in two "
+        "ways: in one file without a text, and in several bf16 files with a text. *Right* means: "
+        "the logits are those of the original within four times the error that noise of half a "
+        "percent of every weight makes, bytes and KV cache are as `plan` says, and the export "
+        f"computes the same. *Refused* means one line that says why. {summary(rows)}."
+    )
+    missing = ", ".join(row.model_type for row in rows if not row.trials)
+    rest = (
         "*Decomposed* is the share of the parameters; the rest stays in 16 or 32 bits. Not built, "
-        "because the", "small config does not suit the type, or needs a package that is not "
-        "installed: " + ", ".join(row.model_type for row in rows if not row.trials) + ".", "",
-    ]  # fmt: skip
+        "because the small config does not suit the type, or needs a package that is not "
+        f"installed: {missing}."
+    )
+    head = "| type | class | decomposed | error, error of the noise | without text | with text |"
+    table = [head, "|---|---|---|---|---|---|", *(_page_line(row) for row in built)]
+    lines = ["# Architectures", "", *wrap(about, 100), "", *table, "", *wrap(rest, 100), ""]
     return "\n".join(lines)
 
 
