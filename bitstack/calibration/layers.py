@@ -23,7 +23,7 @@ from bitstack.calibration.layer_calls import (
     Output,
     Recorder,
     Stop,
-)  # fmt: skip
+)
 from bitstack.errors import UserError
 from bitstack.machine.allocator import give_back
 from bitstack.original.config_facts import text_config

@@ -23,7 +23,7 @@ from bitstack.original.rows import (
     texts_of_array,
     texts_of_hub,
     texts_of_lines,
-)  # fmt: skip
+)
 
 FORMS = (
     "a text file, a folder of text files, FILE.jsonl or FILE.json, with :COLUMN behind it for "

@@ -17,9 +17,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-_LARGE = (
-    1 << 14
-)  # stand-ins with more numbers are not computed with: only the shape of the result is
+_LARGE = 1 << 14  # of stand-ins with more numbers only the shape of a result is computed
 
 
 class Use(NamedTuple):
@@ -87,7 +85,7 @@ class _StandIns(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if _in_place(func) and (name := self.names.get(id(args[0]))):
+        if args and _in_place(func) and (name := self.names.get(id(args[0]))):
             self.seen.rewritten.add(name)
             return args[0]
         tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]

@@ -46,8 +46,7 @@ _MOST = {name: most for most, names in _SIZES.items() for name in names.split()}
 _EMPTY = {
     "num_key_value_heads": 2, "head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2,
     "n_shared_experts": 1, "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16,
-    "indexer_budget": 16,
-    "indexer_compress_ratio": 4,
+    "indexer_budget": 16, "indexer_compress_ratio": 4,
 }  # fmt: skip
 
 _ZAMBA = {
