@@ -5,23 +5,18 @@ Also covers `commands.tables`.
 
 import json
 import logging
-import os
 import resource
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import call, fails, python
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner, Result
 
 import pico
-from bitstack.cli import app, interrupt_again
 from bitstack.compression.pipeline import compress
 from bitstack.kernels import which
 
@@ -51,25 +46,6 @@ def model(pico_model: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="module")
 def container(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compress(model, tmp_path_factory.mktemp("cli") / "c", blocks=3, calibration="none")
-
-
-def call(*args: object) -> Result:
-    return CliRunner().invoke(app, [str(arg) for arg in args], prog_name="compress-model")
-
-
-def fails(*args: object) -> str:
-    """The one line on stderr of a command that must refuse its input."""
-    result = call(*args)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    return line
-
-
-def python(*args: str, **options: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
 
 
 # --help
@@ -360,72 +336,4 @@ def test_writing_that_fails_midway(limit: int, model: Path, text: Path, tmp_path
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path / 'c'}")
     assert "cannot write" in line
-    assert not (tmp_path / "c" / "bitstack.json").exists()
-
-
-def test_json_that_cannot_be_written(container: Path, tmp_path: Path) -> None:
-    result = call("plan", container, "--json", tmp_path / "no" / "plan.json")
-    assert result.exit_code == 2
-    assert "cannot write" in result.stderr
-    assert not list(tmp_path.iterdir())
-
-
-class _Finalised:
-    """Raises `error` as it is dropped."""
-
-    def __init__(self, error: type[BaseException]) -> None:
-        self.error = error
-
-    def __del__(self) -> None:
-        raise self.error
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_interrupt_that_falls_into_a_finaliser_is_not_lost(
-    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "unraisablehook", interrupt_again)
-    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
-    came = False
-    try:
-        _Finalised(error)
-        for _ in range(500 if error is KeyboardInterrupt else 20):
-            time.sleep(0.01)
-    except KeyboardInterrupt:
-        came = True
-    finally:
-        signal.signal(signal.SIGINT, ours)
-    assert came == (error is KeyboardInterrupt)
-    assert ("ValueError" in capsys.readouterr().err) == (error is ValueError)
-
-
-def test_an_interrupt_exits_with_130_and_leaves_nothing_whole(model: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bitstack.cli", "run", str(model), "--blocks", "8"]
-    book = tmp_path / "book.txt"
-    book.write_text(pico.TEXT * 2000)
-    process = subprocess.Popen(
-        [
-            *command,
-            "--output",
-            str(tmp_path / "c"),
-            "--calibration",
-            str(book),
-            "--num-samples",
-            "900",
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell has what it starts in the background ignore interrupts, these tests perhaps too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "c" / ".work").is_dir() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGINT)
-        _, error = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert error.splitlines()[-1] == "interrupted"
     assert not (tmp_path / "c" / "bitstack.json").exists()
