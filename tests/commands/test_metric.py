@@ -7,23 +7,22 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner, Result
 
 import pico
-from bitstack.cli import app
 
 NAME = "llama-gqa"
 KEYS = ["text_size", "nll", "flops_per_token", "information_capacity", "interval"]
 
 
-def call(*args: object) -> Result:
-    return CliRunner().invoke(app, ["metric", *(str(arg) for arg in args)])
+call, fails = partial(command_line.call, "metric"), partial(command_line.fails, "metric")
 
 
 def result(*args: object) -> Any:
@@ -33,16 +32,6 @@ def result(*args: object) -> Any:
     assert "NaN" not in done.stdout
     assert "Infinity" not in done.stdout
     return json.loads(done.stdout)
-
-
-def fails(*args: object) -> str:
-    """The one line on stderr of a command that must refuse its input."""
-    done = call(*args)
-    assert done.exit_code == 2, done.output
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    return line
 
 
 @pytest.fixture(scope="module")
