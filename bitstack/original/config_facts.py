@@ -17,6 +17,11 @@ _POSITIONS = (
 )  # fmt: skip
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim")
 _INNER = ("intermediate_size", "ffn_dim", "decoder_ffn_dim", "n_inner", "ffn_hidden_size")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_ACTIVE_EXPERTS = (
+    "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k",
+    "top_k_experts",
+)  # fmt: skip
 
 
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -47,6 +52,17 @@ def width(config: PretrainedConfig) -> int:
 def inner_width(config: PretrainedConfig) -> int | None:
     """Returns the widest layer inside an MLP, the largest of a list by layer; None if not said."""
     return _first(text_config(config), _INNER)
+
+
+def expert_counts(config: PretrainedConfig) -> set[int]:
+    """Returns the numbers of experts that the config names; empty without experts."""
+    config = text_config(config)
+    return {n for name in _EXPERTS if isinstance(n := getattr(config, name, None), int)}
+
+
+def active_experts(config: PretrainedConfig) -> int | None:
+    """Returns how many experts one token uses; None if the config does not say."""
+    return _first(text_config(config), _ACTIVE_EXPERTS)
 
 
 def _first(config: Any, names: tuple[str, ...]) -> int | None:

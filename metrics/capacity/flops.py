@@ -19,16 +19,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from bitstack.container.blocks import StackSpec
 from bitstack.errors import UserError
 from bitstack.metrics.capacity.attention_cost import attention_layers
-from bitstack.original.config_facts import text_config
-
-ACTIVE_EXPERTS = (  # names in configs for the experts that one token uses
-    "num_experts_per_tok",
-    "num_experts_per_token",
-    "moe_topk",
-    "moe_top_k",
-    "moe_k",
-    "top_k_experts",
-)
+from bitstack.original.attention_facts import published_sizes
+from bitstack.original.config_facts import active_experts, expert_counts
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ def token_cost(model: PreTrainedModel, *, context: int = 0, tokens: int = 1) -> 
     """
     if context < 0 or tokens < 1:
         raise UserError(f"context {context}, tokens {tokens}: context is ≥ 0 and tokens ≥ 1")
-    layers = attention_layers(text_config(model.config))
+    layers = attention_layers(model.config)
     head = _head(model)
     parts = list(_parts(model, _Structure(model), 1.0))
     return TokenCost(
@@ -100,33 +92,18 @@ def published_flops(config: PretrainedConfig, length: int = 1024) -> float:
     Raises:
         UserError: the config lacks one of the sizes, or has latent attention.
     """
-    config = text_config(config)
-    layers, d = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
-    heads, ffn = _field(config, "num_attention_heads"), _field(config, "intermediate_size")
-    if getattr(config, "kv_lora_rank", None):
-        raise UserError(
-            "latent attention (kv_lora_rank): the published count takes it from the model's name "
-            "and is not defined here; use the variant 'bytes'"
-        )
+    size = published_sizes(config)
+    d, heads = size["hidden_size"], size["num_attention_heads"]
     head_dim = d // heads
-    kv = head_dim * (getattr(config, "num_key_value_heads", None) or heads)
-    layer = 4 * d * d + 4 * d * kv + 6 * d * ffn + 2 * heads * head_dim * (length - 1)
-    return float(layers * layer + 2 * d * _field(config, "vocab_size"))
+    kv = head_dim * size["num_key_value_heads"]
+    layer = 4 * d * d + 4 * d * kv + 6 * d * size["intermediate_size"]
+    layer += 2 * heads * head_dim * (length - 1)
+    return float(size["num_hidden_layers"] * layer + 2 * d * size["vocab_size"])
 
 
 def module_bytes(module: nn.Module) -> int:
     """Returns the bytes of the parameters and buffers of `module`, each tensor once."""
     return _bytes([*module.parameters(), *module.buffers()])
-
-
-def _field(config: PretrainedConfig, name: str) -> int:
-    value = getattr(config, name, None)
-    if not isinstance(value, int) or value < 1:
-        raise UserError(
-            f"config of {config.model_type!r} has no {name}: the published FLOPs are not defined "
-            "here; use the variant 'bytes'"
-        )
-    return value
 
 
 @dataclass(frozen=True)
@@ -141,13 +118,12 @@ class _Structure:
     """Facts of the whole model that the walk over its modules needs."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.config = text_config(model.config)
+        self.config = model.config
         self.head = model.get_output_embeddings()
         # The layers are the largest list of modules; other lists may be sets of experts.
         lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
         self.layers = max(lists, key=module_bytes, default=None)
-        names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-        self.experts = {getattr(self.config, name, None) for name in names} - {None}
+        self.experts = expert_counts(model.config)
 
     def share(self, module: nn.Module) -> float:
         """Returns the share of a set of experts that one token uses; 1 for any other module."""
@@ -159,13 +135,13 @@ class _Structure:
         return self.active() / fused[0]
 
     def active(self) -> int:
-        for name in ACTIVE_EXPERTS:
-            if isinstance(getattr(self.config, name, None), int):
-                return int(getattr(self.config, name))
-        raise UserError(
-            f"config of {self.config.model_type!r} does not say how many experts a token uses "
-            f"({', '.join(ACTIVE_EXPERTS)}): FLOPs per token are not defined"
-        )
+        count = active_experts(self.config)
+        if count is None:
+            raise UserError(
+                f"config of {self.config.model_type!r} does not say how many experts a token uses: "
+                "FLOPs per token are not defined"
+            )
+        return count
 
 
 def _parts(module: nn.Module, structure: _Structure, share: float) -> Iterator[_Part]:
