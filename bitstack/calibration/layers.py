@@ -27,7 +27,7 @@ from bitstack.calibration.layer_calls import (
 from bitstack.errors import UserError
 from bitstack.machine.allocator import give_back
 from bitstack.original.config_facts import text_config
-from bitstack.original.matrices import find_layers
+from bitstack.original.decoder_layers import find_layers
 from bitstack.original.source import Source
 
 LOGITS_AT_ONCE = 1 << 24  # numbers of one piece of logits, positions x vocabulary: 64 MiB in fp32

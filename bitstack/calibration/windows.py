@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bitstack import recipes
 from bitstack.errors import UserError
-from bitstack.original.config_facts import positions
+from bitstack.original.model_limits import check_ids, positions
 from bitstack.original.source import Source
 from bitstack.original.text import Tokens, token_ids, windows
 from bitstack.recipe import GENERAL, NO_TEXT, Recipe
@@ -58,16 +58,11 @@ def read_text(source: Source, recipe: Recipe) -> CalibrationText | None:
                 "text; give --calibration SOURCE, or --no-column-scaling --order loss"
             )
         return None
-    length = min(recipe.seq_len, positions(source.config) or recipe.seq_len)
+    length = min(recipe.seq_len, positions(source.model) or recipe.seq_len)
     count = recipe.num_samples * recipe.seq_len // length  # shorter windows, but as many tokens
     max_tokens = READ_FACTOR * length * count
     tokens = token_ids(_source_of(recipe), _tokenizer(source), max_tokens=max_tokens)
-    vocabulary = int(source.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    if int(tokens.ids.max()) >= vocabulary:
-        raise UserError(
-            f"{source.path}: the tokenizer gives id {int(tokens.ids.max())}, but the model has "
-            f"{vocabulary} embeddings: tokenizer and model do not belong together"
-        )
+    check_ids(source.model, int(tokens.ids.max()), str(source.path))
     chosen = windows(tokens.ids, length, count=count, seed=recipe.seed, start=tokens.start)
     return CalibrationText(tokens, chosen, *_split(tokens, length, recipe))
 

@@ -38,11 +38,12 @@ def plan(
     silence_libraries(also_bitstack=quiet)
     from dataclasses import asdict
 
-    from bitstack.commands.tables import console, kernel_line, plan_table
+    from bitstack.commands.tables import cache_line, console, kernel_line, plan_table
     from bitstack.container.planning import plan
 
     rows = plan(folder, budget or (), context=context)
     if json != "-" and not quiet:
         console().print(plan_table(rows))
-        console().print(kernel_line(rows[0]), soft_wrap=True)
+        lines = [line for line in (cache_line(rows[0]), kernel_line(rows[0])) if line]
+        console().print("\n".join(lines), soft_wrap=True)
     write_result(json, [asdict(row) for row in rows])

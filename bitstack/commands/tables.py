@@ -73,6 +73,13 @@ def kernel_line(row: "PlanRow") -> str:
     return f"kernel {row.kernel}: {row.kernel_reason}"
 
 
+def cache_line(row: "PlanRow") -> str | None:
+    """Returns why the table counts no KV cache; None where it does."""
+    return (
+        None if row.context else "KV cache: not counted, the model has none or one of its own kind"
+    )
+
+
 def evaluation_lines(evaluation: "Evaluation") -> list[str]:
     """Returns the quality and size of a model, one fact a line, and how they were measured."""
     share = evaluation.resident_bytes / evaluation.original_bytes

@@ -17,8 +17,8 @@ from bitstack.container.manifest import Manifest, read_manifest
 from bitstack.errors import UserError
 from bitstack.kernels import Choice, which
 from bitstack.machine.device import pick_device
-from bitstack.original.config_facts import positions
 from bitstack.original.hub_cache import locate
+from bitstack.original.model_limits import positions
 from bitstack.original.skeleton import skeleton
 from bitstack.original.source import load_config
 
@@ -127,12 +127,13 @@ def _context_and_cache_bytes(
     config: PretrainedConfig, manifest: Manifest, context: int | None
 ) -> tuple[int | None, int]:
     """The context length and the bytes of its cache; (None, 0) for a model that keeps none."""
-    limit = positions(config)
+    model = skeleton(config, getattr(torch, manifest.dtype))
+    limit = positions(model)
     if context is not None and not 1 <= context <= (limit or context):
         most = f" and at most {limit}, the positions of the model" if limit else ""
         raise UserError(f"context is {context} tokens; it must be at least 1{most}")
     length = context or min(DEFAULT_CONTEXT, limit or DEFAULT_CONTEXT)
-    cache = kv_cache_bytes(skeleton(config, getattr(torch, manifest.dtype)), length)
+    cache = kv_cache_bytes(model, length)
     if cache is None and context is not None:
         raise UserError(
             f"model type {config.model_type!r}: the size of its KV cache is not known (it has "

@@ -24,8 +24,8 @@ from bitstack.machine.files import disk_errors
 from bitstack.machine.sizes import format_bytes
 from bitstack.nn import Stack
 from bitstack.nn.assemble import check_config, tensor_reader
+from bitstack.original.decoder_layers import find_layers, layer_of
 from bitstack.original.hub_cache import locate
-from bitstack.original.matrices import find_layers, layer_of
 from bitstack.original.side_files import config_of, copy_beside, write_config
 from bitstack.original.skeleton import skeleton
 from bitstack.original.source import load_config

@@ -11,7 +11,7 @@ import torch
 from bitstack.container.budget import Budget
 from bitstack.errors import UserError
 from bitstack.live.opening import Opened
-from bitstack.original.config_facts import positions
+from bitstack.original.model_limits import positions
 
 
 def generate(
@@ -73,7 +73,7 @@ def _inputs(opened: Opened, prompt: str, max_new_tokens: int) -> dict[str, Any]:
     ids = encoded["input_ids"]
     if ids.shape[1] == 0:
         raise UserError("prompt: holds no tokens; give at least one word")
-    most = positions(opened.model.config)
+    most = positions(opened.model)
     if most and ids.shape[1] + max_new_tokens > most:
         raise UserError(
             f"prompt: its {ids.shape[1]} tokens and {max_new_tokens} new ones are more than the "

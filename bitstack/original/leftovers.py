@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from bitstack.errors import UserError
-from bitstack.original.matrices import find_layers, layer_of
+from bitstack.original.decoder_layers import find_layers, layer_of
 
 _MATRIX_DIMENSIONS = (2, 3)  # buffers of old versions have one or four
 _SHOWN = 4  # parts named in a line

@@ -9,13 +9,12 @@ with its bytes, never passed over in silence. Does not read values; see `origina
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from bitstack.errors import UserError
+from bitstack.original.decoder_layers import embedding_and_head, find_layers, layer_of
 from bitstack.original.dry_pass import DryPass, dry_pass
 from bitstack.original.forms import computes_product, experts_form
 
@@ -80,44 +79,6 @@ class Dense:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Returns the name and the list of decoder layers.
-
-    Of all lists of modules beside the input embedding that a text reaches, it is the one with the
-    most parameters: a model that also reads images has another list of layers.
-
-    Raises:
-        UserError: The model has no torch.nn.ModuleList.
-    """
-    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
-    home = _home(model)
-    while home and not any(name.startswith(f"{home}.") for name, _ in lists):
-        home = home.rpartition(".")[0]
-    lists = [pair for pair in lists if not home or pair[0].startswith(f"{home}.")]
-    if not lists:
-        raise UserError(
-            f"model {type(model).__name__} has no list of decoder layers: only models whose layers "
-            "stand in a torch.nn.ModuleList can be compressed"
-        )
-    lists.sort(key=lambda pair: -sum(p.numel() for p in pair[1].parameters()))
-    beside = [pair for pair in lists[1:] if not pair[0].startswith(f"{lists[0][0]}.")]
-    if not beside:
-        return lists[0]  # the others are parts of its layers
-    seen = dry_pass(model)
-    return next((pair for pair in lists if _reached(seen, *pair)), lists[0])
-
-
-def _reached(seen: DryPass, name: str, part: nn.Module) -> bool:
-    return any(seen.reached(f"{name}.{inner}") for inner, _ in part.named_parameters())
-
-
-def _home(model: Any) -> str:
-    """Name of the module that holds the input embedding; "" for the model itself."""
-    embedding = _embedding_and_head_modules(model)[0] if hasattr(model, "config") else None
-    names = (name for name, module in model.named_modules() if module is embedding)
-    return next(names, "").rpartition(".")[0]
-
-
 def find_matrices(
     model: nn.Module, *, embeddings: bool = True, seen: DryPass | None = None
 ) -> list[Matrix]:
@@ -130,20 +91,27 @@ def find_matrices(
     Raises:
         UserError: The model has no list of decoder layers.
     """
-    layers = find_layers(model)[0]
-    outer = {id(module) for module in _embedding_and_head_modules(model)}
     seen = seen or dry_pass(model)
+    layers = find_layers(model, seen)[0]
+    outer = {id(module) for module in embedding_and_head(model)}
     shared = getattr(model, "all_tied_weights_keys", {})  # with the first layer that has it (Zamba)
+    apart = {origin for key, origin in shared.items() if not _same_bias(model, key, origin)}
+    dense = {*shared, *apart, *seen.rewritten}
     inner = [
         matrix
         for name, module in model.named_modules()
         if id(module) not in outer
         for matrix in _matrices_of(name, module, layers, seen)
-        if matrix.parameter not in shared
-        and matrix.parameter not in seen.rewritten
+        if matrix.parameter not in dense
         and (matrix.layer is not None or seen.reached(matrix.parameter))
     ]
     return [*_embedding_and_head(model), *inner] if embeddings else inner
+
+
+def _same_bias(model: nn.Module, key: str, origin: str) -> bool:
+    """Whether two modules that share a parameter share their bias too: one can stand for both."""
+    first, second = (model.get_submodule(name.rpartition(".")[0]) for name in (key, origin))
+    return getattr(first, "bias", None) is getattr(second, "bias", None)
 
 
 def find_dense(model: nn.Module, matrices: list[Matrix]) -> list[Dense]:
@@ -156,16 +124,6 @@ def find_dense(model: nn.Module, matrices: list[Matrix]) -> list[Dense]:
         for name, t in tensors
         if name not in taken
     ]
-
-
-def layer_of(name: str, layers: str) -> int | None:
-    """Returns the index of the decoder layer that `name` lies in; None outside of all layers.
-
-    Args:
-        layers: Name of the list of layers, as `find_layers` returns it.
-    """
-    match = re.match(re.escape(layers) + r"\.(\d+)\.", name)
-    return int(match.group(1)) if match else None
 
 
 def _matrices_of(name: str, module: nn.Module, layers: str, seen: DryPass) -> Iterator[Matrix]:
@@ -202,14 +160,9 @@ def _experts_of(name: str, module: nn.Module, layer: int | None, seen: DryPass) 
             yield Matrix(f"{full}.{e}", full, name, "expert", rows, columns, layer, e, transposed)
 
 
-def _embedding_and_head_modules(model: Any) -> tuple[Any, Any]:
-    """Input embedding and LM head, None for a head that a model lacks."""
-    return model.get_input_embeddings(), model.get_output_embeddings()
-
-
 def _embedding_and_head(model: nn.Module) -> Iterator[Matrix]:
     names = {id(module): name for name, module in model.named_modules()}
-    embedding, head = _embedding_and_head_modules(model)
+    embedding, head = embedding_and_head(model)
     tied = head is not None and head.weight is embedding.weight
     if tied and isinstance(head, nn.Linear) and not computes_product(head):
         return  # both stay dense

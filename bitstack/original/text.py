@@ -5,7 +5,9 @@ files; see `original.documents`. Does not choose the windows that are scored; se
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from bitstack.errors import UserError
 from bitstack.original.documents import read_documents
 from bitstack.original.first_tokens import beginning_with, first_tokens, start_id
 from bitstack.original.rows import Messages
+
+_TODAY = re.compile(r"""strftime_now\((['"])(.*?)\1\)""")
+_DAY = date(2024, 7, 26)  # in its place: a text must be the same on every day
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,14 @@ def _in_template(chat: Messages, tokenizer: Any) -> str | None:
     if not tokenizer.chat_template:
         return None
     try:
-        text = str(tokenizer.apply_chat_template(chat, tokenize=False))
+        template = _undated(tokenizer.get_chat_template())
+        text = str(tokenizer.apply_chat_template(chat, tokenize=False, chat_template=template))
     except Exception:  # templates are programs, and refuse in ways of their own
         return None
     own = tokenizer.bos_token if start_id(tokenizer) == tokenizer.bos_token_id else None
     return text.removeprefix(own or "")
+
+
+def _undated(template: str) -> str:
+    """A chat template that names one and the same day instead of today."""
+    return _TODAY.sub(lambda match: repr(_DAY.strftime(match[2])), template)

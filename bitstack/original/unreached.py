@@ -7,8 +7,8 @@ They stay dense: no text tells what their weights are worth. Does not decide tha
 from torch import nn
 
 from bitstack.machine.sizes import format_bytes
+from bitstack.original.decoder_layers import find_layers, layer_of
 from bitstack.original.dry_pass import DryPass
-from bitstack.original.matrices import find_layers, layer_of
 
 
 def unreached_line(model: nn.Module, seen: DryPass) -> str | None:

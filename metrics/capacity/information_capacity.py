@@ -27,8 +27,9 @@ from bitstack.metrics.loss.documents import (
     unknown_tokens,
     vocabulary_size,
 )
-from bitstack.metrics.loss.sequence_loss import positions, sequence_losses
+from bitstack.metrics.loss.sequence_loss import sequence_losses
 from bitstack.metrics.statistics.bootstrap import Interval, bootstrap
+from bitstack.original.model_limits import positions
 
 BIAS = -27.0  # bits, the published default; -24 for mixed text, -18.7 for Chinese FineWeb-Edu
 MAX_LENGTH = 1024  # tokens, published

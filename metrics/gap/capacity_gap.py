@@ -18,9 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
 from bitstack.metrics.loss.documents import check_tokenizers, encode, vocabulary_size
-from bitstack.metrics.loss.sequence_loss import check_ids, forward, positions
+from bitstack.metrics.loss.sequence_loss import forward
 from bitstack.metrics.statistics.bootstrap import Interval, bootstrap
 from bitstack.original.first_tokens import start_id
+from bitstack.original.model_limits import check_ids, positions
 
 WINDOW = 1024  # tokens, where the models read as many
 BATCH_TOKENS = 4096
@@ -95,8 +96,9 @@ def capacity_gap(
             f"text too short: {sum(map(len, ids))} tokens in {len(ids)} documents, at least 2 in "
             "one document needed; give more text"
         )
+    highest = max(max(piece) for _, piece in pieces)
     for model in (teacher, student):
-        check_ids(model, [piece for _, piece in pieces])
+        check_ids(model, highest)
     # One document gives no spread over documents: then the windows are drawn.
     single = len({document for document, _ in pieces}) == 1
     units = list(range(len(pieces))) if single else [document for document, _ in pieces]

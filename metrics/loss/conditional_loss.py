@@ -19,8 +19,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
 from bitstack.metrics.loss.documents import encode, start_token
-from bitstack.metrics.loss.sequence_loss import positions, sequence_losses
+from bitstack.metrics.loss.sequence_loss import sequence_losses
 from bitstack.metrics.statistics.bootstrap import Interval, bootstrap, mean_interval
+from bitstack.original.model_limits import positions
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from bitstack.container.budget import Budget
 from bitstack.errors import UserError
 from bitstack.live.opening import Opened, open_model
 from bitstack.metrics.loss.perplexity import perplexity
+from bitstack.original.model_limits import check_ids
 from bitstack.original.text import Tokens, token_ids
 
 
@@ -125,7 +126,7 @@ def score(
         UserError: as in `perplexity`, the tokenizer and the model do not belong together, or the
             loss is no number.
     """
-    check_ids(opened, tokens, model)
+    check_ids(opened.model, int(tokens.ids.max()) if len(tokens.ids) else 0, model)
     measured = perplexity(
         opened.model, tokens, window=window, stride=stride, progress=progress, shared=shared
     )
@@ -153,17 +154,3 @@ def score(
         device=opened.model.device.type,
         first_token=measured.first_token,
     )
-
-
-def check_ids(opened: Opened, tokens: Tokens, model: str) -> None:
-    """Checks that the model has an embedding for every token id.
-
-    Raises:
-        UserError: the tokenizer gives an id beyond the model's embeddings.
-    """
-    vocabulary = opened.model.get_input_embeddings().num_embeddings
-    if len(tokens.ids) and int(tokens.ids.max()) >= vocabulary:
-        raise UserError(
-            f"{model}: the tokenizer gives id {int(tokens.ids.max())}, but the model has "
-            f"{vocabulary} embeddings: tokenizer and model do not belong together"
-        )

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 from bitstack.errors import UserError
 from bitstack.machine.gathering import gathered, process_group
 from bitstack.machine.workers import processes
-from bitstack.metrics.loss.sequence_loss import positions
 from bitstack.original.first_tokens import beginning_with
+from bitstack.original.model_limits import positions
 from bitstack.original.text import Tokens
 
 DEFAULT_WINDOW = 2048  # tokens, the window of the BitStack, GPTQ and AWQ papers

@@ -8,7 +8,6 @@ share a batch and are padded on the right, where no causal model looks. Does not
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from bitstack.errors import UserError
-from bitstack.original import config_facts
+from bitstack.original.model_limits import check_ids, positions
 
 BATCH_TOKENS = 4096  # tokens of one forward pass, padding included
 SOFTMAX_ELEMENTS = 2**22  # logits turned to fp32 at a time: 16 MiB, about a cache
@@ -63,7 +62,7 @@ def sequence_losses(
     prompts = [1] * len(sequences) if prompts is None else prompts
     assert all(p >= 1 for p in prompts), "the first token cannot be scored"
     _check_lengths(model, sequences)
-    check_ids(model, sequences)
+    check_ids(model, max((max(s) for s in sequences if len(s)), default=0))
     nats = np.zeros(len(sequences))
     scored = np.array([max(0, len(s) - p) for s, p in zip(sequences, prompts, strict=True)])
     was_training = model.training
@@ -114,29 +113,6 @@ def forward(model: nn.Module, ids: Tensor) -> Tensor:
     options = {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
     logits: Tensor = model(input_ids=ids.to(device), **options).logits
     return logits
-
-
-def positions(model: nn.Module) -> int | None:
-    """Returns the most tokens the model takes; None if its config does not say."""
-    config: Any = getattr(model, "config", None)
-    if config is None:
-        return None
-    return config_facts.positions(config)
-
-
-def check_ids(model: nn.Module, sequences: Sequence[Sequence[int]]) -> None:
-    """Checks that the model has an embedding for every token id.
-
-    Raises:
-        UserError: a sequence has an id beyond the model's embeddings.
-    """
-    find = getattr(model, "get_input_embeddings", None)
-    highest = max((max(s) for s in sequences if len(s)), default=0)
-    if find is not None and highest >= (count := find().num_embeddings):
-        raise UserError(
-            f"tokenizer gives id {highest}, but the model has {count} embeddings: tokenizer and "
-            "model do not belong together"
-        )
 
 
 def _check_lengths(model: nn.Module, sequences: Sequence[Sequence[int]]) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bitstack.original.matrices import Matrix, find_layers
+from bitstack.original.decoder_layers import find_layers
+from bitstack.original.matrices import Matrix
 from peers import embedding
 from peers.bench import Bench, Clock, Row
 from peers.grid import best_range, grouped_bytes

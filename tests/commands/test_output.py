@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typer.testing import CliRunner, Result
 
 from bitstack import demo
 from bitstack.cli import app
+from bitstack.commands.tables import cache_line
+from bitstack.container.planning import plan
 
 NAME = "llama-gqa"
 
@@ -71,6 +74,12 @@ def test_a_quiet_plan_is_its_file(stacked: Callable[..., Path], tmp_path: Path) 
     assert json.loads((tmp_path / "plan.json").read_text()) == json.loads(
         call(*command, "--quiet", "--json", "-").stdout
     )
+
+
+def test_a_plan_says_where_it_counts_no_cache(stacked: Callable[..., Path]) -> None:
+    row = plan(stacked(NAME))[0]
+    assert cache_line(row) is None
+    assert "KV cache: not counted" in str(cache_line(replace(row, context=None)))
 
 
 def test_export(stacked: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Every weight of every layout is a matrix or is listed dense; nothing twice, nothing left out."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,7 @@ from transformers import AutoModelForCausalLM, GptOssConfig
 from transformers.pytorch_utils import Conv1D
 
 import pico
-from bitstack.errors import UserError
-from bitstack.original.matrices import Dense, Matrix, find_dense, find_layers, find_matrices
+from bitstack.original.matrices import Dense, Matrix, find_dense, find_matrices
 
 ATTENTION = {f"model.layers.self_attn.{p}_proj" for p in "qkvo"}
 MLP = {f"model.layers.mlp.{p}_proj" for p in ("gate", "up", "down")}
@@ -214,7 +214,6 @@ class Unheard(nn.Module):
 
 def test_an_unheard_of_model_is_taken_by_its_structure() -> None:
     model = Unheard()
-    assert find_layers(model)[0] == "rungs"
     matrices = {m.name: (m.kind, m.rows, m.columns, m.layer) for m in find_matrices(model)}
     assert matrices == {
         "letters": ("embedding", 11, 6, None),
@@ -252,9 +251,17 @@ def test_role(name: str, role: str) -> None:
     assert Matrix(name, "", "", "linear", 1, 1).role == role
 
 
-def test_a_model_without_layers_is_refused() -> None:
-    with pytest.raises(UserError, match="no list of decoder layers"):
-        find_layers(nn.Sequential(nn.Linear(2, 2)))
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_shared_layer_stands_for_both_if_it_shares_its_bias_too(apart: bool) -> None:
+    model: Any = Unheard()
+    first, second = model.rungs[0]["twist"], model.rungs[2]["twist"]
+    second.weight = first.weight
+    model.all_tied_weights_keys = {"rungs.2.twist.weight": "rungs.0.twist.weight"}
+    if not apart:
+        second.bias = first.bias
+        model.all_tied_weights_keys["rungs.2.twist.bias"] = "rungs.0.twist.bias"
+    names = {m.name for m in find_matrices(model) if m.name.endswith("twist")}
+    assert names == {"rungs.1.twist"} | (set() if apart else {"rungs.0.twist"})
 
 
 def test_dense_bytes() -> None:

@@ -129,3 +129,12 @@ def test_chats_are_tokenised_in_the_models_template(
     assert read() == f"{BOS}[user]Hi[assistant]Yes"
     tokenizer.chat_template = "{{ raise_exception('only one message') }}"
     assert read() == f"{BOS}Hi\n\nYes"
+
+
+def test_a_template_that_names_today_gives_the_same_text_on_every_day(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"messages": [{"role": "user", "content": "Hi"}]}])
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
+    ids = text.token_ids(str(path), tokenizer).ids
+    assert str(tokenizer.decode(ids)) == f"{BOS}26 Jul 2024 Hi"

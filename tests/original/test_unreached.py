@@ -4,8 +4,9 @@ import torch
 from transformers import Gemma3Config
 
 import pico
+from bitstack.original.decoder_layers import find_layers
 from bitstack.original.dry_pass import DryPass, dry_pass
-from bitstack.original.matrices import find_layers, find_matrices
+from bitstack.original.matrices import find_matrices
 from bitstack.original.skeleton import skeleton
 from bitstack.original.unreached import unreached_line
 
