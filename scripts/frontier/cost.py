@@ -3,14 +3,18 @@
 Does not measure quality; see `peers.bench`.
 """
 
+import hashlib
+import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from peers.bench import Bench, Clock, Row
+from peers.bench import Arrays, Bench, Clock, Row
 
 # Vector instructions, best first: what decides the speed of a machine besides its threads.
 _VECTORS = ("amx_bf16", "avx512_bf16", "avx512_vnni", "avx512_f", "avx_vnni", "avx2", "sve", "neon")
@@ -42,14 +46,19 @@ class Meter:
 
     def __init__(self) -> None:
         self._clock, self._cpu, self._paused = Clock(), cpu_seconds(), 0.0
-        self._stop, self._peak = 0.0, 0
+        self._stop, self._peak, self._before = 0.0, 0, 0
+
+    def add(self, cost: Cost) -> None:
+        """Counts what was made earlier, by another process."""
+        self._cpu -= cost.cpu_seconds
+        self._before = max(self._before, cost.peak_bytes)
 
     def pause(self) -> Cost:
         """Stops the processor time; returns the cost so far."""
         self._stop = cpu_seconds()
         used = self._stop - self._cpu - self._paused
         # Later peaks are those of an evaluation; what is done after it takes less than before.
-        self._peak = self._peak or peak_bytes()
+        self._peak = self._peak or max(peak_bytes(), self._before)
         return Cost(self._clock.seconds, used, self._peak, torch.get_num_threads(), vectors())
 
     def resume(self) -> None:
@@ -68,6 +77,23 @@ class MeteredBench(Bench):
         for shared in ("windows", "linear_weights", "half"):
             getattr(self, shared)
         self.meter = Meter()
+
+    def shared(self, name: str, make: Callable[[], Arrays]) -> tuple[Arrays, float]:
+        """Returns what another process has made, or makes and keeps it; rows count its cost."""
+        task = hashlib.sha256(json.dumps(asdict(self.task)).encode()).hexdigest()[:16]
+        values = self.work / f"{name}-{task}.npz"
+        note = values.with_suffix(".json")
+        if note.exists():
+            cost = Cost(**json.loads(note.read_text()))
+            assert self.meter, "not started"
+            self.meter.add(cost)
+            return dict(np.load(values)), cost.seconds
+        meter, made = Meter(), make()
+        cost = meter.pause()
+        self.work.mkdir(parents=True, exist_ok=True)
+        np.savez(values, **made)
+        note.write_text(json.dumps(asdict(cost)))
+        return made, 0.0
 
     def scored(
         self, method: str, setting: str, view: str, bits: float, size: int, model: Any,

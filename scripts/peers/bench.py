@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -28,6 +29,8 @@ from peers.remembered import Remembered
 HALF = 2  # bytes of a weight that a tool leaves unquantised
 _PIECE = 1 << 24  # bytes of a file that are read at once
 KL_TOKENS = 10_000  # at the beginning of the evaluation text
+
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,11 @@ class Bench:
         linear = {m.parameter for m in self.linear}
         rest = (p for n, p in self.model.named_parameters() if n not in linear)
         return sum(p.numel() * HALF for p in rest) + sum(b.nbytes for b in self.model.buffers())
+
+    def shared(self, name: str, make: Callable[[], Arrays]) -> tuple[Arrays, float]:
+        """Returns what several settings of a peer share, and the seconds of making it that no clock
+        of this process has seen: none, as it is made here. `name` tells it from others."""
+        return make(), 0.0
 
     def loss(self, model: nn.Module) -> float:
         """Returns the nats per token of the evaluation text."""

@@ -23,9 +23,9 @@ from gguf import GGMLQuantizationType as Type
 from llama_cpp._ctypes_extensions import load_shared_library
 from tqdm import tqdm
 
-from peers.bench import Bench, Clock, Row
+from peers.bench import Arrays, Bench, Clock, Row
 from peers.containers import in_bytes
-from peers.llama_cpp_peer import head_name, mean_squares, stored_names
+from peers.llama_cpp_peer import head_name, importance_matrix, stored_names
 from peers.loops import Done
 from peers.mixing import Choice, chosen
 
@@ -49,14 +49,15 @@ def rows(bench: Bench, done: Done) -> Iterator[Row]:
     if not wanted:
         return
     clock = Clock()
-    weights, importance, counts = _tensors(bench), _importance(bench), _counts(bench)
+    found, earlier = importance_matrix(bench)
+    weights, importance, counts = _tensors(bench), _importance(bench, found), _counts(bench)
     choices = _each(
         weights,
         lambda n: compared(weights[n], importance[n], counts.get(n, 1)),
         f"{METHOD}, errors",
     )
     fixed = sum(4 * p.numel() for n, p in bench.model.named_parameters() if n not in weights)
-    before = clock.seconds
+    before = clock.seconds + earlier
     for size in wanted:
         clock, types = Clock(), chosen(choices, size - fixed)
         if types is None:
@@ -113,9 +114,9 @@ def _tensors(bench: Bench) -> dict[str, np.ndarray]:
             if parameters[n].ndim == 2}  # fmt: skip
 
 
-def _importance(bench: Bench) -> dict[str, np.ndarray]:
+def _importance(bench: Bench, found: Arrays) -> Arrays:
     """Returns the mean squares of inputs, fp32 [n], by parameter; ones where there are none."""
-    names, found = stored_names(bench.model), mean_squares(bench, head=True)
+    names = stored_names(bench.model)
     return {n: found.get(names[n], np.ones(w.shape[1], np.float32))
             for n, w in _tensors(bench).items()}  # fmt: skip
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from peers.bench import Bench, Clock, Row
+from peers.bench import Arrays, Bench, Clock, Row
 from peers.limits import SAME
 from peers.loops import Done
 
@@ -42,8 +42,9 @@ def rows(bench: Bench, done: Done) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         clock, source = Clock(), Path(folder) / "source.gguf"
         write(bench.model, source)
-        importance = mean_squares(bench)
-        before = clock.seconds
+        importance, earlier = importance_matrix(bench)
+        importance.pop(stored_names(bench.model)[head_name(bench.model)])  # as llama.cpp's own tool
+        before = clock.seconds + earlier
         for name in tqdm(types, desc="llama.cpp", disable=None):
             for ending in endings:
                 method, dense = f"llama.cpp{ending}", not ending
@@ -141,11 +142,16 @@ def quantise(
         raise RuntimeError(f"llama.cpp did not quantise to {name}")
 
 
+def importance_matrix(bench: Bench) -> tuple[Arrays, float]:
+    """Returns `mean_squares`, and the seconds it took if it was made earlier."""
+    return bench.shared("importance", lambda: mean_squares(bench))
+
+
 @torch.no_grad()
-def mean_squares(bench: Bench, *, head: bool = False) -> dict[str, np.ndarray]:
+def mean_squares(bench: Bench) -> Arrays:
     """Returns the mean squares of the inputs of linear matrices, fp32 [columns], by GGUF name.
 
-    With `head` those of the head too, under the name of the embedding where it is tied to it.
+    Those of the head come under the name of the embedding where it is tied to it.
     """
     names, sums = stored_names(bench.model), dict[str, Tensor]()
 
@@ -158,8 +164,7 @@ def mean_squares(bench: Bench, *, head: bool = False) -> dict[str, np.ndarray]:
 
     model = bench.model
     modules = {names[m.parameter]: model.get_submodule(m.module) for m in bench.linear}
-    if head:
-        modules[names[head_name(model)]] = model.get_output_embeddings()
+    modules[names[head_name(model)]] = model.get_output_embeddings()
     handles = [module.register_forward_pre_hook(note(n)) for n, module in modules.items()]
     for ids in bench.windows.split(_BATCH):
         bench.model(ids, use_cache=False)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -143,6 +144,28 @@ def test_evaluation_is_not_counted(
     bench.known = cost.Cost(5.0, 7.0, 11, 2, "avx2")
     row = bench.scored("x", "y", "whole", 4, 9, bench.model, 5.0)
     assert (row.seconds, row.cpu_seconds, row.peak_bytes, row.vectors) == (5.0, 7.0, 11, "avx2")
+
+
+def test_what_settings_share_is_made_once_and_counted_in_each(
+    script: Any, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost, now, made = script("frontier.cost"), [0.0], []
+    monkeypatch.setattr(cost, "cpu_seconds", lambda: now[0])
+    monkeypatch.setattr(bench, "loss", lambda model: 1.0)
+
+    def make() -> dict[str, np.ndarray]:
+        made.append(1)
+        now[0] += 7
+        return {"a.weight": np.arange(3, dtype=np.float32)}
+
+    for first in (True, False):
+        bench.start()  # as every process does
+        values, earlier = bench.shared("importance", make)
+        assert values["a.weight"].tolist() == [0, 1, 2]
+        assert (earlier == 0) == first
+        now[0] += 2
+        assert bench.scored("x", "y", "whole", 4, 9, bench.model, 1.0).cpu_seconds == 9
+    assert made == [1]
 
 
 def test_the_peak_is_that_of_the_process(script: Any) -> None:
