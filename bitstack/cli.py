@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from bitstack.commands import (
+    chat,
     demo,
     evaluate,
     export,
@@ -123,6 +124,7 @@ app.command("run")(run.command)
 app.command("plan")(plan.plan)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
 app.command("export")(export.export)
 app.command("push")(push.push)
 app.add_typer(metric.app, name="metric")

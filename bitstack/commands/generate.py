@@ -49,6 +49,12 @@ def generate(
             "the same.",
         ),
     ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat", help="Send the prompt as a user's message, in the model's chat template."
+        ),
+    ] = False,
     json: Json = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -66,10 +72,14 @@ def generate(
     opened = open_model(model, budget=budget, device=device)
     streamer = None
     if not quiet and json != "-":
-        streamer = TextStreamer(opened.tokenizer, skip_special_tokens=True)
+        streamer = TextStreamer(opened.tokenizer, skip_prompt=chat, skip_special_tokens=True)
     text = generate(
         opened, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
-        streamer=streamer, draft_budget=draft_budget,
+        chat=chat, streamer=streamer, draft_budget=draft_budget,
     )  # fmt: skip
+    if not text.strip() and not quiet:
+        chats = opened.tokenizer.chat_template and not chat
+        hint = ": it is a chat model, try --chat" if chats else ""
+        typer.echo(f"the model ended the text at once{hint}", err=True)
     sizes = {"resident_bytes": opened.resident_bytes, "bits_per_weight": opened.bits_per_weight}
     write_result(json, {"model": str(model), "prompt": prompt, "continuation": text, **sizes})

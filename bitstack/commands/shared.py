@@ -17,7 +17,7 @@ from bitstack.errors import UserError
 
 _BUDGET = (
     "Most bytes of the whole model in memory: 800MB, 1.5GiB, 50% (of the original's bytes) or "
-    "2.5bpw (mean bits per compressed weight)"
+    "2.5bpw (mean bits per compressed weight), floor (the smallest model) or everything"
 )
 _WHERE = "its folder, or its name on the Hub (owner/name)."
 _TEXT = typer.Option(

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from bitstack.errors import UserError
 from bitstack.machine.sizes import UNITS, format_bytes, parse_bytes
 
+FLOOR, EVERYTHING = "floor", "everything"  # budgets that are words: the smallest, the whole model
+_LIKELY_BITS = re.compile(r"([1-9]|1[0-6])(\.\d+)?", re.ASCII)  # nobody means so few bytes
 _RELATIVE = re.compile(r"(\d+\.?\d*|\.\d+)\s*(%|[Bb][Pp][Ww])", re.ASCII)
 
 
@@ -46,7 +48,8 @@ class Budget:
 def parse_budget(text: str | int) -> Budget:
     """Parses `800MB`, `1.5GiB`, `50%` (of the original's bytes), `2.5bpw`, or a number of bytes.
 
-    bpw is mean bits per decomposed weight. Units may be of any case, and white space may stand
+    bpw is mean bits per decomposed weight. A bare number up to 16 is refused: it is meant as bits.
+    Units may be of any case, and white space may stand
     around.
 
     Raises:
@@ -58,12 +61,13 @@ def parse_budget(text: str | int) -> Budget:
         if unit == "%":
             return Budget(Fraction(number) / 100, "share", text)
         return Budget(Fraction(number), "bpw", text)
-    if (size := parse_bytes(text)) is not None:
+    if not _LIKELY_BITS.fullmatch(text) and (size := parse_bytes(text)) is not None:
         return Budget(size, "bytes", text)
+    meant = f"did you mean {text}bpw? " if _LIKELY_BITS.fullmatch(text) else ""
     raise UserError(
-        f"budget {text!r} is not understood; allowed: a number with {', '.join(UNITS)}, a whole "
-        "number of bytes, N% of the original's bytes, or Nbpw for mean bits per decomposed "
-        "weight; for example 800MB, 1.5GiB, 50% or 2.5bpw"
+        f"budget {text!r} is not understood; {meant}allowed: a number with {', '.join(UNITS)}, a "
+        "whole number of bytes, N% of the original's bytes, or Nbpw for mean bits per decomposed "
+        "weight; for example 800MB, 1.5GiB, 50%, 2.5bpw, floor or everything"
     )
 
 
