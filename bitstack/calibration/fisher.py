@@ -3,7 +3,8 @@
 The Fisher information of an output row is the mean square of its gradient, E[g²]. It is the
 curvature of the loss: half of it times the squared error of that output is how many nats the loss
 rises. The hidden states that enter each layer are left in files, from which
-`compression.decompose_stage` runs any layer by itself. Several workers share the batches; sums over
+`compression.decompose_stage` runs any layer by itself; an interrupted measurement goes on from the
+last finished layer by them. Several workers share the batches; sums over
 batches are taken in an order that does not depend on how many workers there are. Does not collect
 the inputs of the matrices; see `calibration.observers`.
 """
@@ -23,6 +24,7 @@ from bitstack.original.matrices import Matrix
 GRADIENT_TOKENS = 16384  # tokens run backward: a mean of squares needs fewer than a second moment
 _PARTS = 16  # groups of batches; each is summed up alone, so no sum depends on the worker count
 _EMBEDDING = "~embedding"  # no matrix has this name
+_BELOW = -1  # stands for the embedding among the indices of layers
 
 
 @dataclass
@@ -89,7 +91,7 @@ def measure_fisher(
     _backward(runner, matrices, spill, own_parts, seed)
     workers.wait("fisher")
     tokens = sum(runner.windows[batch].numel() for batch in chosen)
-    return _mean_over_tokens(spill, len(parts), tokens)
+    return _mean_over_tokens(spill, len(runner), len(parts), tokens)
 
 
 def gradient_batches(windows: list[Tensor]) -> list[int]:
@@ -100,15 +102,24 @@ def gradient_batches(windows: list[Tensor]) -> list[int]:
 
 
 def spill_states(runner: LayerRunner, spill: Spill, batches: list[int]) -> None:
-    """Writes the hidden states that enter every layer, and those that leave the last, to files."""
+    """Writes the hidden states that enter every layer, and those that leave the last, to files.
+
+    Files that are there already, from a run that was interrupted, are not made again.
+    """
+
+    def missing(layer: int) -> list[int]:
+        return [batch for batch in batches if not spill.has(state_key(layer, batch))]
+
     with torch.no_grad():
         with runner.outer_loaded():
             runner.record_calls()
-            for batch in batches:
+            for batch in missing(0):
                 spill.put(state_key(0, batch), [runner.embed_batch(batch)])
         for index in range(len(runner)):
+            if not (left := missing(index + 1)):
+                continue
             with runner.layer_loaded(index):
-                for batch in batches:
+                for batch in left:
                     hidden = _read(runner, spill, state_key(index, batch))
                     spill.put(state_key(index + 1, batch), [runner.run_layer(index, hidden)])
 
@@ -120,39 +131,78 @@ def _backward(
     parts: dict[int, list[int]],
     seed: int,
 ) -> None:
-    """Runs the batches of `parts` back to the embedding and writes one file of sums for each part.
+    """Runs the batches of `parts` back to the embedding.
 
-    A file `gradient-BATCH` holds the loss gradient at the input of the layer above.
+    Writes one file of sums for each part and layer, and the gradients at the layer's input for the
+    one below. What is there already, from a run that was interrupted, is not done again.
     """
-    model, by_layer = runner.source.model, _by_layer(matrices)
-    observers = {part: GradientObserver() for part in parts}
-    with runner.outer_loaded():
-        for part, batches in parts.items():
-            with observed(model, by_layer.get(None, []), observers[part]):
+    by_layer = _by_layer(matrices)
+    top = len(runner)
+    reached = {part: _reached(spill, top, part, batches) for part, batches in parts.items()}
+    for layer in range(top, _BELOW - 1, -1):
+        left = {part: own for part, own in parts.items() if reached[part] > layer}
+        if not left:
+            continue
+        loaded = runner.layer_loaded(layer) if 0 <= layer < top else runner.outer_loaded()
+        observed_here = by_layer.get(None if layer == top else layer, [])
+        with loaded:
+            for part, batches in left.items():
+                sums = _part_backward(runner, observed_here, spill, layer, batches, seed)
+                spill.put_named(_sums_key(layer, part), sums)
                 for batch in batches:
-                    last = _read(runner, spill, state_key(len(runner), batch))
-                    spill.put(f"gradient-{batch}", [_head_gradient(runner, batch, last, seed)])
-    for index in reversed(range(len(runner))):
-        with runner.layer_loaded(index):
-            for part, batches in parts.items():
-                with observed(model, by_layer.get(index, []), observers[part]):
-                    for batch in batches:
-                        hidden = _read(runner, spill, state_key(index, batch))
-                        gradient = _read(runner, spill, f"gradient-{batch}")
-                        gradient = _layer_gradient(runner, index, hidden, gradient)
-                        spill.put(f"gradient-{batch}", [gradient])
-    with runner.outer_loaded():
-        for part, batches in parts.items():
-            embedding = {_EMBEDDING: _embedding_gradient(runner, spill, batches)}
-            spill.put_named(f"fisher-{part}", observers[part].squares | embedding)
+                    spill.remove(_gradient_key(layer + 1, batch))
 
 
-def _mean_over_tokens(spill: Spill, parts: int, tokens: int) -> FisherInformation:
+def _reached(spill: Spill, top: int, part: int, batches: list[int]) -> int:
+    """The lowest layer that a part has been run back through; above the head, if through none."""
+    for layer in range(_BELOW, top + 1):
+        if spill.has(_sums_key(layer, part)):
+            keys = [] if layer == _BELOW else [_gradient_key(layer, batch) for batch in batches]
+            return layer if all(map(spill.has, keys)) else top + 1
+    return top + 1
+
+
+def _part_backward(
+    runner: LayerRunner, matrices: list[Matrix], spill: Spill, layer: int, batches: list[int],
+    seed: int,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Runs some batches back through one loaded layer, or the head, or sums up at the embedding.
+
+    Returns:
+        By matrix, sums over tokens of squared gradients [m].
+    """
+    if layer == _BELOW:
+        return {_EMBEDDING: _embedding_gradient(runner, spill, batches)}
+    observer = GradientObserver()
+    with observed(runner.source.model, matrices, observer):
+        for batch in batches:
+            hidden = _read(runner, spill, state_key(layer, batch))
+            if layer == len(runner):
+                gradient = _head_gradient(runner, batch, hidden, seed)
+            else:
+                above = _read(runner, spill, _gradient_key(layer + 1, batch))
+                gradient = _layer_gradient(runner, layer, hidden, above)
+            spill.put(_gradient_key(layer, batch), [gradient])
+    return observer.squares
+
+
+def _gradient_key(layer: int, batch: int) -> str:
+    """File of the loss gradient at the input of a layer; of the head, for the number of layers."""
+    return f"gradient-{layer}-{batch}"
+
+
+def _sums_key(layer: int, part: int) -> str:
+    """File of what a part of the batches has summed up at a layer."""
+    return f"fisher-{layer}-{part}"
+
+
+def _mean_over_tokens(spill: Spill, layers: int, parts: int, tokens: int) -> FisherInformation:
     """Adds up the parts, always in the same order, and divides by the number of tokens."""
     total: dict[str, Tensor] = {}
-    for part in range(parts):
-        for name, value in spill.get_named(f"fisher-{part}").items():
-            total[name] = total[name] + value if name in total else value
+    for layer in range(_BELOW, layers + 1):
+        for part in range(parts):
+            for name, value in spill.get_named(_sums_key(layer, part)).items():
+                total[name] = total[name] + value if name in total else value
     means = {name: value / tokens for name, value in sorted(total.items())}
     embedding = means.pop(_EMBEDDING)
     return FisherInformation(means, embedding)
@@ -209,8 +259,7 @@ def _embedding_gradient(runner: LayerRunner, spill: Spill, batches: list[int]) -
     total = torch.zeros(weight.shape[1], weight.shape[1], device=weight.device)
     for batch in batches:
         arrived = _read(runner, spill, state_key(0, batch))
-        gradient = _read(runner, spill, f"gradient-{batch}")
-        spill.remove(f"gradient-{batch}")
+        gradient = _read(runner, spill, _gradient_key(0, batch))
         rows = weight[runner.windows[batch].to(weight.device)]
         if arrived.shape != rows.shape:  # projected (OPT-350m) or multiplied (Gemma 3n) on the way
             total.diagonal().add_(1)

@@ -16,7 +16,7 @@ from bitstack.compression.costs import Speeds, measure_speed, predict_seconds
 from bitstack.compression.inputs import Inputs
 from bitstack.errors import UserError
 from bitstack.machine.durations import format_duration
-from bitstack.machine.files import disk_errors
+from bitstack.machine.files import disk_errors, publish
 from bitstack.recipe import Recipe
 
 PLANNED = 0.85  # share of the time that is planned; the forecast is not exact
@@ -78,7 +78,7 @@ class Clock:
         partial = journal / f"{_FILE}.partial"
         with disk_errors(partial):
             partial.write_text(json.dumps(record))
-            partial.rename(journal / _FILE)
+            publish(partial, journal / _FILE)
 
 
 def describe(recipe: Recipe) -> str:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from bitstack.calibration.fisher import (
     FisherInformation,
     measure_fisher,
+    spill_states,
     state_key,
     token_shares,
 )
@@ -57,6 +58,7 @@ class DecomposeStage:
         self.runner = job.runner(dtype=dtype)  # without windows the stage works free of data
         self.fisher: FisherInformation | None = None
         self._own_keys = self._share()
+        self._first_layer = 0  # where an interrupted run goes on
         self._bar: tqdm
         self._late = False  # whether the clock has run out: what is left is done in fewer passes
         self._start = self._todo = self._done = 0.0
@@ -73,7 +75,7 @@ class DecomposeStage:
             disable=not self.job.progress or None,
         )  # fmt: skip
         with self._bar, torch.no_grad(), MatrixPool(self.runner.device) as self._pool:
-            for index in range(len(self.runner)):
+            for index in range(self._first_layer, len(self.runner)):
                 self._decompose_layer(index)
             self._decompose_outer()
         self.job.workers.wait("stacks")
@@ -124,15 +126,34 @@ class DecomposeStage:
             return
         with torch.no_grad(), self.runner.outer_loaded():
             self.runner.record_calls()
+            self._first_layer = self._resumable_layer() if self._rolls else 0
             for batch in range(len(self.runner.windows) if self._rolls else 0):
-                self._spill.put(state_key(0, batch), [self.runner.embed_batch(batch)])
+                if not self._first_layer:
+                    self._spill.put(state_key(0, batch), [self.runner.embed_batch(batch)])
         if not self._rolls:
             self.fisher = self._measure_or_read_fisher()
+
+    def _resumable_layer(self) -> int:
+        """The highest layer that states are rolled to and below which nothing is left to do.
+
+        0 for a run that begins.
+        """
+        unfinished = {m.layer for m in self.job.matrices if self._is_own(m)}
+        batches = range(len(self.runner.windows))
+        for index in range(len(self.runner), 0, -1):
+            below = any(i in unfinished or _dense_key(i) in self._own_keys for i in range(index))
+            if not below and all(self._spill.has(state_key(index, b)) for b in batches):
+                return index
+        return 0
 
     def _measure_or_read_fisher(self) -> FisherInformation:
         """The Fisher information, from the journal if it is there; states are in files then too."""
         workers = self.job.workers
-        if _FISHER not in self.journal:
+        if _FISHER in self.journal:
+            own = [*range(len(self.runner.windows))][workers.rank :: workers.count]
+            spill_states(self.runner, self._spill, own)  # does nothing unless some were lost
+            workers.wait("states")
+        else:
             fisher = measure_fisher(
                 self.runner, self.job.matrices, self._spill, seed=self.recipe.seed, workers=workers
             )

@@ -6,6 +6,7 @@ a run; see `compression.job`.
 
 import difflib
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,8 +97,9 @@ class Inputs:
             return 0
         hidden = width(self.source.config)
         layers = len(find_layers(self.source.model)[1])
-        # Of a calibration window: what enters every layer, what leaves the last, and one gradient.
-        states = len(self.text.windows) * (layers + 2)
+        # Of a calibration window: what enters every layer, what leaves the last, and its gradient
+        # at two layers.
+        states = len(self.text.windows) * (layers + 3)
         # Of a tuning window: the original's state behind the last layer.
         states += len(self.text.tuning_windows) if self.recipe.tunes else 0
         # Of a window the order is measured on: the original's likeliest tokens.
@@ -174,10 +176,20 @@ def _find_recipe_matrices(source: Source, recipe: Recipe) -> list[Matrix]:
 def _check_output(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}: is a file; name a folder")
-    if (folder / MANIFEST).exists():
-        raise UserError(f"--output {folder}: already holds a container; name another folder")
+    if (folder / MANIFEST).exists() and not (folder / FOLDER).is_dir():
+        raise holds_container(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / FOLDER).is_dir():
         raise UserError(f"--output {folder}: is not empty; name a new folder")
+    if not os.access(existing_folder(folder), os.W_OK | os.X_OK):
+        raise UserError(
+            f"--output {folder}: cannot write (permission denied); name a folder that you may "
+            "write to"
+        )
+
+
+def holds_container(folder: Path) -> UserError:
+    """Returns the error for an output that is a finished container."""
+    return UserError(f"--output {folder}: already holds a container; name another folder")
 
 
 def _check_room(inputs: Inputs) -> None:

@@ -17,16 +17,25 @@ from torch import Tensor
 from bitstack.calibration.layers import LayerRunner
 from bitstack.compression.clock import Clock, start_clock
 from bitstack.compression.fingerprint import fingerprint
-from bitstack.compression.inputs import BATCH_TOKENS, Inputs, open_inputs, stack_spec, tell_remarks
+from bitstack.compression.inputs import (
+    BATCH_TOKENS,
+    Inputs,
+    holds_container,
+    open_inputs,
+    stack_spec,
+    tell_remarks,
+)
 from bitstack.container.budget import Budgets
-from bitstack.container.journal import FOLDER, Journal
-from bitstack.container.manifest import StackEntry
+from bitstack.container.journal import FOLDER, Journal, recorded_fingerprint, remove_work
+from bitstack.container.manifest import MANIFEST, StackEntry
+from bitstack.machine.folder_lock import FolderLock
 from bitstack.machine.workers import Workers
 from bitstack.original.hub_cache import Located
 from bitstack.original.matrices import Matrix
 from bitstack.recipe import NO_TEXT, Recipe
 
 _log = logging.getLogger(__name__)
+_FINISHED = "finished"  # what the first worker publishes instead of a fingerprint
 
 
 @dataclass
@@ -128,18 +137,25 @@ def open_job(
     progress: bool,
     workers: Workers | None = None,
     seconds: float | None = None,
-) -> Job:
+    lock: FolderLock | None = None,
+) -> Job | None:
     """Opens and checks everything, and starts or takes up the journal in `output`.
 
     The first of several `workers` does it before the others, and tells them the fingerprint of the
     run, so that not every one of them hashes the model. With `seconds` the recipe is fitted to that
-    time, which the first worker does too.
+    time, which the first worker does too. It alone takes the `lock`, that of the work folder.
+
+    Returns:
+        None if an earlier call of this run has finished the container but not removed its work,
+        which is done here.
 
     Raises:
         UserError: for input that cannot be used, or a journal of another run.
     """
     workers = workers or Workers()
     run_hash = workers.receive("fingerprint") if workers.rank else None
+    if run_hash == _FINISHED:
+        return None
     inputs, clock = open_inputs(model, output, recipe), None
     if seconds is not None and not workers.rank:
         clock = start_clock(inputs, seconds, inputs.folder / FOLDER)
@@ -156,6 +172,12 @@ def open_job(
         tell_remarks(inputs.source)
     sha256 = text.tokens.sha256 if text else None
     run_hash = run_hash or fingerprint(inputs.source.identity, recipe, sha256)
+    if lock:
+        lock.take()
+    if not workers.rank and (inputs.folder / MANIFEST).exists():
+        _remove_leftover(inputs.folder, run_hash)
+        workers.publish("fingerprint", _FINISHED)
+        return None
     journal = Journal(inputs.folder, run_hash)
     if clock:
         clock.write(journal.path)
@@ -165,6 +187,14 @@ def open_job(
         inputs.source, recipe, inputs.folder, text, inputs.matrices, inputs.dense,
         journal, progress, workers, clock,
     )  # fmt: skip
+
+
+def _remove_leftover(folder: Path, run_hash: str) -> None:
+    """Removes the work beside a finished container. Raises UserError if it is of another run."""
+    same = recorded_fingerprint(folder) == run_hash
+    remove_work(folder)
+    if not same:
+        raise holds_container(folder)
 
 
 def _tell_text(recipe: Recipe) -> None:

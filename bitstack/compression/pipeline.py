@@ -7,6 +7,7 @@ no algorithm; see `compression.decompose_stage`, `tune_stage` and `order_stage`.
 import copy
 import logging
 import math
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from bitstack.compression.decompose_stage import decompose_matrices
 from bitstack.compression.job import Job, open_job
 from bitstack.compression.order_stage import choose_order
 from bitstack.compression.tune_stage import tune
+from bitstack.container.journal import FOLDER
 from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
 from bitstack.container.shards import tensor_order, write_shards
 from bitstack.errors import UserError
 from bitstack.machine.allocator import freed_memory_kept
 from bitstack.machine.durations import parse_duration
-from bitstack.machine.files import disk_errors
+from bitstack.machine.files import disk_errors, sync
+from bitstack.machine.folder_lock import FolderLock
 from bitstack.machine.workers import open_workers
 from bitstack.original.hub_cache import locate
 from bitstack.original.side_files import copy_beside, write_config
@@ -82,19 +85,18 @@ def compress(
     """
     resolved, seconds = load_recipe(recipe, **fields), seconds_of(time)
     workers = open_workers()
-    with workers.working(), freed_memory_kept():
+    folder = Path(output)
+    lock = FolderLock(folder / FOLDER) if workers.rank == 0 else nullcontext()
+    with workers.working(), freed_memory_kept(), lock as held:
         place = locate(model, gguf_file=gguf_file) if gguf_file else model
-        job = open_job(place, output, resolved, progress and not workers.rank, workers, seconds)
-        decompose_matrices(job)
-        if workers.rank == 0:
-            _finish(job)
-            workers.publish("finished", "")
-        else:
-            workers.receive("finished")
+        shown = progress and not workers.rank
+        job = open_job(place, folder, resolved, shown, workers, seconds, held)
+        if job:
+            _make(job)
         workers.leave()
-    if job.clock:
+    if job and job.clock:
         _log.warning("\n".join(job.clock.closing_lines()))
-    return job.folder
+    return folder
 
 
 def seconds_of(time: str | float | None) -> float | None:
@@ -107,6 +109,16 @@ def seconds_of(time: str | float | None) -> float | None:
     if time is not None and not (seconds and 0 < seconds < math.inf):
         raise UserError(f"--time {time}: not a time; write one such as 20m, 1h30m or 90s")
     return seconds
+
+
+def _make(job: Job) -> None:
+    """Makes the container; a worker other than the first helps with the matrices."""
+    decompose_matrices(job)
+    if job.workers.rank == 0:
+        _finish(job)
+        job.workers.publish("finished", "")
+    else:
+        job.workers.receive("finished")
 
 
 def _finish(job: Job) -> None:
@@ -139,6 +151,7 @@ def _write_container(job: Job, order: list[int]) -> None:
         )  # fmt: skip
         _copy_config(job.source, job.folder)
         job.recipe.write(job.folder / RECIPE, job.recipe_calibration)
+        _sync_all(job.folder)
         Manifest(
             base_model=job.source.name,
             original_bytes=job.source.bytes,
@@ -151,6 +164,13 @@ def _write_container(job: Job, order: list[int]) -> None:
             text=job.text_record(),
             versions={name: version(name) for name in ("bitstack", "torch", "transformers")},
         ).write(job.folder)
+
+
+def _sync_all(folder: Path) -> None:
+    """Waits until all files are on the disk, before the manifest says that they are there."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if FOLDER not in path.relative_to(folder).parts:
+            sync(path)
 
 
 def _copy_config(source: Source, folder: Path) -> None:

@@ -2,14 +2,15 @@
 
 The journal is one file for each matrix in `.work` inside the output folder, until the shards are
 written from it. Each file appears whole or not at all. A tensor stored under a key that starts
-with ~ replaces the tensor of the same name under a key without. The fingerprint tells the journal
-of another run. Does not write the container; see `container.shards`.
+with ~ replaces the tensor of the same name under a key without. Stages keep files of their own in
+folders beside them, to go on from. The fingerprint tells the work of another run. Does not write
+the container; see `container.shards`. Does not keep two runs apart; see `machine.folder_lock`.
 """
 
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bitstack.errors import UserError
-from bitstack.machine.files import disk_errors
+from bitstack.machine.files import disk_errors, publish, reading_errors
+from bitstack.machine.folder_lock import LOCK
 
 FOLDER = ".work"
+_RUN = "run.json"  # whose work the folder holds; the last file to go
 
 
 class Journal:
@@ -36,6 +39,29 @@ class Journal:
         self._files: set[Path] = set()
         self._open_files: dict[Path, Any] | None = None
         self.refresh()
+        self._take_over(recorded_fingerprint(folder))
+
+    def _take_over(self, known: str | None) -> None:
+        """Makes the folder this run's own, whose work was that of the fingerprint `known`.
+
+        Work that nobody vouches for is deleted: files of a stage say nothing of their run.
+        """
+        if known == self.fingerprint:
+            return
+        if known is not None and any(path.is_dir() for path in self.path.iterdir()):
+            raise self._of_another_run()
+        if not self.notes:
+            self._clear()
+        partial = self.path / f"{_RUN}.partial"
+        with disk_errors(partial):
+            partial.write_text(json.dumps({"fingerprint": self.fingerprint}))
+            publish(partial, self.path / _RUN)
+
+    def _of_another_run(self) -> UserError:
+        return UserError(
+            f"{self.path.parent}: holds an unfinished run with another model, recipe or "
+            "calibration text; finish that one, or delete the folder first"
+        )
 
     def refresh(self) -> None:
         """Reads the entries that other workers have written since."""
@@ -60,15 +86,23 @@ class Journal:
             save_file(
                 {name: t.contiguous() for name, t in tensors.items()}, partial, {"journal": text}
             )
-        partial.rename(file)
+            publish(partial, file)
         self._read_entry(file)
 
     def __contains__(self, key: str) -> bool:
         return key in self.notes
 
     def get(self, name: str) -> Tensor:
-        """Returns one tensor by its name in the container."""
+        """Returns one tensor by its name in the container.
+
+        Raises:
+            UserError: Its file is gone or damaged.
+        """
         file = self._file_of[name]
+        with reading_errors(file):
+            return self._read(file, name)
+
+    def _read(self, file: Path, name: str) -> Tensor:
         if self._open_files is not None:
             if file not in self._open_files:
                 self._open_files[file] = safe_open(file, framework="pt")
@@ -90,7 +124,15 @@ class Journal:
 
     def remove(self) -> None:
         """Deletes the journal from the disk."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_work(self.path.parent)
+
+    def _clear(self) -> None:
+        """Deletes everything but the lock."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink()
 
     def _file(self, key: str) -> Path:
         return self.path / f"{key}.safetensors"
@@ -105,10 +147,27 @@ class Journal:
             file.unlink()
             return
         if head["fingerprint"] != self.fingerprint:
-            raise UserError(
-                f"{file.parent.parent}: holds an unfinished run with another model, recipe or "
-                "calibration text; finish that one, or delete the folder first"
-            )
+            raise self._of_another_run()
         self._files.add(file)
         self.notes[head["key"]] = head["note"]
         self._file_of |= dict.fromkeys(names, file)
+
+
+def recorded_fingerprint(folder: Path) -> str | None:
+    """Returns the fingerprint of the run whose work `folder` holds; None if there is none."""
+    try:
+        return str(json.loads((folder / FOLDER / _RUN).read_text())["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remove_work(folder: Path) -> None:
+    """Deletes the work of a run that has finished, whose run is known until all else is gone."""
+    work = folder / FOLDER
+    with suppress(OSError):
+        for path in work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name not in (LOCK, _RUN):
+                path.unlink()
+    shutil.rmtree(work, ignore_errors=True)

@@ -25,6 +25,7 @@ from pydantic import (
 from bitstack.container.blocks import StackSpec
 from bitstack.container.budget import Budgets
 from bitstack.errors import UserError
+from bitstack.machine.files import publish
 from bitstack.original.matrices import Dense, Matrix
 
 MANIFEST = "bitstack.json"
@@ -211,7 +212,7 @@ class Manifest(BaseModel):
         """Writes `bitstack.json`, whole or not at all."""
         partial = folder / f"{MANIFEST}.partial"
         partial.write_text(self.model_dump_json(indent=1, exclude_defaults=False))
-        partial.rename(folder / MANIFEST)
+        publish(partial, folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Manifest:

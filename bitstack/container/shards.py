@@ -20,7 +20,7 @@ from torch import Tensor
 from bitstack.container.blocks import StackSpec
 from bitstack.container.manifest import INDEX, ShardEntry
 from bitstack.errors import UserError
-from bitstack.machine.files import disk_errors
+from bitstack.machine.files import disk_errors, publish
 from bitstack.original.hub_cache import Remote
 
 SHARDS = 32  # how many a container is cut into, between these sizes
@@ -99,7 +99,8 @@ def write_files(folder: Path, groups: Iterable[dict[str, Tensor]], stem: str) ->
     where: dict[str, str] = {}
     for i, (part, names) in enumerate(parts):
         file = f"{stem}-{i + 1:05d}-of-{len(parts):05d}.safetensors"
-        part.rename(folder / file)
+        with disk_errors(part):
+            publish(part, folder / file)
         where |= dict.fromkeys(names, file)
     return where
 
@@ -107,7 +108,9 @@ def write_files(folder: Path, groups: Iterable[dict[str, Tensor]], stem: str) ->
 def write_index(path: Path, total: int, weight_map: dict[str, str]) -> None:
     """Writes the index of sharded safetensors files: which file holds which tensor."""
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    path.write_text(json.dumps(index, indent=1))
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(index, indent=1))
+    publish(partial, path)
 
 
 class ShardReader:

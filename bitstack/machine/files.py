@@ -1,19 +1,24 @@
-"""Writes result files, whole or not at all, and turns disk errors into UserErrors.
+"""Writes files, whole or not at all, and turns disk errors into UserErrors.
 
-JSON files hold only numbers that JSON has: infinities and NaN become null.
+A file gets its name only when its bytes are on the disk, so a power cut leaves no half of one. JSON
+files hold only numbers that JSON has: infinities and NaN become null.
 """
 
+import errno
 import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from bitstack.errors import UserError
+
+# What file systems answer that cannot sync a folder, such as some over a network.
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def write_json(target: str | Path, data: Any, *, option: str = "--json") -> None:
@@ -67,17 +72,46 @@ def write_text(target: str | Path, text: str, *, option: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        publish(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise UserError(
             f"{option} {path}: cannot write ({error.strerror}); name a file in a folder that exists"
         ) from None
 
 
+def publish(partial: Path, target: Path) -> None:
+    """Gives a finished file its name, after its bytes have reached the disk.
+
+    Even after a power cut `target` is then the whole file, or what it was before.
+    """
+    sync(partial)
+    partial.replace(target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or the names in a folder, are on the disk."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":  # Windows opens no folders
+        return
+    opened = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if not is_folder or error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(opened)
+
+
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, *, delete: bool = True) -> Iterator[None]:
     """Within it, a full or read-only disk gives a UserError, and half a file `path` is deleted.
+
+    Args:
+        delete: Whether `path` is deleted then.
 
     Raises:
         UserError: The disk refused a write.
@@ -85,12 +119,38 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if path.is_file():
-            path.unlink()
+        with suppress(OSError):
+            if delete:
+                path.unlink()
         raise UserError(
-            f"{path.parent}: cannot write ({str(error).splitlines()[0]}); free disk space or "
-            "choose another --output"
+            f"{path.parent}: cannot write ({_reason(error)}); free disk space and run the same "
+            "command again, or choose another --output"
         ) from None
+
+
+@contextmanager
+def reading_errors(path: Path) -> Iterator[None]:
+    """Within it, a file `path` of an unfinished run that is gone or damaged gives a UserError.
+
+    A damaged one is deleted, so that the next run makes it anew.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, SafetensorError):
+            with suppress(OSError):
+                path.unlink()
+        raise UserError(
+            f"{path}: cannot be read ({_reason(error)}); run the same command again, and what is "
+            "missing is made anew"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _finite(data: Any) -> Any:

@@ -115,32 +115,46 @@ class Tuner:
     def _spill_targets(self) -> None:
         """Writes the original's states behind its last layer to files.
 
-        The same files hold the states behind the lower layers before.
+        Those behind lower layers are deleted as they are used. An interrupted run goes on from
+        the highest that each batch has come to.
         """
         runner = self.runner
         runner.record_calls()
+        passed = [self._layers_passed(batch) for batch in range(len(runner.windows))]
         for index in range(len(runner)):
+            if not (left := [batch for batch, layers in enumerate(passed) if layers <= index]):
+                continue
             with runner.layer_loaded(index):
-                for batch in range(len(runner.windows)):
-                    hidden = self._spilled(batch) if index else runner.embed_batch(batch)
-                    self.spill.put(_target_key(batch), [runner.run_layer(index, hidden)])
+                for batch in left:
+                    hidden = self._state(index, batch) if index else runner.embed_batch(batch)
+                    self.spill.put(_state_key(index + 1, batch), [runner.run_layer(index, hidden)])
+                    self.spill.remove(_state_key(index, batch))
 
-    def _spilled(self, batch: int) -> Tensor:
-        return self.spill.get(_target_key(batch))[0].to(self.runner.device)
+    def _layers_passed(self, batch: int) -> int:
+        highest = range(len(self.runner), 0, -1)
+        return next((n for n in highest if self.spill.has(_state_key(n, batch))), 0)
+
+    def _state(self, layers: int, batch: int) -> Tensor:
+        return self.spill.get(_state_key(layers, batch))[0].to(self.runner.device)
 
     def _divergence(self, batch: int) -> Tensor:
         """KL(original || stacked) over a batch, nats per token."""
         ids = self.runner.windows[batch].to(self.runner.device)
         with torch.no_grad():
-            target = self.runner.logits(batch, self._spilled(batch)).float().log_softmax(-1)
+            target = (
+                self.runner.logits(batch, self._state(len(self.runner), batch))
+                .float()
+                .log_softmax(-1)
+            )
         stacked = self.model(ids, use_cache=False).logits.float().log_softmax(-1)
         return F.kl_div(
             stacked.flatten(0, 1), target.flatten(0, 1), log_target=True, reduction="batchmean"
         )
 
 
-def _target_key(batch: int) -> str:
-    return f"target-{batch}"
+def _state_key(layers: int, batch: int) -> str:
+    """File of the original's states of a batch behind so many layers."""
+    return f"target-{layers}-{batch}"
 
 
 def _shuffled(count: int, steps: int, generator: torch.Generator) -> list[int]:
