@@ -4,6 +4,7 @@ Each command is a file of `bitstack.commands`, which parses, calls one function 
 transformers and pydantic are imported inside the commands, so that `--help` answers at once.
 """
 
+import signal
 import sys
 from _thread import interrupt_main
 from importlib.metadata import version
@@ -33,6 +34,15 @@ INTERRUPT_DELAY = 0.1  # seconds
 UsageError: Any = typer.BadParameter.__base__  # typer does not export it
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: so batch systems stop their jobs."""
+
+
+def terminate(*_: object) -> NoReturn:
+    """Handles SIGTERM."""
+    raise Terminated
+
+
 def interrupt_again(unraisable: Any) -> None:
     """Sends an interrupt a second time where Python has dropped the first (`sys.unraisablehook`).
 
@@ -40,7 +50,8 @@ def interrupt_again(unraisable: Any) -> None:
     comes a moment later, outside of it.
     """
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        timer = Timer(INTERRUPT_DELAY, interrupt_main)
+        sent = signal.SIGTERM if issubclass(unraisable.exc_type, Terminated) else signal.SIGINT
+        timer = Timer(INTERRUPT_DELAY, interrupt_main, (sent,))
         timer.daemon = True
         timer.start()
     else:
@@ -67,9 +78,10 @@ class _Commands(TyperGroup):
             _fail(str(error))
         except UsageError as error:
             _fail_of_usage(error, f"{ctx.command_path} {ctx.invoked_subcommand or ''}".strip())
-        except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as stop:
+            typer.echo("; ".join(["interrupted", *map(str, stop.args)]), err=True)
+            sent = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+            raise typer.Exit(128 + sent) from None
 
 
 def _fail_of_usage(error: Any, command: str) -> NoReturn:
@@ -134,6 +146,8 @@ app.command("report")(report.report)
 def main() -> None:
     """Runs the console script `compress-model`."""
     sys.unraisablehook = interrupt_again
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # a caller may have it ignored
+        signal.signal(signal.SIGTERM, terminate)
     with freed_memory_kept():
         app(prog_name="compress-model")
 

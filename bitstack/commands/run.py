@@ -4,7 +4,8 @@ Its options are made from the fields of the recipe, and only when it is called: 
 `recipe_options`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -103,7 +104,7 @@ def run(
     from bitstack.compression.pipeline import compress
     from bitstack.container.manifest import read_manifest
 
-    with log_lines(verbose):
+    with log_lines(verbose), _told_how_to_go_on(output):
         folder = compress(
             model, output, recipe=resolved, gguf_file=gguf_file, progress=not quiet, time=time
         )
@@ -113,6 +114,20 @@ def run(
     if not quiet and json != "-":
         typer.echo("\n".join(container_lines(folder, manifest)))
     write_result(json, container_record(folder, manifest))
+
+
+@contextmanager
+def _told_how_to_go_on(output: Path) -> Iterator[None]:
+    """Within it, an interrupt says how the run goes on, once there is something to go on from."""
+    from bitstack.container.journal import FOLDER
+
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not (output / FOLDER).is_dir():
+            raise
+        hint = f"run the same command again, and {output} goes on where it stopped"
+        raise type(stop)(hint) from None
 
 
 def _predict(

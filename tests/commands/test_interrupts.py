@@ -1,4 +1,5 @@
-"""Ctrl-C ends a command at once, with exit code 130, and leaves nothing that looks whole."""
+"""Ctrl-C and SIGTERM end a command at once, with exit codes 130 and 143, and leave nothing that
+looks whole."""
 
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pico
-from bitstack.cli import interrupt_again
+from bitstack.cli import Terminated, interrupt_again, terminate
 
 
 @pytest.fixture
@@ -29,26 +30,31 @@ class _Finalised:
         raise self.error
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Terminated, ValueError])
 def test_an_interrupt_that_falls_into_a_finaliser_is_not_lost(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "unraisablehook", interrupt_again)
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
-    came = False
+    our_end = signal.signal(signal.SIGTERM, terminate)
+    came: type[BaseException] | None = None
     try:
         _Finalised(error)
-        for _ in range(500 if error is KeyboardInterrupt else 20):
+        for _ in range(20 if error is ValueError else 500):
             time.sleep(0.01)
-    except KeyboardInterrupt:
-        came = True
+    except KeyboardInterrupt as stop:
+        came = type(stop)
     finally:
         signal.signal(signal.SIGINT, ours)
-    assert came == (error is KeyboardInterrupt)
+        signal.signal(signal.SIGTERM, our_end)
+    assert came == (None if error is ValueError else error)
     assert ("ValueError" in capsys.readouterr().err) == (error is ValueError)
 
 
-def test_an_interrupt_exits_with_130_and_leaves_nothing_whole(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_nothing_whole_and_says_how_to_go_on(
+    model: Path, tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
     command = [sys.executable, "-m", "bitstack.cli", "run", str(model), "--blocks", "8"]
     book = tmp_path / "book.txt"
     book.write_text(pico.TEXT * 2000)
@@ -71,10 +77,12 @@ def test_an_interrupt_exits_with_130_and_leaves_nothing_whole(model: Path, tmp_p
         deadline = time.monotonic() + 60
         while not (tmp_path / "c" / ".work").is_dir() and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, sent)
         _, error = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert error.splitlines()[-1] == "interrupted"
+    assert process.returncode == code
+    assert error.splitlines()[-1] == (
+        f"interrupted; run the same command again, and {tmp_path / 'c'} goes on where it stopped"
+    )
     assert not (tmp_path / "c" / "bitstack.json").exists()
