@@ -4,8 +4,9 @@
 
 A run has all stages: calibration with text, search, tuning, measured order, shards. Some are killed
 at random moments, others just before a chosen call that renames a file or waits for the disk
-(os.rename, os.replace, os.fsync): the first call of one run, the second of the next, and so on.
-Each is then called again until it ends. Its bytes have to be those of a run that nobody disturbed.
+(os.rename, os.replace, os.fsync): the first call of one run, the second of the next, and so on;
+these runs have less text and a predicted order. Each is then called again until it ends. Its bytes
+have to be those of a run that nobody disturbed.
 Needs an operating system with SIGKILL.
 """
 
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ RECIPE = {
     "num_samples": 20, "seq_len": 128, "order_samples": 1, "blocks": 2, "search_sweeps": 1,
     "joint_passes": 1, "tune_steps": 2, "target_bits": (2.0,),
 }  # fmt: skip
+FEW_CALLS = {"num_samples": 3, "seq_len": 24, "order": "predicted"}
 SENTENCES = (
     "The boats came up the river before the wind had turned, and the miller counted them.",
     "Nobody in the town knew why he wrote their names into a book with a green cover.",
@@ -166,15 +168,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def measure(runs: Runs, kills: int, every: int, seed: int) -> list[Row]:
-    """Kills `kills` runs at random moments, and one at every `every`-th counted call."""
-    rng = random.Random(seed)
-    rows = [Row("at random moments"), Row("before a rename or fsync")]
-    for _ in tqdm(range(kills), desc=rows[0].kind, disable=None):
-        runs.killed(rows[0], after=rng.uniform(0, runs.seconds))
-    for call in tqdm(range(1, runs.calls + 1, every), desc=rows[1].kind, disable=None):
-        runs.killed(rows[1], kill_at=call)
-    return rows
+def at_random(runs: Runs, kills: int, seed: int) -> Row:
+    """Kills runs at random moments."""
+    rng, row = random.Random(seed), Row("at random moments")
+    for _ in tqdm(range(kills), desc=row.kind, disable=None):
+        runs.killed(row, after=rng.uniform(0, runs.seconds))
+    return row
+
+
+def at_calls(runs: Runs, every: int) -> Row:
+    """Kills a run before every `every`-th counted call."""
+    row = Row("before a rename or fsync")
+    for call in tqdm(range(1, runs.calls + 1, every), desc=row.kind, disable=None):
+        runs.killed(row, kill_at=call)
+    return row
 
 
 def print_table(rows: list[Row]) -> None:
@@ -193,9 +200,12 @@ def main() -> None:
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bitstack-kill-") as name:
-        folder = Path(name)
-        runs = Runs(make_setup(folder), folder)
-        rows = measure(runs, options.kills, options.every, options.seed)
+        setup = make_setup(Path(name))
+        short = replace(setup, fields=setup.fields | FEW_CALLS)
+        rows = [
+            at_random(Runs(setup, Path(name, "whole")), options.kills, options.seed),
+            at_calls(Runs(short, Path(name, "short")), options.every),
+        ]
     if options.json != "-":
         print_table(rows)
     if options.json:

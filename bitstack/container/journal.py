@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bitstack.errors import UserError
-from bitstack.machine.files import disk_errors, publish, reading_errors
+from bitstack.machine.files import disk_errors, publish, reading_errors, unreadable
 from bitstack.machine.folder_lock import LOCK
 
 FOLDER = ".work"
@@ -144,8 +144,10 @@ class Journal:
                 head = json.loads((opened.metadata() or {})["journal"])
                 names = list(opened.keys())
         except (SafetensorError, KeyError, ValueError):
-            file.unlink()
+            file.unlink(missing_ok=True)
             return
+        except OSError as error:
+            raise unreadable(file, error) from None
         if head["fingerprint"] != self.fingerprint:
             raise self._of_another_run()
         self._files.add(file)

@@ -143,10 +143,15 @@ def reading_errors(path: Path) -> Iterator[None]:
         if isinstance(error, SafetensorError):
             with suppress(OSError):
                 path.unlink()
-        raise UserError(
-            f"{path}: cannot be read ({_reason(error)}); run the same command again, and what is "
-            "missing is made anew"
-        ) from None
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """Returns the error for a file of an unfinished run that cannot be read."""
+    return UserError(
+        f"{path}: cannot be read ({_reason(error)}); run the same command again, and what is "
+        "missing is made anew"
+    )
 
 
 def _reason(error: Exception) -> str:
