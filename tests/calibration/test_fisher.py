@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from bitstack.calibration.fisher import (
     state_key,
     token_shares,
 )
+from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.spill import Spill
 from bitstack.machine.workers import Workers
 
@@ -48,7 +50,50 @@ def test_fisher_information_is_that_of_the_whole_model(
     # Where positions are added, how much of layer 0's input the row is has to be estimated.
     assert close(fisher.embedding, moment, 0.1 if name in ("gpt-2", "opt") else 2e-4)
     left = {state_key(layer, batch) for layer in range(3) for batch in range(3)}
-    assert {p.name for p in tmp_path.iterdir()} == left | {f"fisher-{part}" for part in range(3)}
+    left |= {f"fisher-{layer}-{part}" for layer in range(-1, 3) for part in range(3)}
+    assert {p.name for p in tmp_path.iterdir()} == left
+
+
+class Killed(Exception):
+    """Stands for a killed process."""
+
+
+@pytest.mark.parametrize("name", ["llama-tied", "qwen3-moe"])
+def test_an_interrupted_measurement_goes_on_from_its_last_layer(
+    pico_model: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Killed at every file it writes, it comes to the same bits, and runs few batches twice."""
+    runs, writes, kill_at = [0], [0], [10**9]
+    run_layer, put = LayerRunner.run_layer, Spill.put_named
+
+    def counted(self: LayerRunner, *args: Any) -> torch.Tensor:
+        runs[0] += 1
+        return run_layer(self, *args)
+
+    def killing(self: Spill, *args: Any) -> None:
+        writes[0] += 1
+        if writes[0] == kill_at[0]:
+            raise Killed
+        put(self, *args)
+
+    def measure(folder: str) -> FisherInformation:
+        runner, matrices = streamed(pico_model(name))
+        spill = Spill(tmp_path / folder)
+        return measure_fisher(runner, matrices, spill, seed=SEED, workers=Workers())
+
+    monkeypatch.setattr(LayerRunner, "run_layer", counted)
+    monkeypatch.setattr(Spill, "put_named", killing)
+    whole, batches, once, files = measure("whole"), 3, runs[0], writes[0]
+    assert files > 20
+    for kill_at[0] in range(1, files + 1, 5):
+        runs[0] = writes[0] = 0
+        with pytest.raises(Killed):
+            measure(f"killed-{kill_at[0]}")
+        again = measure(f"killed-{kill_at[0]}")
+        assert runs[0] <= once + batches
+        assert again.rows.keys() == whole.rows.keys()
+        assert all(torch.equal(again.rows[name], whole.rows[name]) for name in whole.rows)
+        assert torch.equal(again.embedding, whole.embedding)
 
 
 class Arrived(Exception):
@@ -76,7 +121,7 @@ def test_workers_get_what_one_process_gets(
     alone = measure("alone", Workers())
     with pytest.raises(Arrived):
         measure("shared", FirstOfTwo(rank=1, count=2))
-    assert not (tmp_path / "shared" / "fisher-0").exists()
+    assert not (tmp_path / "shared" / "fisher--1-0").exists()
     together = measure("shared", Workers(rank=0, count=2))
     assert together.rows.keys() == alone.rows.keys()
     assert all(torch.equal(together.rows[name], alone.rows[name]) for name in alone.rows)

@@ -1,13 +1,14 @@
 """The journal: whole entries or none, of one run only."""
 
+import os
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import torch
 
 from bitstack.container import journal as work
-from bitstack.container.journal import FOLDER, Journal
+from bitstack.container.journal import FOLDER, Journal, recorded_fingerprint
 from bitstack.errors import UserError
 from bitstack.machine.files import disk_errors
 
@@ -69,6 +70,75 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
     assert str(tmp_path) in str(error.value)
 
 
+def test_files_of_a_stage_are_those_of_its_run(tmp_path: Path) -> None:
+    """They say nothing of the run themselves, so another run must not take them for its own."""
+    stage = Journal(tmp_path, "run").path / "spill"
+    stage.mkdir()
+    (stage / "state").write_text("x")
+    with pytest.raises(UserError, match="unfinished run with another model"):
+        Journal(tmp_path, "other")
+    Journal(tmp_path, "run")
+    assert (stage / "state").exists()
+    (tmp_path / FOLDER / "run.json").write_text("{")  # nobody vouches for them
+    Journal(tmp_path, "other")
+    assert not stage.exists()
+    assert recorded_fingerprint(tmp_path) == "other"
+
+
+def test_a_run_that_has_finished_nothing_gives_way(tmp_path: Path) -> None:
+    Journal(tmp_path, "run")
+    Journal(tmp_path, "other").put("a", TENSORS, {})
+    assert recorded_fingerprint(tmp_path) == "other"
+    with pytest.raises(UserError, match="unfinished run with another model"):
+        Journal(tmp_path, "run")
+
+
+def test_an_older_journal_is_known_by_its_entries(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "run")
+    journal.put("a", TENSORS, {})
+    (journal.path / "spill").mkdir()
+    (journal.path / "run.json").unlink()
+    with pytest.raises(UserError, match="unfinished run with another model"):
+        Journal(tmp_path, "other")
+    assert "a" in Journal(tmp_path, "run")
+    assert (journal.path / "spill").is_dir()
+    assert recorded_fingerprint(tmp_path) == "run"
+
+
+def test_whose_work_it_was_is_known_until_all_else_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, gone = Journal(tmp_path, "run"), []
+    journal.put("a", TENSORS, {})
+    (journal.path / "clock.json").write_text("{}")
+    unlink = os.unlink
+
+    def noted(path: Any, **kwargs: Any) -> None:
+        gone.append(Path(path).name)
+        unlink(path, **kwargs)
+
+    monkeypatch.setattr(os, "unlink", noted)
+    journal.remove()
+    assert sorted(gone[:-1]) == ["a.safetensors", "clock.json"]
+    assert gone[-1] == "run.json"
+    assert not journal.path.exists()
+
+
+def test_a_file_that_vanishes_or_is_damaged_is_made_anew(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "run")
+    journal.put("a", TENSORS, {})
+    file = journal.path / "a.safetensors"
+    whole = file.read_bytes()
+    for broken in (None, whole[:-3]):
+        file.unlink()
+        if broken:
+            file.write_bytes(broken)
+        with pytest.raises(UserError, match=r"a\.safetensors: cannot be read .*made anew"):
+            journal.get("a.plane_1")
+        assert not file.exists()
+        file.write_bytes(whole)
+
+
 def test_an_interrupted_write_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +152,7 @@ def test_an_interrupted_write_leaves_nothing(
     with pytest.raises(UserError, match=r"cannot write \(No space left on device\); free disk"):
         journal.put("a", TENSORS, {})
     assert "a" not in journal
-    assert not list((tmp_path / FOLDER).iterdir())
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["run.json"]
 
 
 def test_half_written_files_are_done_again(tmp_path: Path) -> None:
