@@ -1,4 +1,4 @@
-"""A few of the kills of scripts/kill_runs.py, and that it would notice a run that lost something."""
+"""A few kills of scripts/kill_runs.py, and that it would notice a run that lost something."""
 
 import signal
 from pathlib import Path
