@@ -44,8 +44,9 @@ def chat(
 ) -> None:
     """Talk with a chat model, and change its size meanwhile.
 
-    The chat is written in the model's own template. Within it, /budget 2bpw loads fewer bits, /stats shows what is in memory, /help lists all
-    commands. Where the input is a file or a pipe, every line is a message.
+    The chat is written in the model's own template. Within it, /budget 2bpw loads fewer bits,
+    /stats shows what is in memory, /help lists all commands. Where the input is a file or a pipe,
+    every line is a message.
 
     Example: compress-model chat out/small --budget 1GiB
     """
