@@ -19,8 +19,8 @@ from bitstack.compression.clock import Clock, start_clock
 from bitstack.compression.fingerprint import fingerprint
 from bitstack.compression.inputs import BATCH_TOKENS, Inputs, open_inputs, stack_spec, tell_remarks
 from bitstack.container.budget import Budgets
+from bitstack.container.entries import StackEntry
 from bitstack.container.journal import FOLDER, Journal
-from bitstack.container.manifest import StackEntry
 from bitstack.machine.workers import Workers
 from bitstack.original.hub_cache import Located
 from bitstack.original.matrices import Matrix

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from bitstack.container.budget import Budget, parse_budget
 from bitstack.container.manifest import MANIFEST, Manifest
 from bitstack.container.planning import PlanRow, plan
-from bitstack.container.shards import ShardReader
+from bitstack.container.reading import BlockReader
 from bitstack.live.opening import open_model
 from bitstack.machine.files import write_json
 from bitstack.metrics.loss.evaluation import Evaluation, score
@@ -100,7 +100,7 @@ def budget_rows(
 
 def _download_bytes(folder: Path, manifest: Manifest, row: PlanRow) -> int:
     names = manifest.tensors(manifest.budgets.levels(row.resident_bytes)[0])
-    return sum(shard.bytes for shard in ShardReader(folder).holding(names, manifest.shards))
+    return sum(shard.bytes for shard in BlockReader(folder, manifest=manifest).holding(names))
 
 
 def _scores(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
@@ -185,7 +184,7 @@ def load_config(folder: Path) -> PretrainedConfig:
     """
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    except Exception as error:  # whatever a config's own code makes of wrong fields
         raise UserError(f"{folder}: config.json cannot be read: {one_line(error)}") from None
 
 
@@ -197,7 +196,7 @@ def load_tokenizer(folder: Path) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever its code and that of tokenizers make of damage
         raise UserError(f"{folder}: no usable tokenizer: {one_line(error)}") from None
     # Of some families transformers makes an empty tokenizer where the folder has no files of one.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
