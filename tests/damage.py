@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bitstack.container import checksums
-from bitstack.container.manifest import MANIFEST
+from bitstack.container.manifest import MANIFEST, checksum_of
 
 
 def change_manifest(folder: Path, change: Callable[[Any], Any], *, signed: bool = True) -> None:
@@ -22,8 +22,7 @@ def change_manifest(folder: Path, change: Callable[[Any], Any], *, signed: bool 
     changed = change(data)
     data = data if changed is None else changed
     if signed and isinstance(data, dict) and "checksum" in data:
-        content = {key: data[key] for key in data if key not in ("checksum", "files")}
-        data["checksum"] = checksums.of_json(content)
+        data["checksum"] = checksum_of(data)
     path.write_text(json.dumps(data))
 
 

@@ -42,6 +42,8 @@ def _check_names(group: Sequence[StackEntry]) -> None:
             raise ValueError(f"stack {entry.name}: name, module or index is not that of its matrix")
         if entry.kind != "expert" and entry.transposed != (entry.kind == "conv1d"):
             raise ValueError(f"stack {entry.name}: transposed is not that of a {entry.kind}")
+        if entry.layer is not None and str(entry.layer) not in entry.name.split("."):
+            raise ValueError(f"stack {entry.name}: layer {entry.layer} is not in its name")
         if entry.tied and entry.kind != "embedding":
             raise ValueError(f"stack {entry.name}: a {entry.kind} is tied to no LM head")
 

@@ -141,8 +141,8 @@ class Manifest(Entry):
 
     def write(self, folder: Path) -> None:
         """Writes `bitstack.json` with its checksum, whole or not at all."""
-        content = json.loads(self.model_dump_json(exclude=_UNSUMMED))
-        signed = self.model_copy(update={"checksum": checksums.of_json(content)})
+        content = json.loads(self.model_dump_json())
+        signed = self.model_copy(update={"checksum": checksum_of(content)})
         partial = folder / f"{MANIFEST}.partial"
         partial.write_text(signed.model_dump_json(indent=1, exclude_defaults=False))
         partial.rename(folder / MANIFEST)
@@ -182,11 +182,15 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path}: damaged ({reason}); copy the container again") from None
 
 
+def checksum_of(data: dict[str, Any]) -> str:
+    """Returns the checksum of a manifest's JSON: of all of it but `checksum` and `files`."""
+    return checksums.of_json({key: data[key] for key in data if key not in _UNSUMMED})
+
+
 def _check_checksum(manifest: Manifest, data: dict[str, Any]) -> None:
     if manifest.checksum is None and manifest.format < FIRST_WITH_CHECKSUMS:
         return
-    content = {key: value for key, value in data.items() if key not in _UNSUMMED}
-    if checksums.of_json(content) != manifest.checksum:
+    if checksum_of(data) != manifest.checksum:
         raise ValueError("its checksum is another: it was changed after it was written")
 
 

@@ -60,7 +60,9 @@ def read_header(
     header = parse_json(bytes(text))
     if not isinstance(header, dict):
         raise ValueError("its header is no object")
-    header.pop("__metadata__", None)
+    notes = header.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise ValueError("its __metadata__ is no object of strings")
     for name in needed:
         if name not in header:
             raise ValueError(f"its header lacks {name}")

@@ -3,7 +3,6 @@
 Tells the two apart by their files. Does not run the model; see `live.generation` and `metrics`.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ from bitstack.container.budget import Budget
 from bitstack.container.journal import FOLDER
 from bitstack.container.levels import budget_bytes
 from bitstack.container.manifest import MANIFEST
+from bitstack.container.small_files import check_sums, read_config
 from bitstack.errors import UserError
 from bitstack.live.loading import load_located
 from bitstack.machine.device import pick_device
 from bitstack.nn import resident_bytes
+from bitstack.original.file_names import files_beside
 from bitstack.original.hub_cache import Located, locate
 from bitstack.original.source import load_tokenizer, open_source
 
@@ -76,6 +77,7 @@ def _open_container(
 ) -> Opened:
     model: Any = load_located(place, budget, level=level, device=device)
     resident = model.bitstack
+    check_sums(place.folder, resident.manifest, files_beside(place.folder))
     return Opened(
         model=model,
         tokenizer=load_tokenizer(place.folder),
@@ -117,7 +119,6 @@ def _refuse_budget(path: str | Path, place: Located) -> None:
 def _config_of_container(folder: Path) -> bool:
     """Recognises a container that lost its manifest by its config.json."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-        return config["quantization_config"]["quant_method"] == "bitstack"
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_config(folder)["quantization_config"]["quant_method"] == "bitstack"
+    except (UserError, KeyError, TypeError):
         return False

@@ -145,15 +145,18 @@ def _check_dense(folder: Path, manifest: Any, reader: Any, files: list[str] | No
     Raises:
         UserError: The index names another file than the manifest, or a tensor is damaged.
     """
+    import torch
+
     known = {shard.file for shard in manifest.shards}
     for file in files or ():
         if Path(file).parent != folder or Path(file).name not in known:
             raise UserError(
                 f"{file}: is in the index, but not in the manifest; copy the container again"
             )
-    for entry in manifest.dense:
-        if entry.persistent:
-            reader.get(entry.name)
+    with torch.device("cpu"):  # transformers makes the model within that of meta
+        for entry in manifest.dense:
+            if entry.persistent:
+                reader.get(entry.name)
 
 
 def _fetch(repo: str, folder: Path, file: str) -> None:

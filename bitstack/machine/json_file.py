@@ -6,6 +6,7 @@ Does not know what the values mean; see `container.manifest`.
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -41,10 +42,9 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
         ValueError: It is larger than `most_bytes`.
     """
     with open_plain(path) as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise ValueError(f"more than {most_bytes} bytes")
-    return data
+        if os.fstat(file.fileno()).st_size > most_bytes:
+            raise ValueError(f"more than {most_bytes} bytes")
+        return file.read(most_bytes)
 
 
 def parse_json(data: bytes) -> Any:

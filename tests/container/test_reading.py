@@ -108,7 +108,7 @@ def test_every_flipped_bit_is_found(
 
 
 def test_who_does_not_want_to_verify(container: Path) -> None:
-    path, _, first, _ = where(container, "plane_1")
+    path, _, first, _ = where(container, "fine_2")
     flip(path, first)
     with pytest.raises(UserError, match="is not what was written: its checksum is another"):
         load(container)
