@@ -23,6 +23,7 @@ from bitstack.commands import (
     push,
     report,
     run,
+    verify,
 )
 from bitstack.commands.shared import STYLE
 from bitstack.errors import UserError
@@ -123,6 +124,7 @@ app.command("run")(run.command)
 app.command("plan")(plan.plan)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
+app.command("verify")(verify.verify)
 app.command("export")(export.export)
 app.command("push")(push.push)
 app.add_typer(metric.app, name="metric")

@@ -83,7 +83,7 @@ def verify(path: str | Path, *, progress: bool = False) -> Verified:
     try:
         manifest = read_manifest(folder)
         if place.remote:
-            place.remote.fetch([shard.file for shard in manifest.shards])
+            place.remote.fetch([*(shard.file for shard in manifest.shards), *manifest.files])
         reader = BlockReader(folder, manifest=manifest)
     except UserError as error:
         fault = Fault(MANIFEST, None, _without(folder, error))
