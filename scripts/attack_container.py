@@ -121,6 +121,8 @@ def _small_llama(folder: Path, seed: int) -> Path:
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, 1, 0.1)
         if name.endswith("proj.weight"):
             parameter.data.view(-1)[::501] *= 30
     model.save_pretrained(folder)

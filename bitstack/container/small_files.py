@@ -13,7 +13,7 @@ from bitstack.container.manifest import MANIFEST, Manifest
 from bitstack.errors import UserError
 from bitstack.machine.json_file import parse_json, read_bytes, reason_of
 from bitstack.machine.plain_files import plain_file
-from bitstack.original.file_names import TEMPLATES, files_beside, matches
+from bitstack.original.file_names import TEMPLATES, TOKENIZER, files_beside, matches
 from bitstack.original.hub_cache import SMALL
 
 CONFIG, GENERATION, RECIPE = "config.json", "generation_config.json", "recipe.yaml"
@@ -53,6 +53,12 @@ def check_sums(folder: Path, manifest: Manifest, names: Iterable[str] | None = N
     for name in manifest.files if names is None else names:
         if name in manifest.files and (fault := fault_of(folder, manifest, name)):
             raise UserError(f"{folder / name}: {fault}")
+
+
+def tokenizer_files(manifest: Manifest) -> list[str]:
+    """Returns the names of the listed files that a tokenizer reads."""
+    patterns = (*TOKENIZER, "chat_template*", TEMPLATES)
+    return [n for n in manifest.files if any(matches(n, pattern) for pattern in patterns)]
 
 
 def fault_of(folder: Path, manifest: Manifest, name: str) -> str | None:

@@ -13,12 +13,11 @@ from bitstack.container.budget import Budget
 from bitstack.container.journal import FOLDER
 from bitstack.container.levels import budget_bytes
 from bitstack.container.manifest import MANIFEST
-from bitstack.container.small_files import check_sums, read_config
+from bitstack.container.small_files import check_sums, read_config, tokenizer_files
 from bitstack.errors import UserError
 from bitstack.live.loading import load_located
 from bitstack.machine.device import pick_device
 from bitstack.nn import resident_bytes
-from bitstack.original.file_names import files_beside
 from bitstack.original.hub_cache import Located, locate
 from bitstack.original.source import load_tokenizer, open_source
 
@@ -77,7 +76,7 @@ def _open_container(
 ) -> Opened:
     model: Any = load_located(place, budget, level=level, device=device)
     resident = model.bitstack
-    check_sums(place.folder, resident.manifest, files_beside(place.folder))
+    check_sums(place.folder, resident.manifest, tokenizer_files(resident.manifest))
     return Opened(
         model=model,
         tokenizer=load_tokenizer(place.folder),

@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,11 @@ def hostile(layout: Layout) -> Iterator[Fault]:
     yield from _files(layout)
 
 
-def _manifest(kind: str, change: Change, text: str, named: str = MANIFEST) -> Fault:
-    """A changed manifest whose checksum is right again."""
+def _manifest(kind: str, change: Change, text: str) -> Fault:
+    """A changed manifest whose checksum is right again.
+
+    One that fits itself can only be told from the files beside it by comparing them.
+    """
 
     def damage(folder: Path) -> None:
         data = json.loads((folder / MANIFEST).read_text())
@@ -60,7 +64,7 @@ def _manifest(kind: str, change: Change, text: str, named: str = MANIFEST) -> Fa
             data["checksum"] = checksum_of(data)
         (folder / MANIFEST).write_text(json.dumps(data))
 
-    return Fault(kind, (named,), damage, text)
+    return Fault(kind, (MANIFEST, "config.json", ".safetensors"), damage, text)
 
 
 def _set(path: tuple[Any, ...], value: Any) -> Change:
@@ -165,7 +169,7 @@ def _settings(layout: Layout) -> Iterator[Fault]:
             for text in garbage:
                 yield _content(kind, name, text)
     for text in (b'{"version": 5}', b'{"model": {"type": "Evil"}}', b'{"added_tokens": [[]]}'):
-        yield _content(kind, "tokenizer.json", text)
+        yield replace(_content(kind, "tokenizer.json", text), named=("tokenizer",))
 
 
 def _headers(layout: Layout) -> Iterator[Fault]:
