@@ -1,4 +1,4 @@
-"""Attacks a container in some 900 ways, and prints how each ended.
+"""Attacks a container in about a thousand ways, and prints how each ended.
 
 Makes a small container (or two, for files of another one of the same shapes), damages a copy, and
 opens and runs it in a child process with limits: bits that flip, files that are cut or belong to
