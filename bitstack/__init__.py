@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import bitstack.recipes as recipes  # noqa: F401
     from bitstack.compression.pipeline import compress
     from bitstack.container.planning import plan
+    from bitstack.container.verification import verify
     from bitstack.errors import UserError
     from bitstack.hub.upload import push
     from bitstack.kernels.dispatch import set_accuracy
@@ -40,6 +41,7 @@ __all__ = [
     "push",
     "resize",
     "set_accuracy",
+    "verify",
 ]
 
 _MODULES = {
@@ -55,6 +57,7 @@ _MODULES = {
     "push": "hub.upload",
     "resize": "live.resident",
     "set_accuracy": "kernels.dispatch",
+    "verify": "container.verification",
 }
 
 

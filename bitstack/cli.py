@@ -25,6 +25,7 @@ from bitstack.commands import (
     push,
     report,
     run,
+    verify,
 )
 from bitstack.commands.shared import STYLE
 from bitstack.errors import UserError
@@ -137,6 +138,7 @@ app.command("plan")(plan.plan)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
+app.command("verify")(verify.verify)
 app.command("export")(export.export)
 app.command("push")(push.push)
 app.add_typer(metric.app, name="metric")

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from bitstack.container.blocks import StackSpec, TensorSpec
+from bitstack.container.blocks import StackSpec, TensorSpec, tensor_order
+from bitstack.container.entries import DenseEntry, StackEntry
 from bitstack.container.journal import Journal
-from bitstack.container.manifest import DenseEntry, Manifest, StackEntry
-from bitstack.container.shards import tensor_order, write_shards
+from bitstack.container.manifest import Manifest
+from bitstack.container.shards import write_shards
 from bitstack.original.matrices import find_dense, find_matrices
 from bitstack.original.skeleton import skeleton
 
@@ -54,7 +55,9 @@ def random_container(
         journal.put(f"{index:05d}", tensors, {})
     order = [i for _ in range(1, planes) for i in range(len(specs))]
     total = sum(t.bytes for spec in specs.values() for t in spec.all())
-    shards = write_shards(folder, journal, list(tensor_order(stored, specs, order)), total)
+    names = list(tensor_order(stored, specs, order))
+    guard = matrices[0].parameter
+    shards = write_shards(folder, journal, names, total, guard=guard)
     journal.remove()
     config_fields = config.to_dict() | {"quantization_config": {"quant_method": "bitstack"}}
     (folder / "config.json").write_text(json.dumps(config_fields))

@@ -20,7 +20,8 @@ import pico
 from bitstack import recipes
 from bitstack.cli import app
 from bitstack.commands import run as run_command
-from bitstack.container.manifest import FORMAT, DenseEntry, Manifest, ShardEntry, StackEntry
+from bitstack.container.entries import DenseEntry, ShardEntry, StackEntry
+from bitstack.container.manifest import FORMAT, Manifest
 from bitstack.recipe import RENAMED
 
 ROOT = Path(__file__).parents[1]

@@ -5,6 +5,7 @@ import doctest
 import importlib.metadata
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -103,9 +104,7 @@ def folder(
 ) -> Iterator[Path]:
     """A working directory with the model, container and text that the examples name."""
     (tmp_path / "my-model").symlink_to(pico_model("llama-gqa"))
-    (tmp_path / "my-container").mkdir()
-    for file in stacked("llama-gqa", calibration="none").iterdir():
-        (tmp_path / "my-container" / file.name).symlink_to(file)
+    shutil.copytree(stacked("llama-gqa", calibration="none"), tmp_path / "my-container")
     (tmp_path / "text.txt").write_text(pico.TEXT * 3)
     monkeypatch.chdir(tmp_path)
     before = bitstack.set_accuracy("fast")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bitstack.compression.forecast import Forecast
     from bitstack.container.manifest import Manifest
     from bitstack.container.planning import PlanRow
+    from bitstack.container.verification import Verified
     from bitstack.demo import Demo
     from bitstack.hub.upload import Pushed
     from bitstack.metrics.loss.evaluation import Evaluation
@@ -75,9 +76,17 @@ def kernel_line(row: "PlanRow") -> str:
 
 def cache_line(row: "PlanRow") -> str | None:
     """Returns why the table counts no KV cache; None where it does."""
-    return (
-        None if row.context else "KV cache: not counted, the model has none or one of its own kind"
-    )
+    unknown = "KV cache: not counted, because the model has none or one of its own kind"
+    return None if row.context else unknown
+
+
+def verified_lines(verified: "Verified") -> list[str]:
+    """Returns the faults of a container, one a line, and how much was looked at."""
+    looked = f"{verified.files} files, {verified.tensors} tensors, {format_bytes(verified.bytes)}"
+    if verified.format is not None and not verified.checksums:
+        looked += f"; tensors have no checksums in format {verified.format}, files have SHA-256"
+    end = [] if verified.faults else ["no fault found"]
+    return [*map(str, verified.faults), looked, *end]
 
 
 def evaluation_lines(evaluation: "Evaluation") -> list[str]:

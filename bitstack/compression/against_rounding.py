@@ -7,7 +7,7 @@ Does not round; see `decompose.rounding`.
 import math
 
 from bitstack.compression.job import Job
-from bitstack.container.manifest import StackEntry
+from bitstack.container.entries import StackEntry
 from bitstack.decompose.rounding import rounding_bits
 
 _LEAST = 1e-12  # relative squared error; below it a matrix is as good as exact

@@ -26,8 +26,9 @@ from bitstack.compression.inputs import (
     tell_remarks,
 )
 from bitstack.container.budget import Budgets
+from bitstack.container.entries import StackEntry
 from bitstack.container.journal import FOLDER, Journal, recorded_fingerprint, remove_work
-from bitstack.container.manifest import MANIFEST, StackEntry
+from bitstack.container.manifest import MANIFEST
 from bitstack.machine.folder_lock import FolderLock
 from bitstack.machine.workers import Workers
 from bitstack.original.hub_cache import Located

@@ -16,9 +16,12 @@ from bitstack.compression.decompose_stage import decompose_matrices
 from bitstack.compression.job import Job, open_job
 from bitstack.compression.order_stage import choose_order
 from bitstack.compression.tune_stage import tune
+from bitstack.container.blocks import tensor_order
+from bitstack.container.entries import DenseEntry
 from bitstack.container.journal import FOLDER
-from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
-from bitstack.container.shards import tensor_order, write_shards
+from bitstack.container.manifest import MANIFEST, Manifest
+from bitstack.container.shards import write_shards
+from bitstack.container.small_files import RECIPE, sums_of
 from bitstack.errors import UserError
 from bitstack.machine.allocator import freed_memory_kept
 from bitstack.machine.durations import parse_duration
@@ -31,8 +34,6 @@ from bitstack.original.source import Source
 from bitstack.recipe import Recipe, load_recipe
 
 _log = logging.getLogger(__name__)
-
-RECIPE = "recipe.yaml"  # what `--recipe` takes to make the same container again
 
 
 def compress(
@@ -155,7 +156,7 @@ def _write_container(job: Job, order: list[int]) -> None:
         Manifest(
             base_model=job.source.name,
             original_bytes=job.source.bytes,
-            dtype=str(job.source.dtype).removeprefix("torch."),
+            dtype=str(job.source.dtype).removeprefix("torch."),  # type: ignore[arg-type]
             stacks=job.stacks,
             dense=[DenseEntry.of(d) for d in job.dense],
             order=order,
@@ -163,6 +164,7 @@ def _write_container(job: Job, order: list[int]) -> None:
             recipe=job.recipe.model_dump() | {"calibration": job.text_name},
             text=job.text_record(),
             versions={name: version(name) for name in ("bitstack", "torch", "transformers")},
+            files=sums_of(job.folder),
         ).write(job.folder)
 
 

@@ -13,7 +13,7 @@ from bitstack.calibration.windows import TUNING_TOKENS
 from bitstack.compression.job import Job
 from bitstack.container.blocks import StackSpec
 from bitstack.container.budget import Budgets
-from bitstack.container.manifest import DenseEntry, StackEntry
+from bitstack.container.entries import DenseEntry, StackEntry
 from bitstack.nn.assemble import assemble
 from bitstack.ordering.greedy import predicted_order
 from bitstack.original.skeleton import skeleton

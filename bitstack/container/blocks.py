@@ -8,7 +8,7 @@ each a plane of signs and two factors of `rank`. The other rooms ask here which 
 needs. Does not interpret their values; see `kernels`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -117,6 +117,52 @@ class StackSpec:
         """Yields every stored tensor, level by level."""
         for level in range(1, self.levels + 1):
             yield from self.stored(level)
+
+
+def stored_tensors(
+    guard: str,
+    dense: Mapping[str, tuple[str, Sequence[int]]],
+    stacks: Mapping[str, StackSpec],
+    order: Sequence[int],
+) -> dict[str, TensorSpec]:
+    """Returns every tensor of a container's files by its full name, in universal order.
+
+    Args:
+        guard: Name of the empty tensor that comes first; see `Manifest.guard`.
+        dense: Name of a dtype and shape of every dense tensor.
+        stacks: By name, in the order of their indices.
+        order: Index of the stack that each step raises by one level.
+
+    Raises:
+        ValueError: Two have the same name.
+    """
+    named = [(guard, TensorSpec(guard, torch.float32, (0,)))]
+    for name, (dtype, shape) in dense.items():
+        named.append((name, TensorSpec(name, getattr(torch, dtype), tuple(shape))))
+    for name, level in _steps(list(stacks), order):
+        named += [(f"{name}.{spec.name}", spec) for spec in stacks[name].stored(level)]
+    stored = dict(named)
+    if len(stored) != len(named):
+        raise ValueError("stacks and dense: two tensors have the same name")
+    return stored
+
+
+def tensor_order(
+    dense: Iterable[str], stacks: Mapping[str, StackSpec], order: Sequence[int]
+) -> Iterator[str]:
+    """Yields the names of all stored tensors but the guard, in universal order: floor first."""
+    yield from dense
+    for name, level in _steps(list(stacks), order):
+        yield from (f"{name}.{t.name}" for t in stacks[name].stored(level))
+
+
+def _steps(names: Sequence[str], order: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """Yields stack and level of each step: all at level 1, then as the order raises them."""
+    yield from ((name, 1) for name in names)
+    level = dict.fromkeys(names, 1)
+    for index in order:
+        level[names[index]] += 1
+        yield names[index], level[names[index]]
 
 
 def _plane_prefix(chain: int) -> str:

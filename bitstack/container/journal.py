@@ -21,6 +21,7 @@ from torch import Tensor
 from bitstack.errors import UserError
 from bitstack.machine.files import disk_errors, publish, reading_errors, unreadable
 from bitstack.machine.folder_lock import LOCK
+from bitstack.machine.json_file import parse_json
 
 FOLDER = ".work"
 _RUN = "run.json"  # whose work the folder holds; the last file to go
@@ -141,7 +142,7 @@ class Journal:
         """Takes up the note and the tensor names of one file; deletes a damaged one."""
         try:
             with safe_open(file, framework="pt") as opened:
-                head = json.loads((opened.metadata() or {})["journal"])
+                head = parse_json((opened.metadata() or {})["journal"].encode())
                 names = list(opened.keys())
         except (SafetensorError, KeyError, ValueError):
             file.unlink(missing_ok=True)

@@ -1,172 +1,84 @@
 """Reads and writes `bitstack.json`, which lists what a container holds.
 
-It is written last, so a folder without it is an unfinished run. Does not hold values of tensors;
-see `container.shards`.
+It is written last, so a folder without it is an unfinished run. What is read has passed every
+check here, in `container.entries` and in `container.consistency`, so that all others may rely on
+it. Does not hold values of tensors; see `container.shards`.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
-from bitstack.container.blocks import StackSpec
+from bitstack.container import checksums
+from bitstack.container.blocks import StackSpec, TensorSpec, stored_tensors
 from bitstack.container.budget import Budgets
+from bitstack.container.consistency import (
+    check_buffers,
+    check_order,
+    check_shards,
+    check_stacks,
+)
+from bitstack.container.entries import (
+    Checksum,
+    DenseEntry,
+    Entry,
+    Finite,
+    ShardEntry,
+    StackEntry,
+)
 from bitstack.errors import UserError
 from bitstack.machine.files import publish
-from bitstack.original.matrices import Dense, Matrix
+from bitstack.machine.json_file import parse_json, read_bytes, reason_of
+from bitstack.machine.plain_files import plain_file
 
 MANIFEST = "bitstack.json"
 # 2: stacks whose upper levels have planes of their own; 3: any number of chains; 4: rotated inputs;
-# 5: outliers; 6: embedding and head in parts of some rows
-FORMAT = 6
+# 5: outliers; 6: embedding and head in parts of some rows; 7: checksums
+FORMAT = 7
+FIRST_WITH_CHECKSUMS = 7
 INDEX = "model.safetensors.index.bitstack.json"
-
-_SHAPE = (
-    "format",
-    "levels",
-    "rank",
-    "ends",
-    "rotation",
-    "outliers",
-)  # fields of a StackSpec kept here
+MOST_BYTES = 64 << 20  # of the manifest; 20,000 stacks of 8 levels have about 20 MB
+_UNSUMMED = {"checksum", "files"}  # what the manifest's own checksum leaves out
 
 
-class StackEntry(BaseModel):
-    """One stack: the matrix it stands for and its shape."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    parameter: str
-    module: str
-    kind: str
-    rows: int
-    columns: int
-    layer: int | None = None
-    expert: int | None = None
-    transposed: bool = False
-    tied: str | None = None
-    first_row: int | None = None
-    format: Literal["codes", "signs"]
-    levels: int
-    rank: int = 0
-    ends: tuple[int, ...] = ()
-    rotation: int = Field(0, ge=0, lt=2**63)  # an operator of torch takes a seed of 64 bits
-    outliers: int = Field(0, ge=0)
-    # Relative squared error of each level under the calibration moment, before tuning.
-    errors: list[float] = []
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_format_2(cls, data: Any) -> Any:
-        """Turns `base` into `ends`: the last level of the lower of two chains, 0 for one chain.
-
-        A stack that was saved cut within its lower chain kept its `base`.
-        """
-        if not isinstance(data, dict) or "base" not in data or "ends" in data:
-            return data
-        rest = {key: value for key, value in data.items() if key != "base"}
-        base, levels = data["base"], data.get("levels")
-        cut = isinstance(base, int) and isinstance(levels, int) and base >= levels
-        return rest | {"ends": [base] if base and not cut else []}
-
-    @field_validator("ends")
-    @classmethod
-    def _check_ends(cls, ends: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        bounds = [0, *ends, info.data.get("levels", 0)]
-        if any(end <= below for below, end in pairwise(bounds)):
-            raise ValueError(f"{list(ends)}: not rising from 1 to below the last level")
-        return ends
-
-    @classmethod
-    def of(cls, matrix: Matrix, spec: StackSpec, errors: list[float]) -> "StackEntry":
-        """Returns the entry of a matrix; `errors` are the relative errors of its levels."""
-        own = {key: getattr(matrix, key) for key in Matrix.__dataclass_fields__}
-        shape = {key: getattr(spec, key) for key in _SHAPE}
-        return cls(**own, **shape, errors=errors)
-
-    def cut(self, level: int) -> "StackEntry":
-        """Returns the same stack without its levels above `level`."""
-        ends = tuple(end for end in self.ends if end < level)
-        kept = {"levels": level, "ends": ends, "errors": self.errors[:level]}
-        return StackEntry(**self.model_dump() | kept)
-
-    @cached_property
-    def matrix(self) -> Matrix:
-        return Matrix(**{key: getattr(self, key) for key in Matrix.__dataclass_fields__})
-
-    @cached_property
-    def spec(self) -> StackSpec:
-        shape = (self.rows, self.columns, self.levels)
-        return StackSpec(self.format, *shape, self.rank, self.ends, self.rotation, self.outliers)
-
-
-class DenseEntry(BaseModel):
-    """One tensor left dense; if not `persistent`, a buffer that the model makes itself."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    shape: list[int]
-    dtype: str
-    bytes: int
-    persistent: bool
-
-    @classmethod
-    def of(cls, dense: Dense) -> "DenseEntry":
-        return cls(
-            name=dense.name,
-            shape=list(dense.shape),
-            dtype=str(dense.dtype).removeprefix("torch."),
-            bytes=dense.bytes,
-            persistent=dense.persistent,
-        )
-
-
-class ShardEntry(BaseModel):
-    """One safetensors file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    file: str
-    bytes: int
-    sha256: str
-
-
-class Manifest(BaseModel):
+class Manifest(Entry):
     """Everything about a container but its tensors.
 
     `order` lists stack indices: after the floor, where every stack is at level 1, each appearance
-    raises that stack by one level. `original_bytes` counts the original model in memory.
+    raises that stack by one level. `original_bytes` counts the original model in memory. `files`
+    has the checksums of the small files beside the tensors, `checksum` that of everything else in
+    the manifest; it is set when the manifest is written.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ignored_types=(cached_property,))
-
-    format: int = FORMAT
-    base_model: str
-    original_bytes: int
-    dtype: str
+    format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
+    base_model: Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    original_bytes: int = Field(ge=1, le=2**50)
+    dtype: Literal["bfloat16", "float16", "float32", "float64"]
     stacks: list[StackEntry]
     dense: list[DenseEntry]
     order: list[int]
-    losses: list[float] = []  # predicted loss increase (nats per token) after each step of order
+    # Predicted loss increase (nats per token) after each step of order.
+    losses: list[Finite] = Field(default_factory=list)
     shards: list[ShardEntry]
     recipe: dict[str, Any]
     text: dict[str, Any] | None = None
     versions: dict[str, str]
+    files: dict[str, Checksum] = Field(default_factory=dict)
+    checksum: Checksum | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_stacks(self.stacks, self.dense)
+        check_order(self.stacks, self.order)
+        stored = [*self.stored.values()]
+        check_buffers(self.dense, sum(tensor.bytes for tensor in stored))
+        check_shards(self.shards, stored, wanted=self.format >= FIRST_WITH_CHECKSUMS)
+        return self
 
     @property
     def guard(self) -> str:
@@ -192,6 +104,26 @@ class Manifest(BaseModel):
         """Bytes of everything dense in the loaded model."""
         return sum(entry.bytes for entry in self.dense)
 
+    @cached_property
+    def stored(self) -> dict[str, TensorSpec]:
+        """Every tensor of the files by its name, in universal order, which begins with the guard.
+
+        Raises:
+            ValueError: Two have the same name.
+        """
+        dense = {d.name: (d.dtype, d.shape) for d in self.dense if d.persistent}
+        return stored_tensors(self.guard, dense, self.specs, self.order)
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether there is a checksum for every tensor; there is from format 7 on."""
+        return all(shard.checksums is not None for shard in self.shards)
+
+    @cached_property
+    def specs(self) -> dict[str, StackSpec]:
+        """The shape of every stack by its name."""
+        return {entry.name: entry.spec for entry in self.stacks}
+
     def tensors(self, levels: Sequence[int]) -> Iterator[str]:
         """Yields the names of the stored tensors that the model needs at `levels`, one a stack."""
         yield from (entry.name for entry in self.dense if entry.persistent)
@@ -209,9 +141,11 @@ class Manifest(BaseModel):
         )
 
     def write(self, folder: Path) -> None:
-        """Writes `bitstack.json`, whole or not at all."""
+        """Writes `bitstack.json` with its checksum, whole or not at all."""
+        content = json.loads(self.model_dump_json())
+        signed = self.model_copy(update={"checksum": checksum_of(content)})
         partial = folder / f"{MANIFEST}.partial"
-        partial.write_text(self.model_dump_json(indent=1, exclude_defaults=False))
+        partial.write_text(signed.model_dump_json(indent=1, exclude_defaults=False))
         publish(partial, folder / MANIFEST)
 
 
@@ -225,21 +159,46 @@ def read_manifest(folder: Path) -> Manifest:
     """
     if not folder.is_dir():
         raise UserError(f"container {folder}: no such folder; make one with `compress-model run`")
-    path = folder / MANIFEST
-    if not path.is_file():
+    path = plain_file(folder, MANIFEST)
+    if not path.exists():
         raise UserError(
             f"{folder}: no {MANIFEST}, so it is not a finished bitstack container; run "
             "`compress-model run MODEL --output DIR` (again)"
         )
     try:
-        data = json.loads(path.read_text())
+        data = parse_json(read_bytes(path, MOST_BYTES))
         newer = data.get("format") if isinstance(data, dict) else None
         if isinstance(newer, int) and newer > FORMAT:
             raise UserError(
                 f"{path}: format {newer} was made by a newer bitstack (this one reads up to "
                 f"{FORMAT}); upgrade bitstack"
             )
-        return Manifest.model_validate(data)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:200]
+        manifest = Manifest.model_validate(data)
+        _check_checksum(manifest, data)
+        return manifest
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = _problem(error) if isinstance(error, ValidationError) else reason_of(error)
         raise UserError(f"{path}: damaged ({reason}); copy the container again") from None
+
+
+def checksum_of(data: dict[str, Any]) -> str:
+    """Returns the checksum of a manifest's JSON: of all of it but `checksum` and `files`."""
+    return checksums.of_json({key: data[key] for key in data if key not in _UNSUMMED})
+
+
+def _check_checksum(manifest: Manifest, data: dict[str, Any]) -> None:
+    if manifest.checksum is None and manifest.format < FIRST_WITH_CHECKSUMS:
+        return
+    if checksum_of(data) != manifest.checksum:
+        raise ValueError("its checksum is another: it was changed after it was written")
+
+
+def _problem(error: ValidationError) -> str:
+    """Returns the first problem that pydantic found, with the field and what stands there."""
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"]))
+    given = "" if isinstance(first["input"], dict | list) else f" (given: {first['input']!r:.60})"
+    text = first["msg"].removeprefix("Value error, ")
+    return reason_of(ValueError(f"{field}: {text}{given}" if field else f"{text}{given}"))

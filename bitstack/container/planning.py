@@ -7,20 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from transformers import PretrainedConfig
+from transformers import PreTrainedModel
 
 from bitstack.container.budget import Budget, Budgets
 from bitstack.container.kv_cache import kv_cache_bytes
 from bitstack.container.levels import budget_bytes
 from bitstack.container.manifest import Manifest, read_manifest
+from bitstack.container.skeleton_of import skeleton_of
 from bitstack.errors import UserError
 from bitstack.kernels import Choice, which
 from bitstack.machine.device import pick_device
 from bitstack.original.hub_cache import locate
 from bitstack.original.model_limits import positions
-from bitstack.original.skeleton import skeleton
-from bitstack.original.source import load_config
 
 DEFAULT_CONTEXT = 4096  # tokens, or the model's positions where those are fewer
 DEFAULT_STEPS = 6  # from the floor to everything
@@ -77,8 +75,7 @@ def plan(
     """
     folder = locate(path).folder
     manifest = read_manifest(folder)
-    config = load_config(folder)
-    context, cache = _context_and_cache_bytes(config, manifest, context)
+    context, cache = _context_and_cache_bytes(skeleton_of(folder, manifest), context)
     if isinstance(budgets, str | int | Budget):
         budgets = [budgets]
     sizes = [_text_and_bytes(manifest, one) for one in budgets] or _default(manifest.budgets)
@@ -123,11 +120,8 @@ def _default(budgets: Budgets) -> list[tuple[str, int]]:
     return list(zip(names, sizes, strict=True))
 
 
-def _context_and_cache_bytes(
-    config: PretrainedConfig, manifest: Manifest, context: int | None
-) -> tuple[int | None, int]:
+def _context_and_cache_bytes(model: PreTrainedModel, context: int | None) -> tuple[int | None, int]:
     """The context length and the bytes of its cache; (None, 0) for a model that keeps none."""
-    model = skeleton(config, getattr(torch, manifest.dtype))
     limit = positions(model)
     if context is not None and not 1 <= context <= (limit or context):
         most = f" and at most {limit}, the positions of the model" if limit else ""
@@ -136,7 +130,7 @@ def _context_and_cache_bytes(
     cache = kv_cache_bytes(model, length)
     if cache is None and context is not None:
         raise UserError(
-            f"model type {config.model_type!r}: the size of its KV cache is not known (it has "
-            "none, or one of an unknown kind); leave the context length out"
+            f"model type {model.config.model_type!r}: the size of its KV cache is not known (it "
+            "has none, or one of an unknown kind); leave the context length out"
         )
     return (None, 0) if cache is None else (length, cache)

@@ -1,42 +1,96 @@
-"""Reads tensors of a container into memory of their own, for a model that is running.
+"""Reads tensors of a container into memory of their own, and looks at each before it is used.
 
-Files are not mapped: one that is cut short while mapped ends the process, while read it is an
-error. A safetensors file begins with a header: its length in 8 bytes, little-endian, then JSON of
-dtype, shape and the offsets of every tensor's data behind it. Does not change a model; see
-`live.swap`.
+A tensor has the dtype and shape of the manifest, the checksum that was written, and values that a
+kernel can take. Files are not mapped: one that is cut short while mapped ends the process, while
+read it is an error. Does not change a model; see `live.swap`.
 """
 
-import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from io import FileIO
-from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from bitstack.container.blocks import TensorSpec
 from bitstack.container.budget import Budget
+from bitstack.container.checksums import Digest
+from bitstack.container.entries import ShardEntry
 from bitstack.container.levels import choose_levels
 from bitstack.container.manifest import Manifest, read_manifest
-from bitstack.container.shards import ShardReader
+from bitstack.container.placement import Placed, place_tensors
+from bitstack.container.shard_header import Place, read_header
 from bitstack.errors import UserError
+from bitstack.machine.json_file import reason_of
 from bitstack.machine.pages import empty_pages
+from bitstack.machine.plain_files import open_plain, plain_file, read_into
 from bitstack.original.hub_cache import Located, Remote
 
-_DTYPES = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
-    "I32": torch.int32, "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F32": torch.float32, "F64": torch.float64,
-}  # fmt: skip
-_LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
+
+@dataclass
+class _Opened:
+    """An open file and the places of its tensors."""
+
+    file: FileIO
+    places: dict[str, Place]
 
 
-class BlockReader(ShardReader):
-    """A ShardReader for a container whose files may change at any moment."""
+class BlockReader:
+    """Reads tensors by name from a container whose files may change at any moment.
 
-    def __init__(self, folder: Path, remote: Remote | None = None) -> None:
-        super().__init__(folder, remote)
-        self._open: dict[Path, tuple[FileIO, int, dict[str, Any]]] = {}
+    Files that `folder` lacks come from `remote`, where there is one. With `verify` False the
+    checksums are not looked at; all other checks are made.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        remote: Remote | None = None,
+        *,
+        manifest: Manifest | None = None,
+        verify: bool = True,
+    ) -> None:
+        self.folder, self.remote, self.verify = folder, remote, verify
+        self.manifest = read_manifest(folder) if manifest is None else manifest
+        self.placed: dict[str, Placed] = place_tensors(folder, self.manifest)
+        self._names: dict[str, list[str]] = {}  # of the tensors of every file
+        for name, placed in self.placed.items():
+            self._names.setdefault(placed.shard.file, []).append(name)
+        self._open: dict[Path, _Opened] = {}
+
+    def require(self, names: Iterable[str]) -> None:
+        """Makes sure that the files that hold one of `names` are here and whole.
+
+        The others may be missing: a prefix of the files is a smaller model.
+
+        Raises:
+            UserError: One is missing or of another size; the message names the first.
+        """
+        needed = self.holding(names)
+        missing = [shard.file for shard in needed if not self._path(shard.file).exists()]
+        if self.remote and missing:
+            self.remote.fetch(missing)
+        for shard in needed:
+            self.check_size(shard)
+
+    def check_size(self, shard: ShardEntry) -> None:
+        """Raises UserError where a file is missing or of another size than the manifest says."""
+        path, size = self._path(shard.file), None
+        with suppress(FileNotFoundError):
+            size = path.stat().st_size
+        if size != shard.bytes:
+            state = "missing" if size is None else f"{size} bytes"
+            raise UserError(
+                f"{path}: {state}, but {shard.bytes} bytes are needed for this budget; copy "
+                "the file again, or give a smaller budget if it was left out on purpose"
+            )
+
+    def holding(self, names: Iterable[str]) -> list[ShardEntry]:
+        """Returns the files that hold one of `names`, in their order."""
+        held = {self.placed[name].shard.file for name in names if name in self.placed}
+        return [shard for shard in self.manifest.shards if shard.file in held]
 
     def get(self, name: str) -> Tensor:
         """Returns one tensor, on the CPU.
@@ -44,71 +98,91 @@ class BlockReader(ShardReader):
         Raises:
             UserError: The file is gone, damaged or lacks it.
         """
-        path = self.folder / self._where.get(name, "")
-        if name not in self._where:
+        if name not in self.placed:
             raise UserError(f"{self.folder}: no tensor {name}; compress the model again")
+        path = self._path(self.placed[name].shard.file)
         try:
             return self._read(path, name)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())[:200]
+        except UserError:
+            raise
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"{path}: cannot be read ({reason}); copy the container again"
+                f"{path}: cannot be read ({reason_of(error)}); copy the container again"
             ) from None
 
     def close(self) -> None:
-        for file, _, _ in self._open.values():
-            file.close()
+        """Closes all files; the next `get` opens what it needs."""
+        for opened in self._open.values():
+            opened.file.close()
         self._open.clear()
-        super().close()
+
+    def check_header(self, shard: ShardEntry) -> None:
+        """Opens a file, unless it is open, and checks its header.
+
+        Raises:
+            ValueError: Its header is not that of the manifest's tensors.
+            OSError: It cannot be read.
+        """
+        self._opened(self._path(shard.file))
+
+    def _path(self, file: str) -> Path:
+        return plain_file(self.folder, file)
+
+    def _opened(self, path: Path) -> _Opened:
+        if path not in self._open:
+            file = open_plain(path)
+            try:
+                size, names = path.stat().st_size, self._names.get(path.name, [])
+                exact = self.manifest.has_checksums
+                places = read_header(file, size, self.manifest.stored, names, exact)
+            except BaseException:
+                file.close()
+                raise
+            self._open[path] = _Opened(file, places)
+        return self._open[path]
 
     def _read(self, path: Path, name: str) -> Tensor:
-        if path not in self._open:
-            self._open[path] = _header(path)
-        file, start, header = self._open[path]
-        begin, end = header[name]["data_offsets"]
-        dtype, shape = _DTYPES[header[name]["dtype"]], header[name]["shape"]
-        if end - begin != prod(shape) * dtype.itemsize:
-            raise ValueError(f"{name} has {end - begin} bytes, which is not {shape} of {dtype}")
-        data = empty_pages(end - begin)
-        file.seek(start + begin)
-        _fill(file, data.numpy().data, name)
-        return data.view(dtype).view(shape)
+        opened = self._opened(path)
+        place, wanted = opened.places[name], self.placed[name].checksum
+        data = empty_pages(place.spec.bytes)
+        digest = Digest()
+        opened.file.seek(place.start)
+        summed = digest.update if self.verify and wanted else None
+        read_into(opened.file, data.numpy().data, name, summed)
+        if summed and digest.hexdigest() != wanted:
+            raise ValueError(f"{name} is not what was written: its checksum is another")
+        tensor = data.view(place.spec.dtype).view(place.spec.shape)
+        _check_values(name, tensor, place.spec, self.manifest)
+        return tensor
 
 
 def open_container(
-    place: Located, budget: str | int | Budget | None, level: int | None
+    place: Located, budget: str | int | Budget | None, level: int | None, *, verify: bool = True
 ) -> tuple[Manifest, list[int], BlockReader]:
     """Returns a container's manifest, the level of every stack, and a reader of their tensors.
+
+    Args:
+        verify: Whether the reader compares checksums.
 
     Raises:
         UserError: A file is missing or damaged, or the budget or level cannot be had.
     """
     manifest = read_manifest(place.folder)
     levels = choose_levels(manifest, budget, level)
-    reader = BlockReader(place.folder, place.remote)
-    reader.require(manifest.tensors(levels), manifest.shards)
+    reader = BlockReader(place.folder, place.remote, manifest=manifest, verify=verify)
+    reader.require(manifest.tensors(levels))
     return manifest, levels, reader
 
 
-def _header(path: Path) -> tuple[FileIO, int, dict[str, Any]]:
-    """Opens a file; returns it, the offset of its data and its header."""
-    file = FileIO(path)
-    try:
-        length = int.from_bytes(file.read(8), "little")
-        if length > _LARGEST_HEADER:
-            raise ValueError("no safetensors header")
-        text = bytearray(length)
-        _fill(file, memoryview(text), "the header")
-        return file, 8 + length, json.loads(text)
-    except BaseException:
-        file.close()
-        raise
-
-
-def _fill(file: FileIO, target: memoryview, what: str) -> None:
-    """Reads as many bytes as `target` has; `what` they are is for the error message."""
-    while len(target):
-        count = file.readinto(target)
-        if not count:
-            raise ValueError(f"the file ends within {what}")
-        target = target[count:]
+def _check_values(name: str, tensor: Tensor, spec: TensorSpec, manifest: Manifest) -> None:
+    """Checks that a kernel can take the values of a stack's tensor: finite scales, and outliers
+    that stand within the matrix, rising."""
+    if spec.name == name:
+        return  # a dense tensor, or the guard
+    stack = manifest.specs[name.rpartition(".")[0]]
+    if spec.dtype == torch.float16 and not tensor.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinite numbers")
+    if spec.name == "outlier_positions":
+        inside = int(tensor[0]) >= 0 and int(tensor[-1]) < stack.rows * stack.columns
+        if not inside or not (tensor[1:] > tensor[:-1]).all():
+            raise ValueError(f"{name} does not rise within the matrix")

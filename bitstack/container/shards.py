@@ -1,43 +1,28 @@
-"""Writes the safetensors files of a container in universal order, and reads them by tensor.
+"""Writes the safetensors files of a container in universal order, with their checksums.
 
 The floor (everything dense and level 1 of every stack) comes first, then the blocks as the order
 names them, so any prefix of the shards that holds the floor is a valid smaller model. Does not
-choose which tensors are read; see `container.levels`.
+read them; see `container.reading`.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitstack.container.blocks import StackSpec
-from bitstack.container.manifest import INDEX, ShardEntry
-from bitstack.errors import UserError
+from bitstack.container import checksums
+from bitstack.container.entries import ShardEntry
+from bitstack.container.manifest import INDEX
 from bitstack.machine.files import disk_errors, publish
-from bitstack.original.hub_cache import Remote
 
 SHARDS = 32  # how many a container is cut into, between these sizes
 SMALLEST, LARGEST = 1 << 20, 1 << 30
-
-
-def tensor_order(dense: list[str], stacks: dict[str, StackSpec], order: list[int]) -> Iterator[str]:
-    """Yields the names of all stored tensors, floor first, then in universal order."""
-    yield from dense
-    names = list(stacks)
-    level = dict.fromkeys(names, 1)
-    for name in names:
-        yield from (f"{name}.{t.name}" for t in stacks[name].stored(1))
-    for index in order:
-        name = names[index]
-        level[name] += 1
-        yield from (f"{name}.{t.name}" for t in stacks[name].stored(level[name]))
 
 
 class Reader(Protocol):
@@ -69,17 +54,31 @@ def write_shards(
         UserError: The disk refused a write.
     """
     size = size or min(max(total // SHARDS, SMALLEST), LARGEST)
+    sums: dict[str, str] = {}  # of every tensor, in the order in which they are written
+
+    def read(some: list[str]) -> Iterator[tuple[str, Tensor]]:
+        for name in some:
+            tensor = source.get(name)
+            sums[name] = checksums.of_tensor(tensor)
+            yield name, tensor
+
+    if guard is not None:
+        sums[guard] = checksums.of_bytes(b"")
     first = [] if guard is None else [(guard, torch.empty(0))]
-    least = chain(first, ((name, source.get(name)) for name in names[:floor]))
-    more = ((name, source.get(name)) for name in names[floor:])
+    least, more = chain(first, read(names[:floor])), read(names[floor:])
     groups = chain(grouped(least, size), grouped(more, size))
     weight_map = write_files(folder, groups, "model.bitstack")
     write_index(folder / INDEX, total, weight_map)
-    paths = [folder / file for file in dict.fromkeys(weight_map.values())]
-    return [
-        ShardEntry(file=path.name, bytes=path.stat().st_size, sha256=_sha256(path))
-        for path in paths
-    ]
+    held: dict[str, list[str]] = {file: [] for file in weight_map.values()}
+    for name, file in weight_map.items():
+        held[file].append(sums[name])
+    return [_entry(folder / file, own) for file, own in held.items()]
+
+
+def _entry(path: Path, sums: list[str]) -> ShardEntry:
+    return ShardEntry(
+        file=path.name, bytes=path.stat().st_size, sha256=sha256(path), checksums=sums
+    )
 
 
 def write_files(folder: Path, groups: Iterable[dict[str, Tensor]], stem: str) -> dict[str, str]:
@@ -113,78 +112,6 @@ def write_index(path: Path, total: int, weight_map: dict[str, str]) -> None:
     publish(partial, path)
 
 
-class ShardReader:
-    """Reads tensors of a finished container by name; opens a file when it is first needed.
-
-    Files that `folder` lacks come from `remote`, where there is one.
-    """
-
-    def __init__(self, folder: Path, remote: Remote | None = None) -> None:
-        self.folder = folder
-        self.remote = remote
-        try:
-            self._where: dict[str, str] = dict(  # file of every tensor
-                json.loads((folder / INDEX).read_text())["weight_map"]
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{folder / INDEX}: missing or damaged; copy the container again or compress the "
-                "model again"
-            ) from None
-        self._files: dict[Path, safe_open] = {}
-
-    def require(self, names: Iterable[str], shards: Sequence[ShardEntry]) -> None:
-        """Makes sure that those of `shards` that hold one of `names` are here and whole.
-
-        The others may be missing: a prefix of the shards is a smaller model.
-
-        Raises:
-            UserError: One is missing or of another size; the message names the first.
-        """
-        needed = self.holding(names, shards)
-        missing = [shard.file for shard in needed if not (self.folder / shard.file).is_file()]
-        if self.remote and missing:
-            self.remote.fetch(missing)
-        for shard in needed:
-            path = self.folder / shard.file
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard.bytes:
-                state = "missing" if size is None else f"{size} bytes"
-                raise UserError(
-                    f"{path}: {state}, but {shard.bytes} bytes are needed for this budget; copy "
-                    "the file again, or give a smaller budget if it was left out on purpose"
-                )
-
-    def holding(self, names: Iterable[str], shards: Sequence[ShardEntry]) -> list[ShardEntry]:
-        """Returns those of `shards` that hold one of `names`."""
-        held = {self._where.get(name) for name in names}
-        return [shard for shard in shards if shard.file in held]
-
-    def get(self, name: str) -> Tensor:
-        """Returns one tensor, on the CPU.
-
-        Raises:
-            UserError: The file is gone, damaged or lacks it.
-        """
-        file = self._where.get(name)
-        if file is None:
-            raise UserError(f"{self.folder}: no tensor {name}; compress the model again")
-        path = self.folder / file
-        try:
-            if path not in self._files:
-                self._files[path] = safe_open(path, framework="pt")
-            # A copy: a view would keep the whole file mapped and its pages resident.
-            return self._files[path].get_tensor(name).clone()
-        except (OSError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{path}: cannot be read ({reason}); copy the container again"
-            ) from None
-
-    def close(self) -> None:
-        self._files.clear()
-
-
 def grouped(tensors: Iterable[tuple[str, Tensor]], size: int) -> Iterator[dict[str, Tensor]]:
     """Yields named tensors in groups of at most `size` bytes, or of one larger tensor."""
     group: dict[str, Tensor] = {}
@@ -199,22 +126,7 @@ def grouped(tensors: Iterable[tuple[str, Tensor]], size: int) -> Iterator[dict[s
         yield group
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify(folder: Path, shards: list[ShardEntry]) -> None:
-    """Compares the SHA-256 of every shard with the manifest's.
-
-    Raises:
-        UserError: A shard is missing or differs; the message names the first.
-    """
-    for shard in shards:
-        if not (folder / shard.file).is_file():
-            raise UserError(f"{folder / shard.file}: missing; copy the container again")
-        if _sha256(folder / shard.file) != shard.sha256:
-            raise UserError(
-                f"{folder / shard.file}: its SHA-256 is not the one in bitstack.json; copy the "
-                "container again"
-            )

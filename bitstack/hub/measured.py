@@ -5,7 +5,6 @@ Does not lay out the card, see `hub.card`, and does not define the losses, see `
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,14 +16,18 @@ from tqdm import tqdm
 from bitstack.container.budget import Budget, parse_budget
 from bitstack.container.manifest import MANIFEST, Manifest
 from bitstack.container.planning import PlanRow, plan
-from bitstack.container.shards import ShardReader
+from bitstack.container.reading import BlockReader
+from bitstack.errors import UserError
 from bitstack.live.opening import open_model
 from bitstack.machine.files import write_json
+from bitstack.machine.json_file import read_json
+from bitstack.machine.plain_files import plain_file
 from bitstack.metrics.loss.evaluation import Evaluation, score
 from bitstack.original.source import load_tokenizer
 from bitstack.original.text import Tokens, token_ids
 
 EVALUATIONS = "evaluations.json"  # beside the manifest
+_MOST_BYTES = 16 << 20  # of it
 BITS = (2, 3, 4, 6)  # bits per weight of the default budgets between smallest and whole model
 ORIGINAL = "original"  # key of the original model among measurements by resident bytes
 
@@ -100,7 +103,7 @@ def budget_rows(
 
 def _download_bytes(folder: Path, manifest: Manifest, row: PlanRow) -> int:
     names = manifest.tensors(manifest.budgets.levels(row.resident_bytes)[0])
-    return sum(shard.bytes for shard in ShardReader(folder).holding(names, manifest.shards))
+    return sum(shard.bytes for shard in BlockReader(folder, manifest=manifest).holding(names))
 
 
 def _scores(
@@ -142,9 +145,9 @@ def _score(folder: Path, key: str, text: Text, tokens: Tokens) -> Evaluation:
 def _kept_scores(folder: Path, settings: dict[str, Any]) -> dict[str, Evaluation]:
     """Returns earlier evaluations of the same container, text and settings."""
     try:
-        data = json.loads((folder / EVALUATIONS).read_text())
+        data = read_json(plain_file(folder, EVALUATIONS), _MOST_BYTES)
         if data["asked"] != settings:
             return {}
         return {key: Evaluation(**fields) for key, fields in data["measured"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         return {}

@@ -29,10 +29,11 @@ from huggingface_hub.utils import (
 )
 from tqdm import tqdm
 
-from bitstack.compression.pipeline import RECIPE
 from bitstack.container.budget import Budget
 from bitstack.container.manifest import INDEX, MANIFEST, Manifest, read_manifest
-from bitstack.container.shards import ShardReader, verify
+from bitstack.container.reading import BlockReader
+from bitstack.container.small_files import RECIPE
+from bitstack.container.verification import check_files
 from bitstack.errors import UserError
 from bitstack.hub.card import CARD, MARK, PICTURE, Subject, draw, render
 from bitstack.hub.measured import EVALUATIONS, Row, Text, budget_rows
@@ -120,7 +121,7 @@ def push(
     api = HfApi(library_name="bitstack", library_version=version("bitstack"))
     if not dry_run:
         _create(api, name, private)
-        verify(folder, manifest.shards)
+        check_files(folder, manifest)
     base_model = base_model or _known_base(manifest, text)
     base = {"license": license} if license else _metadata_of(base_model)
     rows, original = budget_rows(folder, manifest, budgets, text, progress=progress)
@@ -137,7 +138,7 @@ def push(
 def _check_whole(folder: Path, manifest: Manifest) -> None:
     """Raises UserError for the first shard that is missing or cut short."""
     top = manifest.budgets.levels(manifest.budgets.total_bytes)[0]
-    ShardReader(folder).require(manifest.tensors(top), manifest.shards)
+    BlockReader(folder, manifest=manifest).require(manifest.tensors(top))
 
 
 def _create(api: HfApi, name: str, private: bool) -> None:

@@ -14,7 +14,9 @@ from bitstack.live.save import add_save
 from bitstack.original.hub_cache import Located
 
 
-def attach(model: Any, place: Located, manifest: Manifest, levels: list[int]) -> Any:
+def attach(
+    model: Any, place: Located, manifest: Manifest, levels: list[int], *, verify: bool = True
+) -> Any:
     """Sets `model.bitstack` and wraps `forward`, `generate` and `save_pretrained`.
 
     Args:
@@ -22,11 +24,14 @@ def attach(model: Any, place: Located, manifest: Manifest, levels: list[int]) ->
         place: Where its container lies.
         manifest: Manifest of that container.
         levels: Level of every stack, in the manifest's order.
+        verify: Whether later reads compare checksums.
 
     Returns:
         The same model.
     """
-    model.bitstack = Resident(place.folder, manifest, model, levels, remote=place.remote)
+    model.bitstack = Resident(
+        place.folder, manifest, model, levels, remote=place.remote, verify=verify
+    )
     guard_forward(model, model.bitstack.guard)
     if model.can_generate():
         add_drafts(model)

@@ -16,19 +16,19 @@ from tqdm import tqdm
 from transformers.core_model_loading import revert_weight_conversion
 
 from bitstack.container.budget import Budget
-from bitstack.container.manifest import Manifest, StackEntry
+from bitstack.container.entries import StackEntry
+from bitstack.container.manifest import Manifest
 from bitstack.container.reading import open_container
 from bitstack.container.shards import Reader, grouped, write_files, write_index
+from bitstack.container.skeleton_of import skeleton_of
 from bitstack.errors import UserError
 from bitstack.machine.files import disk_errors
 from bitstack.machine.sizes import format_bytes
 from bitstack.nn import Stack
-from bitstack.nn.assemble import check_config, tensor_reader
+from bitstack.nn.assemble import tensor_reader
 from bitstack.original.decoder_layers import find_layers, layer_of
 from bitstack.original.hub_cache import locate
 from bitstack.original.side_files import config_of, copy_beside, write_config
-from bitstack.original.skeleton import skeleton
-from bitstack.original.source import load_config
 
 FILE_BYTES = 1 << 30  # most bytes of one file, unless a single tensor is larger
 _INDEX = "model.safetensors.index.json"
@@ -71,8 +71,7 @@ def export(
     place, target = locate(path), Path(output)
     folder = place.folder
     manifest, levels, reader = open_container(place, budget, level)
-    model = skeleton(load_config(folder), getattr(torch, manifest.dtype))
-    check_config(folder, model, manifest)
+    model = skeleton_of(folder, manifest)
     tensors = _stored_tensors(model)
     total = sum(t.numel() * t.element_size() for t in tensors.values())
     _check_output(target, total)

@@ -11,16 +11,18 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from bitstack.container.budget import Budget
+from bitstack.container.manifest import Manifest
 from bitstack.container.reading import open_container
+from bitstack.container.skeleton_of import skeleton_of
+from bitstack.container.small_files import GENERATION, check_sums, read_config
 from bitstack.errors import UserError
 from bitstack.live.attach import attach
 from bitstack.live.quantizer import mark
 from bitstack.machine.allocator import give_back
 from bitstack.machine.device import pick_device
-from bitstack.nn.assemble import assemble, check_config
+from bitstack.machine.json_file import reason_of
+from bitstack.nn.assemble import assemble
 from bitstack.original.hub_cache import Located, locate
-from bitstack.original.skeleton import skeleton
-from bitstack.original.source import load_config
 
 
 def load(
@@ -31,6 +33,7 @@ def load(
     device: str | torch.device = "cpu",
     revision: str | None = None,
     token: str | bool | None = None,
+    verify: bool = True,
 ) -> PreTrainedModel:
     """Loads a container into a memory budget, as a transformers model.
 
@@ -48,6 +51,8 @@ def load(
         device: A device of torch, or "auto" for CUDA where there is one and the CPU elsewhere.
         revision: Branch, tag or commit of a container on the Hub.
         token: Access token for the Hub; None for the one of `hf auth login` or HF_TOKEN.
+        verify: Whether checksums are compared, of all that is read now and by later resizes.
+            Without, loading takes a little less time and damage goes unnoticed.
 
     Returns:
         The model in eval mode.
@@ -69,7 +74,7 @@ def load(
     """
     place_on = check_device(device)
     place = locate(path, revision=revision, token=token)
-    return load_located(place, budget, level=level, device=place_on)
+    return load_located(place, budget, level=level, device=place_on, verify=verify)
 
 
 def load_located(
@@ -78,18 +83,31 @@ def load_located(
     *,
     level: int | None = None,
     device: str | torch.device = "cpu",
+    verify: bool = True,
 ) -> PreTrainedModel:
     """Loads a container whose folder is known already, as `load` does, on a usable device."""
-    folder = place.folder
-    manifest, levels, reader = open_container(place, budget, level)
-    model: Any = skeleton(load_config(folder), getattr(torch, manifest.dtype))
-    check_config(folder, model, manifest)
-    assemble(model, manifest.stacks, manifest.dense, reader, levels, device=device)
-    if model.can_generate() and (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    reader.close()
+    manifest, levels, reader = open_container(place, budget, level, verify=verify)
+    try:
+        model: Any = skeleton_of(place.folder, manifest, verify=verify)
+        assemble(model, manifest.stacks, manifest.dense, reader, levels, device=device)
+    finally:
+        reader.close()
+    if model.can_generate() and (place.folder / GENERATION).exists():
+        model.generation_config = _generation_config(place.folder, manifest, verify)
     give_back()
-    return mark(attach(model, place, manifest, levels))
+    return mark(attach(model, place, manifest, levels, verify=verify))
+
+
+def _generation_config(folder: Path, manifest: Manifest, verify: bool) -> GenerationConfig:
+    if verify:
+        check_sums(folder, manifest, [GENERATION])
+    read_config(folder, GENERATION)
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except Exception as error:  # whatever it makes of wrong values
+        raise UserError(
+            f"{folder / GENERATION}: cannot be used ({reason_of(error)}); copy it again"
+        ) from None
 
 
 def check_device(device: str | torch.device) -> str | torch.device:

@@ -3,7 +3,6 @@
 Tells the two apart by their files. Does not run the model; see `live.generation` and `metrics`.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from bitstack.container.budget import Budget
 from bitstack.container.journal import FOLDER
 from bitstack.container.levels import budget_bytes
 from bitstack.container.manifest import MANIFEST
+from bitstack.container.small_files import check_sums, read_config, tokenizer_files
 from bitstack.errors import UserError
 from bitstack.live.loading import load_located
 from bitstack.machine.device import pick_device
@@ -76,6 +76,7 @@ def _open_container(
 ) -> Opened:
     model: Any = load_located(place, budget, level=level, device=device)
     resident = model.bitstack
+    check_sums(place.folder, resident.manifest, tokenizer_files(resident.manifest))
     return Opened(
         model=model,
         tokenizer=load_tokenizer(place.folder),
@@ -117,7 +118,6 @@ def _refuse_budget(path: str | Path, place: Located) -> None:
 def _config_of_container(folder: Path) -> bool:
     """Recognises a container that lost its manifest by its config.json."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-        return config["quantization_config"]["quant_method"] == "bitstack"
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_config(folder)["quantization_config"]["quant_method"] == "bitstack"
+    except (UserError, KeyError, TypeError):
         return False

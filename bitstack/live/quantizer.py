@@ -77,12 +77,17 @@ class BitstackQuantizer(HfQuantizer):
         Raises UserError as `bitstack.load` does.
         """
         from bitstack.container.reading import open_container
+        from bitstack.container.small_files import CONFIG, GENERATION, check_plain, check_sums
         from bitstack.nn.assemble import prepare
 
-        place = _place(model.config.name_or_path, kwargs.get("checkpoint_files"))
+        files = kwargs.get("checkpoint_files")
+        place = _place(model.config.name_or_path, files)
         config = self.quantization_config
         manifest, levels, reader = open_container(place, config.budget, config.level)
         prepare(place.folder, model, manifest, levels, model.config.dtype)
+        check_plain(place.folder)
+        check_sums(place.folder, manifest, [CONFIG, GENERATION])
+        _check_dense(place.folder, manifest, reader, files)
         ignored = model._keys_to_ignore_on_load_unexpected or ()
         ignored = {*ignored, _STORED, f"^{re.escape(manifest.guard)}$"}
         model._keys_to_ignore_on_load_unexpected = ignored
@@ -132,6 +137,26 @@ def _place(name: str, files: list[str] | None) -> Any:
     if not (folder / MANIFEST).is_file() and "snapshots" in folder.parts:
         _fetch(name, folder, MANIFEST)
     return Located(folder)
+
+
+def _check_dense(folder: Path, manifest: Any, reader: Any, files: list[str] | None) -> None:
+    """Looks at what transformers is going to read itself: its files, and the dense tensors.
+
+    Raises:
+        UserError: The index names another file than the manifest, or a tensor is damaged.
+    """
+    import torch
+
+    known = {shard.file for shard in manifest.shards}
+    for file in files or ():
+        if Path(file).parent != folder or Path(file).name not in known:
+            raise UserError(
+                f"{file}: is in the index, but not in the manifest; copy the container again"
+            )
+    with torch.device("cpu"):  # transformers makes the model within that of meta
+        for entry in manifest.dense:
+            if entry.persistent:
+                reader.get(entry.name)
 
 
 def _fetch(repo: str, folder: Path, file: str) -> None:

@@ -32,6 +32,7 @@ class Resident:
     guard: Guard = field(default_factory=Guard, repr=False)
     views: list[View] = field(default_factory=list, repr=False)  # draft models that run now
     remote: Remote | None = None  # the Hub, for blocks that are not in `folder`
+    verify: bool = True  # whether checksums are compared
     stacks: list[Stack] = field(init=False, repr=False)  # in the manifest's order
 
     def __post_init__(self) -> None:
@@ -66,8 +67,8 @@ class Resident:
             raise UserError(
                 f"{self.folder / MANIFEST}: was changed since the model was loaded; load it again"
             )
-        reader = BlockReader(self.folder, self.remote)
-        reader.require(self.manifest.tensors(levels), self.manifest.shards)
+        reader = BlockReader(self.folder, self.remote, manifest=self.manifest, verify=self.verify)
+        reader.require(self.manifest.tensors(levels))
         return reader
 
 

@@ -12,9 +12,12 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from bitstack.container.manifest import MANIFEST, DenseEntry, Manifest
+from bitstack.container.blocks import tensor_order
+from bitstack.container.entries import DenseEntry
+from bitstack.container.manifest import FORMAT, MANIFEST, Manifest
 from bitstack.container.reading import BlockReader
-from bitstack.container.shards import tensor_order, write_shards
+from bitstack.container.shards import write_shards
+from bitstack.container.small_files import sums_of
 from bitstack.errors import UserError
 from bitstack.live.resident import Resident, resident_of
 from bitstack.machine.files import disk_errors
@@ -93,6 +96,7 @@ def _write(folder: Path, model: Any, resident: Resident) -> None:
     _write_config(folder, model, config_of(model, resident.folder, dtype))
     changed: dict[str, Any] = {
         "stacks": kept, "dense": dense, "order": order, "shards": shards, "dtype": dtype,
+        "format": FORMAT, "files": sums_of(folder),
     }  # fmt: skip
     same = resident.manifest.model_dump(exclude={*changed, "losses"})
     Manifest(**same | changed).write(folder)

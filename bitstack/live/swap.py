@@ -149,17 +149,8 @@ def _change(
     stack has."""
     if stack.device.type == "meta":
         raise UserError(f"{name}: the model was moved to the meta device and holds no blocks")
-    specs = {tensor.name: tensor for tensor in stack.spec.resident(level)}
 
     def read(part: str) -> Tensor:
-        if part in shared:
-            return shared[part]
-        tensor = reader.get(f"{name}.{part}")
-        if (tensor.dtype, tensor.shape) != (specs[part].dtype, specs[part].shape):
-            raise UserError(
-                f"{reader.folder}: {name}.{part} is {list(tensor.shape)} of {tensor.dtype} now, "
-                "another container than was loaded: load it again"
-            )
-        return tensor
+        return shared[part] if part in shared else reader.get(f"{name}.{part}")
 
     return Change(stack, level, stack.tensors(level, read, stack.device))

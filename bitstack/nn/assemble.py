@@ -1,7 +1,7 @@
 """Makes a packed model of a skeleton: puts packed modules in, and fills dense tensors and blocks.
 
-Checks that skeleton and container are of one model. Does not choose levels (see
-`container.levels`) or give the finished model its `bitstack` attribute (see `live.attach`).
+Does not make the skeleton (see `container.skeleton_of`), choose levels (see `container.levels`)
+or give the finished model its `bitstack` attribute (see `live.attach`).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitstack.container.manifest import DenseEntry, Manifest, StackEntry
+from bitstack.container.entries import DenseEntry, StackEntry
+from bitstack.container.manifest import Manifest
 from bitstack.container.shards import Reader
-from bitstack.errors import UserError
+from bitstack.container.skeleton_of import check_config
 from bitstack.nn import pack_model, stacks
 from bitstack.original.skeleton import tie, widen
 
@@ -94,33 +95,3 @@ def prepare(
     stacks_by_name = stacks(model)
     for entry, level in zip(manifest.stacks, levels, strict=True):
         stacks_by_name[entry.name].reserve(level)
-
-
-def check_config(folder: Path, model: nn.Module, manifest: Manifest) -> None:
-    """Compares names and shapes of the model that config.json makes with those of the container.
-
-    Raises:
-        UserError: A tensor is missing on either side or has another shape.
-    """
-    state: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
-    made = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    made |= {name: tuple(buffer.shape) for name, buffer in model.named_buffers()}
-    held = {d.name: tuple(d.shape) for d in manifest.dense}
-    for entry in manifest.stacks:
-        rows = entry.matrix.own_rows.stop  # right for the last part, whose entry comes last
-        shape = (rows, entry.columns)[:: -1 if entry.transposed else 1]
-        experts = 1 + (entry.expert or 0)  # likewise for the last expert
-        held[entry.parameter] = shape if entry.expert is None else (experts, *shape)
-    tied = {f"{entry.tied}.weight" for entry in manifest.stacks if entry.tied}
-    tied |= set(model.all_tied_weights_keys)  # type: ignore[arg-type]
-    for name in sorted((made.keys() | held.keys()) - tied):
-        if made.get(name) != held.get(name):
-            raise UserError(
-                f"{folder}: the container holds {name} {_shown(held.get(name))}, but config.json "
-                f"makes it {_shown(made.get(name))}: config.json is another model's; copy the "
-                "container again"
-            )
-
-
-def _shown(shape: tuple[int, ...] | None) -> str:
-    return "not at all" if shape is None else str(shape)

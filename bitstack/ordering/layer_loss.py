@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from bitstack.calibration.layers import LayerRunner
+from bitstack.container.entries import StackEntry
 from bitstack.container.journal import Journal
-from bitstack.container.manifest import StackEntry
 from bitstack.nn import Stack
 from bitstack.ordering.reference import Reference
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
@@ -22,13 +21,17 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
 from bitstack.errors import UserError
+from bitstack.machine.json_file import parse_json, read_bytes, reason_of
 from bitstack.original.acceptance import check_config, refuse_adapter
 from bitstack.original.checkpoint import read_checkpoint
+from bitstack.original.file_names import TOKENIZER, files_beside
 from bitstack.original.gguf_model import find_gguf, open_gguf
 from bitstack.original.headers import OTHER_MODEL, Header, mismatch, one_line
 from bitstack.original.hub_cache import Located, locate, name_in_cache
 from bitstack.original.skeleton import module_and_key, tie
 from bitstack.original.weight_files import fetch_weights, weight_files
+
+_MOST_BYTES = 256 << 20  # of a tokenizer's file
 
 
 @dataclass
@@ -185,7 +188,7 @@ def load_config(folder: Path) -> PretrainedConfig:
     """
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    except Exception as error:  # whatever a config's own code makes of wrong fields
         raise UserError(f"{folder}: config.json cannot be read: {one_line(error)}") from None
 
 
@@ -197,12 +200,25 @@ def load_tokenizer(folder: Path) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: no usable tokenizer: {one_line(error)}") from None
+    except Exception as error:  # whatever its code and that of tokenizers make of damage
+        reason = _damaged_json(folder) or one_line(error)
+        raise UserError(f"{folder}: no usable tokenizer: {reason}") from None
     # Of some families transformers makes an empty tokenizer where the folder has no files of one.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UserError(f"{folder}: no usable tokenizer: it has no tokens but special ones")
     return tokenizer
+
+
+def _damaged_json(folder: Path) -> str | None:
+    """Names the first JSON file of a tokenizer that holds no object, and why."""
+    for name in files_beside(folder, TOKENIZER):
+        if name.endswith(".json"):
+            try:
+                if not isinstance(parse_json(read_bytes(folder / name, _MOST_BYTES)), dict):
+                    return f"{name} holds no object"
+            except (OSError, ValueError) as error:
+                return f"{name}: {reason_of(error)}"
+    return None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bitstack.container.blocks import StackSpec
-from bitstack.container.manifest import StackEntry
+from bitstack.container.entries import StackEntry
 from bitstack.kernels import outliers, packing, rotate
 from bitstack.kernels.reference import split_scale
 from bitstack.nn import stacks

@@ -9,7 +9,7 @@ import pytest
 from bitstack import compress
 from bitstack.compression import matrix_pool
 from bitstack.compression.against_rounding import levels_behind_rounding
-from bitstack.container.manifest import StackEntry
+from bitstack.container.entries import StackEntry
 
 
 def entry(name: str, errors: list[float], rows: int = 512) -> StackEntry:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bitstack.compression.tune_stage import level_draw, plan_phases
 from bitstack.container.budget import Budgets
-from bitstack.container.manifest import StackEntry
+from bitstack.container.entries import StackEntry
 from bitstack.recipe import load_recipe
 
 SIZES = [[100, 200, 300, 400], [50, 100, 150, 200]]

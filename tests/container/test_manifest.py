@@ -4,11 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bitstack.container.manifest import FORMAT, MANIFEST, read_manifest
 from bitstack.errors import UserError
+from damage import change_manifest, without_checksums
 
 Folder = Callable[..., Path]
 
@@ -104,11 +106,13 @@ def test_format_2_named_the_end_of_the_lower_of_two_chains(
     """Where a stack was saved cut at 3 levels of 8, `base` 4 was kept."""
     made = stacked("llama-tied", blocks=3, chains=chains)
     container = shutil.copytree(made, tmp_path / "container")
-    data = json.loads((container / MANIFEST).read_text()) | {"format": 2}
-    for stack in data["stacks"]:
-        stack["base"] = base
-        del stack["ends"]
-    (container / MANIFEST).write_text(json.dumps(data))
+
+    def older(data: Any) -> None:
+        for stack in data["stacks"]:
+            stack["base"] = base
+            del stack["ends"]
+
+    change_manifest(without_checksums(container, 2), older)
     old, new = read_manifest(container), read_manifest(made)
     assert [entry.spec for entry in old.stacks] == [entry.spec for entry in new.stacks]
 
@@ -125,11 +129,13 @@ def test_a_damaged_stack(container: Path, stack: object) -> None:
 
 @pytest.mark.parametrize(("format", "unknown"), [(4, ["outliers"]), (3, ["outliers", "rotation"])])
 def test_older_formats_knew_less(container: Path, format: int, unknown: list[str]) -> None:
-    data = json.loads((container / MANIFEST).read_text()) | {"format": format}
-    for stack in data["stacks"]:
-        for field in unknown:
-            del stack[field]
-    (container / MANIFEST).write_text(json.dumps(data))
+
+    def older(data: Any) -> None:
+        for stack in data["stacks"]:
+            for field in unknown:
+                del stack[field]
+
+    change_manifest(without_checksums(container, format), older)
     specs = [entry.spec for entry in read_manifest(container).stacks]
     assert all(getattr(spec, field) == 0 for spec in specs for field in unknown)
 

@@ -12,13 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from bitstack import load
-from bitstack.container import shards
-from bitstack.container.blocks import StackSpec
+from bitstack.container import checksums, shards
+from bitstack.container.blocks import StackSpec, tensor_order
 from bitstack.container.journal import Journal
 from bitstack.container.manifest import INDEX, MANIFEST, read_manifest
-from bitstack.container.shards import ShardReader, tensor_order, verify, write_shards
+from bitstack.container.reading import BlockReader
+from bitstack.container.shards import write_shards
+from bitstack.container.verification import check_files
 from bitstack.errors import UserError
 from bitstack.nn import Stack
+from damage import without_checksums
 
 Folder = Callable[..., Path]
 
@@ -115,8 +118,8 @@ def test_shards_are_cut_in_order(tmp_path: Path) -> None:
     payload = [sum(t.nbytes for t in load_file(tmp_path / e.file).values()) for e in entries]
     assert max(payload) <= max(4096, max(t.nbytes for t in tensors.values()))
     assert len(entries) <= math.ceil(total / 4096) * 2
-    reader = ShardReader(tmp_path)
-    assert all(torch.equal(reader.get(name), tensor) for name, tensor in tensors.items())
+    sums = [one for entry in entries for one in entry.checksums or ()]
+    assert sums == [checksums.of_tensor(tensors[name]) for name in names]
     index = json.loads((tmp_path / INDEX).read_text())
     assert index["metadata"]["total_size"] == total
     assert not list(tmp_path.glob(".part*"))
@@ -198,38 +201,55 @@ def test_a_shard_with_a_broken_head(container: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"weight_map": 3}'])
 def test_a_missing_or_damaged_index(container: Path, content: str | None) -> None:
+    """Only containers without checksums need one."""
     (container / INDEX).unlink()
     if content is not None:
         (container / INDEX).write_text(content)
-    with pytest.raises(UserError, match=f"{INDEX}: missing or damaged"):
+    assert load(container)
+    without_checksums(container)
+    with pytest.raises(UserError, match=rf"{INDEX}: (missing or )?damaged"):
         load(container)
 
 
-def test_a_tensor_that_no_shard_holds(container: Path) -> None:
+def change_index(container: Path, change: dict[str, str | None]) -> None:
     index = json.loads((container / INDEX).read_text())
-    del index["weight_map"]["model.norm.weight"]
+    where = index["weight_map"] | change
+    index["weight_map"] = {name: file for name, file in where.items() if file is not None}
     (container / INDEX).write_text(json.dumps(index))
+
+
+def test_a_tensor_that_no_shard_holds(container: Path) -> None:
+    without_checksums(container)
+    change_index(container, {"model.norm.weight": None})
     with pytest.raises(UserError, match=r"no tensor model\.norm\.weight"):
+        load(container)
+
+
+@pytest.mark.parametrize("file", ["../other.safetensors", "/etc/passwd", "other.safetensors", ""])
+def test_an_index_names_files_of_the_manifest_only(container: Path, file: str) -> None:
+    without_checksums(container)
+    change_index(container, {"model.norm.weight": file})
+    with pytest.raises(UserError, match=f"{INDEX}: names .* which the manifest does not"):
         load(container)
 
 
 def test_verify_finds_one_flipped_bit(container: Path) -> None:
     manifest = read_manifest(container)
-    verify(container, manifest.shards)
+    check_files(container, manifest)
     path = container / manifest.shards[2].file
     data = bytearray(path.read_bytes())
     data[-5] ^= 0x10
     path.write_bytes(data)
     with pytest.raises(UserError, match=f"{path.name}: its SHA-256 is not the one in {MANIFEST}"):
-        verify(container, manifest.shards)
+        check_files(container, manifest)
     path.unlink()
     with pytest.raises(UserError, match=f"{path.name}: missing"):
-        verify(container, manifest.shards)
+        check_files(container, manifest)
 
 
 def test_reading_does_not_keep_files_open(many: Path) -> None:
-    reader = ShardReader(many)
+    reader = BlockReader(many)
     tensor = reader.get("model.norm.weight")
     reader.close()
     assert tensor.sum().isfinite()
-    assert not reader._files
+    assert not reader._open

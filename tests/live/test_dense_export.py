@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import pico
 from bitstack import UserError, export, load
 from bitstack.cli import app
-from bitstack.container.shards import ShardReader
+from bitstack.container.reading import BlockReader
 from bitstack.kernels import set_accuracy
 from bitstack.nn.modules import PackedExperts
 
@@ -101,9 +101,9 @@ def test_dtype_of_the_original_and_many_files(
 def test_an_interrupted_export_leaves_nothing(
     free: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    get, read = ShardReader.get, []
+    get, read = BlockReader.get, []
 
-    def breaks(self: ShardReader, name: str) -> torch.Tensor:
+    def breaks(self: BlockReader, name: str) -> torch.Tensor:
         read.append(name)
         if len(read) > 20:
             raise KeyboardInterrupt

@@ -26,6 +26,7 @@ from bitstack.kernels import set_accuracy
 from bitstack.machine.device import pick_device
 from bitstack.nn import stacks
 from bitstack.original.matrices import find_matrices
+from damage import change_manifest
 
 Folder = Callable[..., Path]
 MOE = ("mixtral", "qwen3-moe")
@@ -302,6 +303,9 @@ def test_generation_settings_come_along(free: Folder, tmp_path: Path) -> None:
     container = shutil.copytree(free("llama-tied"), tmp_path / "container")
     path = container / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"temperature": 0.25}))
+    with pytest.raises(UserError, match=r"on purpose, delete its line under \"files\" in bitstack"):
+        load(container)
+    change_manifest(container, lambda data: data["files"].pop(path.name) and None, signed=False)
     assert load(container).generation_config.temperature == 0.25
 
 

@@ -19,9 +19,10 @@ from transformers import LlamaConfig
 import bitstack
 import pico
 from bitstack import UserError, load, resize
-from bitstack.container.manifest import MANIFEST, Manifest, read_manifest
+from bitstack.container.manifest import Manifest, read_manifest
 from bitstack.container.reading import BlockReader
 from bitstack.machine.pages import process_bytes
+from damage import change_manifest
 
 Folder = Callable[..., Path]
 IDS = torch.arange(40)[None] * 7 % pico.VOCABULARY
@@ -145,7 +146,7 @@ def delete_shard(folder: Path) -> None:
 
 
 def other_tensors(folder: Path) -> None:
-    """Of the same size: a plane of 3 rows and 2 columns is now one of 2 rows and 3 columns."""
+    """Of the same size, but of another dtype."""
     for shard in folder.glob("*.safetensors"):
         size = int.from_bytes(shard.read_bytes()[:8], "little")
         data = bytearray(shard.read_bytes())
@@ -154,8 +155,7 @@ def other_tensors(folder: Path) -> None:
 
 
 def other_manifest(folder: Path) -> None:
-    path = folder / MANIFEST
-    path.write_text(path.read_text().replace('"base_model": "', '"base_model": "other-'))
+    change_manifest(folder, lambda data: data.update(base_model="other"))
 
 
 def broken_header(folder: Path) -> None:
@@ -171,7 +171,7 @@ def broken_header(folder: Path) -> None:
         (truncate, r"bytes are needed for this budget"),
         (delete_shard, r"safetensors: missing"),
         (shutil.rmtree, r"no such folder"),
-        (other_tensors, r"another container than was loaded"),
+        (other_tensors, r"is \[\d+\] of I16, but must be \[\d+\] of torch.float16"),
         (other_manifest, r"bitstack.json: was changed since the model was loaded"),
         (broken_header, r"the file ends within the header"),
     ],

@@ -10,7 +10,7 @@ import torch
 
 from bitstack import UserError, load, resize
 from bitstack.container.manifest import MANIFEST, read_manifest
-from bitstack.container.shards import verify
+from bitstack.container.verification import check_files
 
 Folder = Callable[..., Path]
 
@@ -24,7 +24,7 @@ def test_what_is_saved_is_a_smaller_container(model: Any, tmp_path: Path) -> Non
     """Whole by its checksums, cut along the same order, with all smaller models in it."""
     model.save_pretrained(tmp_path)
     whole, saved = model.bitstack.manifest, read_manifest(tmp_path)
-    verify(tmp_path, saved.shards)
+    check_files(tmp_path, saved)
     assert [e.levels for e in saved.stacks] == model.bitstack.levels
     assert saved.order == whole.order[: len(saved.order)]
     assert saved.budgets.total_bytes == model.bitstack.resident_bytes

@@ -9,7 +9,7 @@ from formats import matrix_of
 from transformers import PreTrainedModel
 
 from bitstack.container.manifest import Manifest, read_manifest
-from bitstack.container.shards import ShardReader
+from bitstack.container.reading import BlockReader
 from bitstack.errors import UserError
 from bitstack.nn import resident_bytes, stacks
 from bitstack.nn.assemble import assemble, check_config, fill, fill_stacks, prepare, tensor_reader
@@ -34,8 +34,8 @@ def empty(container: Path, **config: int) -> PreTrainedModel:
     return skeleton(made, torch.float32)
 
 
-def assembled(container: Path, levels: list[int]) -> tuple[PreTrainedModel, Manifest, ShardReader]:
-    manifest, reader = read_manifest(container), ShardReader(container)
+def assembled(container: Path, levels: list[int]) -> tuple[PreTrainedModel, Manifest, BlockReader]:
+    manifest, reader = read_manifest(container), BlockReader(container)
     model = assemble(empty(container), manifest.stacks, manifest.dense, reader, levels)
     return model, manifest, reader
 
@@ -88,7 +88,7 @@ def test_places_that_another_loader_fills(container: Path) -> None:
 
 
 def test_one_stacks_tensors_by_their_own_names(stacked: Folder) -> None:
-    reader = ShardReader(stacked("llama-tied", blocks=2))
+    reader = BlockReader(stacked("llama-tied", blocks=2))
     name = "model.layers.1.mlp.up_proj"
     read = tensor_reader(reader, name)
     assert torch.equal(read("plane_2"), reader.get(f"{name}.plane_2"))

@@ -14,7 +14,7 @@ import pico
 from bitstack.calibration.spill import Spill
 from bitstack.compression.decompose_stage import decompose_matrices
 from bitstack.compression.job import open_job
-from bitstack.container.manifest import DenseEntry
+from bitstack.container.entries import DenseEntry
 from bitstack.nn.assemble import assemble
 from bitstack.ordering.layer_loss import LayerwiseLoss
 from bitstack.ordering.reference import Reference

@@ -20,7 +20,7 @@ import pico
 from bitstack.cli import app
 from bitstack.container.manifest import MANIFEST, Manifest, read_manifest
 from bitstack.container.planning import plan
-from bitstack.container.shards import ShardReader
+from bitstack.container.reading import BlockReader
 from bitstack.errors import UserError
 from bitstack.live.opening import open_model
 from bitstack.original.hub_cache import locate, name_in_cache
@@ -50,7 +50,7 @@ def served(hub: HubServer, container: Path) -> HubServer:
 def shards_of(container: Path, manifest: Manifest, budget: int) -> list[str]:
     """Files that hold what a budget needs, sorted."""
     levels, _ = manifest.budgets.levels(budget)
-    where = ShardReader(container)._where
+    where = BlockReader(container)._where
     return sorted({where[name] for name in manifest.tensors(levels)})
 
 
@@ -111,7 +111,7 @@ def test_the_floor_has_shards_of_its_own(container: Path, manifest: Manifest) ->
     """Or the least model would download blocks it does not hold."""
     floor = [1] * len(manifest.stacks)
     names = set(manifest.tensors(floor))
-    where = ShardReader(container)._where
+    where = BlockReader(container)._where
     files = {where[name] for name in names}
     held = {name for name, file in where.items() if file in files}
     assert held - {manifest.guard} == names

@@ -14,7 +14,7 @@ from bitstack import recipes
 from bitstack.compression import tune_stage
 from bitstack.container.budget import Budgets
 from bitstack.container.manifest import read_manifest
-from bitstack.container.shards import ShardReader
+from bitstack.container.reading import BlockReader
 from bitstack.original.text import token_ids, windows
 from bitstack.tuning.tuned_stack import Planes
 from bitstack.tuning.tuner import Phase
@@ -65,7 +65,7 @@ def test_experts_are_tuned_too(
 
 def tensors(container: Path) -> dict[str, torch.Tensor]:
     """Those of the stacks within the layers."""
-    manifest, reader = read_manifest(container), ShardReader(container)
+    manifest, reader = read_manifest(container), BlockReader(container)
     inside = [entry for entry in manifest.stacks if entry.layer is not None]
     return {
         f"{entry.name}.{t.name}": reader.get(f"{entry.name}.{t.name}")
