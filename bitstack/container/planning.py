@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from bitstack.container.budget import Budget, Budgets
+from bitstack.container.budget import EVERYTHING, FLOOR, Budget, Budgets
 from bitstack.container.kv_cache import kv_cache_bytes
 from bitstack.container.levels import budget_bytes
 from bitstack.container.manifest import Manifest, read_manifest
@@ -114,9 +114,9 @@ def _default(budgets: Budgets) -> list[tuple[str, int]]:
     """Name and bytes of the budgets of a plan that names none."""
     low, high = budgets.floor_bytes, budgets.total_bytes
     if low == high:
-        return [("all", high)]
+        return [(EVERYTHING, high)]
     sizes = [low + (high - low) * i // DEFAULT_STEPS for i in range(DEFAULT_STEPS + 1)]
-    names = ["floor", *(str(size) for size in sizes[1:-1]), "all"]
+    names = [FLOOR, *(str(size) for size in sizes[1:-1]), EVERYTHING]
     return list(zip(names, sizes, strict=True))
 
 

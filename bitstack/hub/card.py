@@ -11,9 +11,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from bitstack.container.budget import parse_budget
 from bitstack.container.manifest import Manifest
-from bitstack.errors import UserError
 from bitstack.hub.measured import Row
 from bitstack.machine.sizes import format_bytes
 from bitstack.metrics.loss.curve import CurvePoint, plot_memory_quality
@@ -110,10 +108,7 @@ def _original_point(scored: Evaluation | None) -> CurvePoint | None:
 def _example(rows: Sequence[Row]) -> tuple[str, int]:
     """Returns the budget in the card's lines of code, and the bytes of its download."""
     row = rows[len(rows) // 2]
-    try:
-        budget = parse_budget(row.planned.budget).text
-    except UserError:  # "floor" and "all" are names of the card, no budgets to load
-        budget = str(row.planned.resident_bytes)
+    budget = row.planned.budget
     return budget, row.download_bytes
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bitstack.container.budget import Budget, parse_budget
+from bitstack.container.budget import EVERYTHING, FLOOR, Budget, parse_budget
 from bitstack.container.manifest import MANIFEST, Manifest
 from bitstack.container.planning import PlanRow, plan
 from bitstack.container.reading import BlockReader
@@ -54,10 +54,12 @@ class Row:
 
 
 def default_budgets(manifest: Manifest) -> list[Budget]:
-    """Returns the smallest model ("floor"), a few sizes between, and the whole model ("all")."""
+    """Returns the smallest model, a few sizes between, and the whole model."""
     budgets = manifest.budgets
     low, high = budgets.floor_bytes, budgets.total_bytes
-    ends = [Budget(Fraction(size), "bytes", name) for size, name in ((low, "floor"), (high, "all"))]
+    ends = [
+        Budget(Fraction(size), "bytes", name) for size, name in ((low, FLOOR), (high, EVERYTHING))
+    ]
     between = [parse_budget(f"{bits}bpw") for bits in BITS]
     sizes = {"fixed_bytes": manifest.fixed_bytes, "weights": manifest.weights}
     inner = [b for b in between if low < b.to_bytes(original_bytes=0, **sizes) < high]

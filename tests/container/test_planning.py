@@ -30,7 +30,7 @@ def container(pico_model: Callable[..., Path], tmp_path_factory: pytest.TempPath
 def test_a_plan_says_what_loading_will_give(container: Path) -> None:
     rows = plan(container)
     assert len(rows) == DEFAULT_STEPS + 1
-    assert (rows[0].budget, rows[-1].budget) == ("floor", "all")
+    assert (rows[0].budget, rows[-1].budget) == ("floor", "everything")
     for row in rows:
         model = load(container, row.budget_bytes)
         assert model.bitstack.resident_bytes == row.resident_bytes <= row.budget_bytes

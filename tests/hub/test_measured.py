@@ -47,7 +47,7 @@ def test_default_budgets_lie_between_the_smallest_and_the_whole(manifest: Manife
         )
         for b in budgets
     ]
-    assert [budgets[0].text, budgets[-1].text] == ["floor", "all"]
+    assert [budgets[0].text, budgets[-1].text] == ["floor", "everything"]
     assert sizes == sorted(set(sizes))
     assert sizes[0] == manifest.budgets.floor_bytes
     assert sizes[-1] == manifest.budgets.total_bytes

@@ -194,7 +194,7 @@ def test_a_card_without_text_has_bytes_only(hub: HubServer, container: Path) -> 
     budgets = read_manifest(container).budgets
     rows = table(card.text)
     assert rows[0][:2] == ["floor", str(budgets.floor_bytes)]
-    assert rows[-1][:2] == ["all", str(budgets.total_bytes)]
+    assert rows[-1][:2] == ["everything", str(budgets.total_bytes)]
 
 
 def table(text: str) -> list[list[str]]:
