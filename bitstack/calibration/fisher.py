@@ -4,17 +4,18 @@ The Fisher information of an output row is the mean square of its gradient, E[gÂ
 curvature of the loss: half of it times the squared error of that output is how many nats the loss
 rises. The hidden states that enter each layer are left in files, from which
 `compression.decompose_stage` runs any layer by itself; an interrupted measurement goes on from the
-last finished layer by them. Several workers share the batches; sums over
-batches are taken in an order that does not depend on how many workers there are. Does not collect
-the inputs of the matrices; see `calibration.observers`.
+last finished layer by them. Several workers share the batches; sums over batches are taken in an
+order that does not depend on how many workers there are. Does not run layers back, see
+`calibration.gradients`, or collect the inputs of the matrices, see `calibration.observers`.
 """
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from bitstack.calibration.gradients import head_gradient, layer_gradient
+from bitstack.calibration.hidden_states import read_state, spill_states, state_key
 from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.observers import GradientObserver, observed
 from bitstack.calibration.spill import Spill
@@ -67,12 +68,6 @@ def token_shares(windows: list[Tensor], vocabulary: int) -> Tensor:
     return (uses + 1) / float(uses.sum() + len(uses))
 
 
-def state_key(layer: int, batch: int) -> str:
-    """File of the hidden states of a batch that enter `layer`; for the number of layers, those that
-    leave the last one."""
-    return f"state-{layer}-{batch}"
-
-
 def measure_fisher(
     runner: LayerRunner, matrices: list[Matrix], spill: Spill, *, seed: int, workers: Workers
 ) -> FisherInformation:
@@ -99,29 +94,6 @@ def gradient_batches(windows: list[Tensor]) -> list[int]:
     tokens = sum(ids.numel() for ids in windows)
     step = max(1, min(len(windows), tokens // GRADIENT_TOKENS))
     return [*range(0, len(windows), step)]
-
-
-def spill_states(runner: LayerRunner, spill: Spill, batches: list[int]) -> None:
-    """Writes the hidden states that enter every layer, and those that leave the last, to files.
-
-    Files that are there already, from a run that was interrupted, are not made again.
-    """
-
-    def missing(layer: int) -> list[int]:
-        return [batch for batch in batches if not spill.has(state_key(layer, batch))]
-
-    with torch.no_grad():
-        with runner.outer_loaded():
-            runner.record_calls()
-            for batch in missing(0):
-                spill.put(state_key(0, batch), [runner.embed_batch(batch)])
-        for index in range(len(runner)):
-            if not (left := missing(index + 1)):
-                continue
-            with runner.layer_loaded(index):
-                for batch in left:
-                    hidden = _read(runner, spill, state_key(index, batch))
-                    spill.put(state_key(index + 1, batch), [runner.run_layer(index, hidden)])
 
 
 def _backward(
@@ -176,12 +148,12 @@ def _part_backward(
     observer = GradientObserver()
     with observed(runner.source.model, matrices, observer):
         for batch in batches:
-            hidden = _read(runner, spill, state_key(layer, batch))
+            hidden = read_state(runner, spill, state_key(layer, batch))
             if layer == len(runner):
-                gradient = _head_gradient(runner, batch, hidden, seed)
+                gradient = head_gradient(runner, batch, hidden, seed)
             else:
-                above = _read(runner, spill, _gradient_key(layer + 1, batch))
-                gradient = _layer_gradient(runner, layer, hidden, above)
+                above = read_state(runner, spill, _gradient_key(layer + 1, batch))
+                gradient = layer_gradient(runner, layer, hidden, above)
             spill.put(_gradient_key(layer, batch), [gradient])
     return observer.squares
 
@@ -208,44 +180,11 @@ def _mean_over_tokens(spill: Spill, layers: int, parts: int, tokens: int) -> Fis
     return FisherInformation(means, embedding)
 
 
-def _read(runner: LayerRunner, spill: Spill, key: str) -> Tensor:
-    return spill.get(key)[0].to(runner.device)
-
-
 def _by_layer(matrices: list[Matrix]) -> dict[int | None, list[Matrix]]:
     layers: dict[int | None, list[Matrix]] = {}
     for matrix in matrices:
         layers.setdefault(matrix.layer, []).append(matrix)
     return layers
-
-
-def _head_gradient(runner: LayerRunner, batch: int, last: Tensor, seed: int) -> Tensor:
-    """Gradient of the summed loss at `last`, the output of the last layer."""
-    generator = torch.Generator().manual_seed(seed + batch)
-    uniform = torch.rand(last.shape[:2], generator=generator)
-    last = last.detach().requires_grad_()
-    for part, logits in runner.logits_by_part(batch, last):
-        logits = logits.float().flatten(0, 1)
-        numbers = uniform[:, part].flatten().to(logits.device)
-        labels = draw_labels(logits.detach().softmax(-1), numbers)
-        F.cross_entropy(logits, labels, reduction="sum").backward()
-    assert last.grad is not None
-    return last.grad
-
-
-def draw_labels(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Draws one index from each row of `probabilities` [n, k] by a number from 0 to 1, [n]."""
-    sums = probabilities.cumsum(-1)
-    wanted = (uniform * sums[:, -1]).unsqueeze(1)
-    return torch.searchsorted(sums, wanted)[:, 0].clamp_max(probabilities.shape[1] - 1)
-
-
-def _layer_gradient(runner: LayerRunner, index: int, hidden: Tensor, gradient: Tensor) -> Tensor:
-    """Takes the gradient at a layer's output back to its input `hidden`."""
-    hidden = hidden.detach().requires_grad_()
-    runner.run_layer(index, hidden).backward(gradient)
-    assert hidden.grad is not None
-    return hidden.grad
 
 
 def _embedding_gradient(runner: LayerRunner, spill: Spill, batches: list[int]) -> Tensor:
@@ -258,8 +197,8 @@ def _embedding_gradient(runner: LayerRunner, spill: Spill, batches: list[int]) -
     assert isinstance(weight, Tensor)
     total = torch.zeros(weight.shape[1], weight.shape[1], device=weight.device)
     for batch in batches:
-        arrived = _read(runner, spill, state_key(0, batch))
-        gradient = _read(runner, spill, _gradient_key(0, batch))
+        arrived = read_state(runner, spill, state_key(0, batch))
+        gradient = read_state(runner, spill, _gradient_key(0, batch))
         rows = weight[runner.windows[batch].to(weight.device)]
         if arrived.shape != rows.shape:  # projected (OPT-350m) or multiplied (Gemma 3n) on the way
             total.diagonal().add_(1)

@@ -13,13 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bitstack.calibration.fisher import (
-    FisherInformation,
-    measure_fisher,
-    spill_states,
-    state_key,
-    token_shares,
-)
+from bitstack.calibration.fisher import FisherInformation, measure_fisher, token_shares
+from bitstack.calibration.hidden_states import spill_states, state_key
 from bitstack.calibration.observers import InputObserver, Moments, observed
 from bitstack.calibration.spill import Spill
 from bitstack.compression.against_rounding import warning

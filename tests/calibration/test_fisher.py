@@ -1,4 +1,7 @@
-"""Fisher information gathered layer by layer is that of the whole model, by autograd."""
+"""Fisher information gathered layer by layer is that of the whole model, by autograd.
+
+Also covers `calibration.gradients` and `calibration.hidden_states`.
+"""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -14,12 +17,12 @@ from bitstack.calibration import layers as layers_module
 from bitstack.calibration.fisher import (
     GRADIENT_TOKENS,
     FisherInformation,
-    draw_labels,
     gradient_batches,
     measure_fisher,
-    state_key,
     token_shares,
 )
+from bitstack.calibration.gradients import draw_labels
+from bitstack.calibration.hidden_states import state_key
 from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.spill import Spill
 from bitstack.machine.workers import Workers

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import pico
-from bitstack.calibration.fisher import draw_labels
+from bitstack.calibration.gradients import draw_labels
 from bitstack.calibration.layers import LayerRunner
 from bitstack.original.matrices import Matrix, find_matrices
 from bitstack.original.source import open_source
