@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from bitstack.errors import UserError
+from bitstack.kernels.library import MOST_PLANES
 
 CPU = torch.device("cpu")
-MOST_PLANES = 8
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _INTEGERS = (torch.int32, torch.int64)
 _MOST_SCATTERED = 2**23  # columns of a matrix with outliers: the C++ product counts in fp32

@@ -13,8 +13,26 @@ _pointer, _int32, _int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 _flag = ctypes.POINTER(ctypes.c_int32)
 _counted: list[Any] = [_pointer, _int64]  # a buffer and how many elements it has
 _sized: list[Any] = [_pointer, _int64, _int64]  # and one size of it, such as the tokens of x
-_matrix: list[Any] = [_pointer, _int32, *_counted, _int64, _int64]
+_matrix: list[Any] = [_pointer]  # a Coded
 _outliers: list[Any] = [_pointer, _int32, _int64, *_counted]
+
+MOST_PLANES = 8
+_INTERFACE = 2  # as in cpu/variants.cpp: raise both when a function's arguments change
+
+
+class Coded(ctypes.Structure):
+    """A coded matrix as the library takes it, the struct of this name in `cpu/arguments.h`."""
+
+    _fields_ = (
+        ("plane", _pointer * MOST_PLANES),
+        ("bytes", _int64 * MOST_PLANES),  # of each plane
+        ("scale", _pointer),
+        ("scales", _int64),  # numbers in the scale set
+        ("rows", _int64),
+        ("columns", _int64),
+        ("planes", _int64),
+    )
+
 
 _ARGUMENTS: dict[str, list[Any]] = {
     "bitstack_linear": [
@@ -79,6 +97,8 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     Raises:
         AttributeError: The library was built from other sources.
     """
+    if library.bitstack_interface() != _INTERFACE:
+        raise AttributeError("the library takes other arguments")
     library.bitstack_variant.argtypes = [_int32, _flag, _flag, _flag]
     library.bitstack_variant.restype = ctypes.c_char_p
     library.bitstack_read.argtypes = [*_counted, _int32]

@@ -6,8 +6,10 @@ not choose a variant (see `kernels.dispatch`) nor know autograd or other devices
 """
 
 import ctypes
+import weakref
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +18,8 @@ from bitstack.kernels import checks, library, threads
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _NO_BUFFER = (0, 0)  # a null pointer
+_NO_BIAS = (0, 0, 0)
 _NO_OUTLIERS = (0, 0, 0, *_NO_BUFFER)
-# A matrix's planes as the library takes them: the address of each, then the bytes of each.
-_PLANES = [ctypes.c_int64 * (2 * count) for count in range(checks.MOST_PLANES + 1)]
-
 Kept = tuple[Tensor, Tensor]  # positions and values of outliers, see `kernels.outliers`
 Buffer = tuple[int, int]  # address and number of elements
 
@@ -78,32 +78,45 @@ def buffer(what: str, value: Tensor, *dtypes: torch.dtype) -> Buffer:
     return value.data_ptr(), value.numel()
 
 
-def _coded(
-    planes: list[Tensor], scale: Tensor, rows: int, columns: int
-) -> tuple[ctypes.Array[ctypes.c_int64], int, int, int, int, int]:
-    """A coded matrix as the library takes it; the full check runs where the quick one fails."""
-    shape, bytes_of, addresses, sizes = (rows, (columns + 7) >> 3), torch.uint8, [], []
-    for plane in planes:
-        if (
-            plane.dtype is not bytes_of
-            or not plane.is_cpu
-            or plane.shape != shape
-            or not plane.is_contiguous()
-        ):
-            break
-        addresses.append(plane.data_ptr())
-        sizes.append(plane.nbytes)
-    count = len(planes)
-    if (
-        len(sizes) != count
-        or not 0 < count <= checks.MOST_PLANES
-        or columns < 1
-        or not scale.is_cpu
-    ):
-        checks.matrix(planes, scale, rows, columns)
+class _Known(NamedTuple):
+    """A coded matrix that was checked."""
+
+    coded: library.Coded
+    at: int  # address of `coded`
+    addresses: list[int]  # of the planes and the scale set
+    tensors: list[weakref.ref[Tensor]]  # each takes the entry away when its tensor dies
+
+
+_known: dict[tuple[int, ...], _Known] = {}  # by sizes and ids of tensors
+
+
+def _coded(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> int:
+    """Returns the address of a coded matrix as the library takes it, checked.
+
+    A product of one token takes as long as a few checks of a tensor. So each matrix is checked
+    once, and again where one of its tensors is another or has moved.
+    """
+    key = (rows, columns, id(scale), *map(id, planes))
+    known = _known.get(key)
+    if known is None or known.addresses != [t.data_ptr() for t in (scale, *planes)]:
+        known = _known[key] = _check(key, planes, scale, rows, columns)
+    return known.at
+
+
+def _check(
+    key: tuple[int, ...], planes: list[Tensor], scale: Tensor, rows: int, columns: int
+) -> _Known:
+    checks.matrix(planes, scale, rows, columns)
+    if not scale.is_cpu:
         raise ValueError(f"planes: on {scale.device}: move all arguments to the CPU")
-    at, length = buffer("scale set", scale, torch.float16)
-    return _PLANES[count](*addresses, *sizes), count, at, length, rows, columns
+    tensors = [scale, *planes]
+    addresses = [t.data_ptr() for t in tensors]
+    coded = library.Coded(
+        tuple(addresses[1:]), tuple(plane.nbytes for plane in planes),
+        addresses[0], scale.numel(), rows, columns, len(planes),
+    )  # fmt: skip
+    watched = [weakref.ref(t, lambda _: _known.pop(key, None)) for t in tensors]
+    return _Known(coded, ctypes.addressof(coded), addresses, watched)
 
 
 def _outliers(kept: Kept) -> tuple[int, bool, int, int, int]:
@@ -115,14 +128,20 @@ def _outliers(kept: Kept) -> tuple[int, bool, int, int, int]:
 
 def _tokens(x: Tensor) -> tuple[int, int, int, int]:
     """Address, numbers, vectors and dtype of `x` [..., n]."""
-    at, count = buffer("x", x, *_DTYPES)
-    if x.dim() == 0 or x.shape[-1] == 0:
+    dtype = _DTYPES.get(x.dtype)
+    if dtype is None or not x.is_cpu or not x.is_contiguous() or x.is_neg():
+        buffer("x", x, *_DTYPES)
+        raise ValueError(f"x: {x.device} {x.dtype} cannot be read")
+    count = x.numel()
+    try:
+        return x.data_ptr(), count, count // x.shape[-1], dtype
+    except (IndexError, ZeroDivisionError):
         checks.activations(x, checks.CPU)
-    return at, count, count // x.shape[-1], _DTYPES[x.dtype]
+        raise
 
 
-def _bias(bias: Tensor | None) -> tuple[int, int, int]:
-    return (0, 0, 0) if bias is None else (*buffer("bias", bias, *_DTYPES), _DTYPES[bias.dtype])
+def _bias(bias: Tensor) -> tuple[int, int, int]:
+    return *buffer("bias", bias, *_DTYPES), _DTYPES[bias.dtype]
 
 
 def linear(
@@ -157,16 +176,16 @@ def linear(
     code = _functions().bitstack_linear(
         variant.index,
         fast,
-        *matrix,
+        matrix,
         *(_NO_BUFFER if signs is None else buffer("signs", signs, torch.int8)),
         *(_NO_OUTLIERS if kept is None else _outliers(kept)),
         at,
         inputs,
         batch,
         dtype,
-        *_bias(bias),
+        *(_NO_BIAS if bias is None else _bias(bias)),
         out.data_ptr(),
-        out.numel(),
+        batch * rows,
         threads.count(),
     )
     if code:
@@ -197,7 +216,7 @@ def unpack(
     count, columns = out.shape
     code = _functions().bitstack_unpack(
         variant.index,
-        *_coded(planes, scale, rows, columns),
+        _coded(planes, scale, rows, columns),
         *(_NO_BUFFER if ids is None else buffer("ids", ids, torch.int64)),
         begin,
         begin + count,
@@ -222,7 +241,7 @@ def unpack_halves(
     count, columns = out.shape
     code = _functions().bitstack_unpack_halves(
         variant.index,
-        *_coded(planes, scale, rows, columns),
+        _coded(planes, scale, rows, columns),
         begin,
         begin + count,
         *buffer("out", out, torch.bfloat16),

@@ -46,16 +46,22 @@ inline bool holds(const void* from, int64_t count, int64_t a, int64_t b) {
 
 inline bool is_dtype(int32_t dtype) { return dtype >= kFloat32 && dtype <= kFloat16; }
 
-// `planes`: their addresses, then the bytes of each.
-inline Error check_matrix(const int64_t* planes, int32_t count, const void* scale, int64_t scales,
-                          int64_t rows, int64_t columns) {
-  if (count < 1 || count > kMaxPlanes) return kPlanes;
-  if (rows < 1 || columns < 1 || rows > kMost || columns > kMost) return kSizes;
-  for (int32_t p = 0; p < count; ++p)
-    if (!holds(reinterpret_cast<const void*>(planes[p]), planes[count + p], rows,
-               (columns + 7) / 8))
-      return kBytes;
-  return holds(scale, scales, rows + columns + (1 << count), 1) ? kFine : kScales;
+// A coded matrix as the caller hands it over; `Coded` in `kernels/library.py` is the same.
+struct Coded {
+  const uint8_t* plane[kMaxPlanes];
+  int64_t bytes[kMaxPlanes];  // of each plane
+  const uint16_t* scale;
+  int64_t scales;  // numbers in the scale set
+  int64_t rows, columns, planes;
+};
+
+inline Error check_matrix(const Coded& m) {
+  if (m.planes < 1 || m.planes > kMaxPlanes) return kPlanes;
+  if (m.rows < 1 || m.columns < 1 || m.rows > kMost || m.columns > kMost) return kSizes;
+  for (int64_t p = 0; p < m.planes; ++p)
+    if (!holds(m.plane[p], m.bytes[p], m.rows, (m.columns + 7) / 8)) return kBytes;
+  const int64_t length = m.rows + m.columns + (1 << m.planes);
+  return m.scale && m.scales == length ? kFine : kScales;
 }
 
 // Positions in 32 bits must be able to say every place.

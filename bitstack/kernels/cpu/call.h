@@ -50,17 +50,17 @@ inline void store_number(float value, void* to, int64_t at, int32_t dtype) {
            dtype == kFloat16 ? float_to_half(value) : float_to_bfloat(value);
 }
 
-inline Matrix make_matrix(const int64_t* planes, int32_t count, const uint16_t* scale, int64_t rows,
-                   int64_t columns) {
+inline Matrix make_matrix(const Coded& from) {
   Matrix m{};
-  for (int p = 0; p < count; ++p) m.plane[p] = reinterpret_cast<const uint8_t*>(planes[p]);
-  m.planes = count;
-  m.rows = rows;
-  m.columns = columns;
-  m.row_bytes = (columns + 7) / 8;
-  m.u = scale;
-  m.v = scale + rows;
-  for (int i = 0; i < 1 << count; ++i) m.table[i] = half_to_float(scale[rows + columns + i]);
+  for (int64_t p = 0; p < from.planes; ++p) m.plane[p] = from.plane[p];
+  m.planes = int(from.planes);
+  m.rows = from.rows;
+  m.columns = from.columns;
+  m.row_bytes = (from.columns + 7) / 8;
+  m.u = from.scale;
+  m.v = from.scale + from.rows;
+  const uint16_t* table = from.scale + from.rows + from.columns;
+  for (int i = 0; i < 1 << from.planes; ++i) m.table[i] = half_to_float(table[i]);
   return m;
 }
 

@@ -13,14 +13,13 @@
 namespace bitstack {
 
 // out [end - begin, columns] = the matrix rows ids[begin .. end), or rows begin .. end without ids.
-BITSTACK_API int32_t bitstack_unpack(int32_t variant, const int64_t* planes, int32_t count,
-                                     const uint16_t* scale, int64_t scales, int64_t rows,
-                                     int64_t columns, const int64_t* ids, int64_t id_count,
-                                     int64_t begin, int64_t end, void* out, int64_t outputs,
-                                     int32_t dtype, int32_t threads) {
+BITSTACK_API int32_t bitstack_unpack(int32_t variant, const Coded* coded, const int64_t* ids,
+                                     int64_t id_count, int64_t begin, int64_t end, void* out,
+                                     int64_t outputs, int32_t dtype, int32_t threads) {
   const Kernel* kernel = find_kernel(variant);
   if (!kernel) return kVariant;
-  if (const Error error = check_matrix(planes, count, scale, scales, rows, columns)) return error;
+  if (const Error error = check_matrix(*coded)) return error;
+  const int64_t rows = coded->rows, columns = coded->columns;
   if (!is_dtype(dtype)) return kDtype;
   if (begin < 0 || end < begin || end > (ids ? id_count : rows)) return kSizes;
   if (!holds(out, outputs, end - begin, columns)) return kOutputs;
@@ -28,7 +27,7 @@ BITSTACK_API int32_t bitstack_unpack(int32_t variant, const int64_t* planes, int
     if (ids[i] < 0 || ids[i] >= rows) return kIds;
   return guarded([&]() -> int32_t {
     static thread_local Scratch shared;
-    const Matrix m = make_matrix(planes, count, scale, rows, columns);
+    const Matrix m = make_matrix(*coded);
     float* v = reinterpret_cast<float*>(shared.get(size_t(columns) * 4));
     for (int64_t i = 0; i < columns; ++i) v[i] = half_to_float(m.v[i]);
     const int64_t size = columns * (dtype == kFloat32 ? 4 : 2);
@@ -44,17 +43,17 @@ BITSTACK_API int32_t bitstack_unpack(int32_t variant, const int64_t* planes, int
 
 // out [end - begin, columns] = u * T[code] in bf16 of the rows begin .. end, where
 // bitstack_variant says `halves`.
-BITSTACK_API int32_t bitstack_unpack_halves(int32_t variant, const int64_t* planes, int32_t count,
-                                            const uint16_t* scale, int64_t scales, int64_t rows,
-                                            int64_t columns, int64_t begin, int64_t end,
-                                            uint16_t* out, int64_t outputs, int32_t threads) {
+BITSTACK_API int32_t bitstack_unpack_halves(int32_t variant, const Coded* coded, int64_t begin,
+                                            int64_t end, uint16_t* out, int64_t outputs,
+                                            int32_t threads) {
   const Kernel* kernel = find_kernel(variant);
   if (!kernel || !kernel->unpack_halves) return kVariant;
-  if (const Error error = check_matrix(planes, count, scale, scales, rows, columns)) return error;
+  if (const Error error = check_matrix(*coded)) return error;
+  const int64_t rows = coded->rows, columns = coded->columns;
   if (begin < 0 || end < begin || end > rows) return kSizes;
   if (!holds(out, outputs, end - begin, columns)) return kOutputs;
   return guarded([&]() -> int32_t {
-    const Matrix m = make_matrix(planes, count, scale, rows, columns);
+    const Matrix m = make_matrix(*coded);
     if ((end - begin) * columns < kSerial) threads = 1;
     parallel_for((end - begin + kTile - 1) / kTile, threads, [&](int64_t i) {
       const int64_t first = begin + i * kTile, last = std::min(first + kTile, end);

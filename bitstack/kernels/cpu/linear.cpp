@@ -97,19 +97,19 @@ void tile(const Linear& call, int64_t begin, int64_t end) {
 
 // out [batch, rows] = x [batch, columns] times the transposed matrix, plus bias [rows]. With `signs`
 // [2, columns] every x is rotated before; `kept` outliers, whose positions row * columns + column
-// rise, are multiplied with the x before that. `planes`: addresses, then bytes of each. `scales`,
-// `flips`, `values_count`, `inputs`, `biases` and `outputs` count what is behind the pointer before.
-BITSTACK_API int32_t bitstack_linear(int32_t variant, int32_t fast, const int64_t* planes,
-                                     int32_t count, const uint16_t* scale, int64_t scales,
-                                     int64_t rows, int64_t columns, const int8_t* signs,
-                                     int64_t flips, const void* positions, int32_t wide,
-                                     int64_t kept, const uint16_t* values, int64_t values_count,
-                                     const void* x, int64_t inputs, int64_t batch, int32_t dtype,
-                                     const void* bias, int64_t biases, int32_t bias_dtype,
-                                     void* out, int64_t outputs, int32_t threads) {
+// rise, are multiplied with the x before that. `flips`, `values_count`, `inputs`, `biases` and
+// `outputs` count what is behind the pointer before.
+BITSTACK_API int32_t bitstack_linear(int32_t variant, int32_t fast, const Coded* coded,
+                                     const int8_t* signs, int64_t flips, const void* positions,
+                                     int32_t wide, int64_t kept, const uint16_t* values,
+                                     int64_t values_count, const void* x, int64_t inputs,
+                                     int64_t batch, int32_t dtype, const void* bias,
+                                     int64_t biases, int32_t bias_dtype, void* out,
+                                     int64_t outputs, int32_t threads) {
   const Kernel* kernel = find_kernel(variant);
   if (!kernel) return kVariant;
-  if (const Error error = check_matrix(planes, count, scale, scales, rows, columns)) return error;
+  if (const Error error = check_matrix(*coded)) return error;
+  const int64_t rows = coded->rows, columns = coded->columns;
   if (!is_dtype(dtype) || !is_dtype(bias_dtype)) return kDtype;
   if (!holds(x, inputs, batch, columns)) return kInputs;
   if (!holds(out, outputs, batch, rows)) return kOutputs;
@@ -120,7 +120,7 @@ BITSTACK_API int32_t bitstack_linear(int32_t variant, int32_t fast, const int64_
   if (batch == 0) return kFine;
   return guarded([&]() -> int32_t {
     static thread_local Scratch shared;
-    const Matrix m = make_matrix(planes, count, scale, rows, columns);
+    const Matrix m = make_matrix(*coded);
     std::atomic<int64_t> met{0};
     Linear call{};
     call.kernel = kernel;
@@ -148,7 +148,7 @@ BITSTACK_API int32_t bitstack_linear(int32_t variant, int32_t fast, const int64_
     } else {
       call.a32 = {batch, parts, reinterpret_cast<float*>(memory)};
     }
-    if (m.row_bytes * rows * count < kSerial / batch) threads = 1;
+    if (m.row_bytes * rows * m.planes < kSerial / batch) threads = 1;
     prefetch(call.outliers);
     // One token is prepared by one thread; meanwhile others multiply with the outliers.
     const int64_t chunks = kept ? (rows + kChunk - 1) / kChunk : 0;

@@ -58,6 +58,10 @@ const Kernel* find_kernel(int32_t variant) {
   return found.runs ? found.kernel : nullptr;
 }
 
+// Which arguments the calls take: `kernels/library.py` names the same number, or passes this library
+// over as one of other sources.
+BITSTACK_API int32_t bitstack_interface() { return 2; }
+
 // Name of variant `index`, best first; null past the last. `runs`: whether this machine can run it.
 // `fast`, `halves`: whether it has a fast product and an unpacking to 16 bits of its own.
 BITSTACK_API const char* bitstack_variant(int32_t index, int32_t* runs, int32_t* fast,
