@@ -160,10 +160,8 @@ def _linear(
 
 def _rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
     variant = dispatch.cpu_variant() if ids.is_cpu else None
-    checks.matrix(planes, scale, rows, columns)
+    _check_rows(ids, planes, scale, rows, columns)
     checks.ids(ids, rows)
-    if ids.device != scale.device:
-        raise ValueError(f"ids: on {ids.device}, packed weights on {scale.device}: move one")
     if ids.is_cuda and (triton := _triton()) is not None:
         return triton.coded_rows(ids, planes, scale, rows, columns)
     if variant is None:
@@ -204,15 +202,32 @@ def _input_gradient(
     return total.to(grad.dtype).view(*grad.shape[:-1], columns)
 
 
+def _check_product(
+    x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None
+) -> None:
+    checks.activations(x, scale.device)
+    checks.matrix(planes, scale, rows, x.shape[-1])
+    if bias is not None:
+        checks.bias(bias.contiguous(), rows, x.device)
+
+
+def _check_rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> None:
+    checks.matrix(planes, scale, rows, columns)
+    if ids.device != scale.device:
+        raise ValueError(f"ids: on {ids.device}, packed weights on {scale.device}: move one")
+
+
 @torch.library.custom_op("bitstack::coded_linear", mutates_args=())
 def _linear_op(
     x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None
 ) -> Tensor:
+    _check_product(x, planes, scale, rows, bias)  # whole at every call, unlike the eager path
     return _linear(x, planes, scale, rows, bias)
 
 
 @_linear_op.register_fake
 def _(x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None) -> Tensor:
+    _check_product(x, planes, scale, rows, bias)  # torch comes here too where one is on meta
     return x.new_empty(*x.shape[:-1], rows)
 
 
@@ -225,6 +240,8 @@ def _gradient_op(
 
 @_gradient_op.register_fake
 def _(grad: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    checks.activations(grad, scale.device)
+    checks.matrix(planes, scale, rows, columns)
     return grad.new_empty(*grad.shape[:-1], columns)
 
 
@@ -278,6 +295,7 @@ def _rows_op(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, column
 
 @_rows_op.register_fake
 def _(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    _check_rows(ids, planes, scale, rows, columns)
     return scale.new_empty(*ids.shape, columns, dtype=torch.float32)
 
 
@@ -288,4 +306,5 @@ def _dequantize_op(planes: list[Tensor], scale: Tensor, rows: int, columns: int)
 
 @_dequantize_op.register_fake
 def _(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    checks.matrix(planes, scale, rows, columns)
     return scale.new_empty(rows, columns, dtype=torch.float32)

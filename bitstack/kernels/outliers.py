@@ -10,7 +10,7 @@ definition, in torch, for every device and with gradients; the C++ products add 
 import torch
 from torch import Tensor
 
-from bitstack.kernels import checks
+from bitstack.kernels import checks, dispatch
 
 
 def add_products(y: Tensor, x: Tensor, positions: Tensor, values: Tensor) -> Tensor:
@@ -26,6 +26,7 @@ def add_products(y: Tensor, x: Tensor, positions: Tensor, values: Tensor) -> Ten
     """
     columns = x.shape[-1]
     checks.outliers(positions, values, columns, x.device)
+    _check_places(positions, y.shape[-1] * columns)
     rows, at = positions // columns, positions % columns
     parts = x[..., at.long()].float() * values.float()
     return y.float().index_add(-1, rows.long(), parts).to(y.dtype)
@@ -40,8 +41,17 @@ def add_to(matrix: Tensor, positions: Tensor, values: Tensor) -> Tensor:
     """
     checks.tensor("matrix", matrix, (torch.float32,))
     checks.outliers(positions, values, matrix.shape[-1], matrix.device)
+    _check_places(positions, matrix.numel())
     matrix.view(-1).index_add_(0, positions.long(), values.float())
     return matrix
+
+
+def _check_places(positions: Tensor, places: int) -> None:
+    """Refuses positions outside of a matrix of `places` weights, where looking does not wait."""
+    if positions.is_cpu and positions.numel() and dispatch.is_eager(positions):
+        least, most = torch.aminmax(positions)
+        if least < 0 or most >= places:
+            raise IndexError(f"positions of outliers: one is outside 0 .. {places - 1}")
 
 
 @torch.library.custom_op("bitstack::outlier_rows", mutates_args=())
@@ -72,4 +82,5 @@ def rows(ids: Tensor, positions: Tensor, values: Tensor, columns: int) -> Tensor
 
 @rows.register_fake
 def _(ids: Tensor, positions: Tensor, values: Tensor, columns: int) -> Tensor:
+    checks.outliers(positions, values, columns, ids.device)
     return values.new_empty(*ids.shape, columns, dtype=torch.float32)

@@ -1,6 +1,6 @@
 """Every compiled variant, called directly, gives what the reference gives.
 
-Also covers `kernels.library`. The search `descend` is compared with torch's own in
+The search `descend` is compared with torch's own in
 `tests/decompose/test_search.py`.
 """
 
