@@ -72,6 +72,17 @@ def matrix(
         tensor(f"plane {index}", plane, (torch.uint8,), shape, scale.device)
 
 
+def whole(**named: int) -> None:
+    """Refuses what is no whole number.
+
+    Raises:
+        TypeError: It is another thing.
+    """
+    for name, number in named.items():
+        if not isinstance(number, (int, torch.SymInt)) or isinstance(number, bool):
+            raise TypeError(f"{name}: {number!r} is not a whole number")
+
+
 def sizes(**named: int) -> None:
     """Refuses sizes that are no whole numbers above 0.
 
@@ -79,9 +90,8 @@ def sizes(**named: int) -> None:
         TypeError: One is no whole number.
         ValueError: One is below 1.
     """
+    whole(**named)
     for name, size in named.items():
-        if not isinstance(size, (int, torch.SymInt)) or isinstance(size, bool):
-            raise TypeError(f"{name}: {size!r} is not a whole number")
         if size < 1:
             raise ValueError(f"{name}: {size} is not above 0")
 

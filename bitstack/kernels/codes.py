@@ -56,6 +56,7 @@ def _buffer(value: Tensor | None) -> native.Buffer:
 
 
 def _check_code(code: Tensor, planes: int) -> None:
+    checks.whole(planes=planes)
     checks.tensor("code", code, (torch.uint8,))
     if code.dim() != 2 or not 0 <= planes <= checks.MOST_PLANES:
         shape = list(code.shape)
@@ -130,6 +131,7 @@ def descend(levels: Searched, hessians: Tensor, code: Tensor, start: int, kept: 
     """
     functions = native.compiled()
     assert functions is not None, "the search was called, but it was not built"
+    checks.whole(start=start, kept=kept)
     _check_search(levels, hessians, code)
     width = hessians.shape[1]
     moves = torch.empty(len(levels.planes), len(code), width)

@@ -110,6 +110,8 @@ def _check(
     if not scale.is_cpu:
         raise ValueError(f"planes: on {scale.device}: move all arguments to the CPU")
     tensors = [scale, *planes]
+    if any(t.is_neg() for t in tensors):
+        raise ValueError("scale set: its memory has the other sign: pass .resolve_neg()")
     addresses = [t.data_ptr() for t in tensors]
     coded = library.Coded(
         tuple(addresses[1:]), tuple(plane.nbytes for plane in planes),
@@ -121,6 +123,8 @@ def _check(
 
 def _outliers(kept: Kept) -> tuple[int, bool, int, int, int]:
     positions, values = kept
+    if positions.dim() != 1 or positions.shape != values.shape:
+        checks.outliers(positions, values, 1, checks.CPU)
     at, count = buffer("positions of outliers", positions, torch.int32, torch.int64)
     wide = positions.dtype is torch.int64
     return at, wide, count, *buffer("values of outliers", values, torch.float16)
@@ -140,8 +144,11 @@ def _tokens(x: Tensor) -> tuple[int, int, int, int]:
         raise
 
 
-def _bias(bias: Tensor) -> tuple[int, int, int]:
-    return *buffer("bias", bias, *_DTYPES), _DTYPES[bias.dtype]
+def _bias(bias: Tensor, rows: int) -> tuple[int, int, int]:
+    at, count = buffer("bias", bias, *_DTYPES)
+    if at == 0 or bias.shape != (rows,):  # a null pointer says that there is none
+        raise ValueError(f"bias: shape {list(bias.shape)} or its memory is not that of [{rows}]")
+    return at, count, _DTYPES[bias.dtype]
 
 
 def linear(
@@ -183,7 +190,7 @@ def linear(
         inputs,
         batch,
         dtype,
-        *(_NO_BIAS if bias is None else _bias(bias)),
+        *(_NO_BIAS if bias is None else _bias(bias, rows)),
         out.data_ptr(),
         batch * rows,
         threads.count(),

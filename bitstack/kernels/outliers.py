@@ -66,8 +66,9 @@ def rows(ids: Tensor, positions: Tensor, values: Tensor, columns: int) -> Tensor
     checks.sizes(columns=columns)
     checks.outliers(positions, values, columns, ids.device)
     checks.ids(ids)
-    if positions.is_cpu and (positions.diff() < 0).any():
-        raise ValueError("positions of outliers: do not rise: sort them, and the values with them")
+    looked = positions.is_cpu and positions.numel()
+    if looked and (positions[0] < 0 or (positions.diff() <= 0).any()):
+        raise ValueError("positions of outliers: do not rise from 0 on: sort them and values")
     flat = ids.reshape(-1).to(positions.dtype)
     first = torch.searchsorted(positions, flat * columns)
     counts = torch.searchsorted(positions, (flat + 1) * columns) - first

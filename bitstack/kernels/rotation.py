@@ -31,8 +31,9 @@ def signs(columns: int, seed: int) -> Tensor:
         TypeError: A number is not whole.
         ValueError: `seed` is not 0 to 2^63 - 1, or there are no columns.
     """
-    checks.sizes(columns=columns, seed=seed + 1)
-    if seed >= 2**63:
+    checks.whole(seed=seed)
+    checks.sizes(columns=columns)
+    if not 0 <= seed < 2**63:
         raise ValueError(f"seed: {seed} is not 0 to 2^63 - 1")
     with np.errstate(over="ignore"):
         steps = np.arange(1, 2 * columns + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
