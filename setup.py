@@ -2,7 +2,7 @@
 
 It is optional: where no C++17 compiler is found the install goes on, and `bitstack.kernels.which()`
 says that the slow torch reference runs. No -march: each variant sets its own target, and the
-machine it runs on decides (bitstack/kernels/cpu/library.cpp).
+machine it runs on decides (bitstack/kernels/cpu/variants.cpp).
 """
 
 from pathlib import Path

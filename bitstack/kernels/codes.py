@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bitstack.kernels import native, threads
+from bitstack.kernels import checks, library, native, threads
+
+_FP32 = (torch.float32,)
 
 
 def is_native(code: Tensor) -> bool:
@@ -27,18 +29,38 @@ def values(code: Tensor, planes: int, table: Tensor, u: Tensor, v: Tensor) -> Te
         table: T fp32 [2^planes].
         u: Scales of the rows, fp32 [m].
         v: Scales of the columns, fp32 [n].
+
+    Raises:
+        TypeError, ValueError: A tensor is not of that dtype, shape and device.
     """
-    if not is_native(code):
-        return table[(code & (2**planes - 1)).int()].mul_(v).mul_(u.unsqueeze(1))
-    library = native.compiled()
-    assert library is not None
     code, table, u, v = (t.contiguous() for t in (code, table, u, v))
+    _check_code(code, planes)
+    checks.tensor("table", table, _FP32, (2**planes,), code.device)
+    checks.tensor("u", u, _FP32, code.shape[:1], code.device)
+    checks.tensor("v", v, _FP32, code.shape[1:], code.device)
+    functions = native.compiled()
+    if functions is None or not code.is_cpu:
+        return table[(code & (2**planes - 1)).int()].mul_(v).mul_(u.unsqueeze(1))
     out = torch.empty(code.shape)
-    library.bitstack_values(
-        code.data_ptr(), 2**planes - 1, table.data_ptr(), u.data_ptr(), v.data_ptr(),
-        *code.shape, out.data_ptr(), threads.count(),
+    failed = functions.bitstack_values(
+        *_buffer(code), 2**planes, *_buffer(table), *_buffer(u), *_buffer(v), *code.shape,
+        *_buffer(out), threads.count(),
     )  # fmt: skip
+    if failed:
+        library.fail(failed)
     return out
+
+
+def _buffer(value: Tensor | None) -> native.Buffer:
+    return (0, 0) if value is None else (value.data_ptr(), value.numel())
+
+
+def _check_code(code: Tensor, planes: int) -> None:
+    checks.whole(planes=planes)
+    checks.tensor("code", code, (torch.uint8,))
+    if code.dim() != 2 or not 0 <= planes <= checks.MOST_PLANES:
+        shape = list(code.shape)
+        raise ValueError(f"code: shape {shape}, {planes} planes: pass [m, n] and 0 to 8 planes")
 
 
 def sum_by_code(
@@ -51,21 +73,30 @@ def sum_by_code(
         rows: fp32 [m].
         columns: fp32 [n].
         x: fp32 [m, n]; None for ones.
+
+    Raises:
+        TypeError, ValueError: A tensor is not of that dtype, shape and device.
     """
-    if not is_native(code):
+    code, rows, columns = code.contiguous(), rows.contiguous(), columns.contiguous()
+    x = None if x is None else x.contiguous()
+    _check_code(code, planes)
+    checks.tensor("rows", rows, _FP32, code.shape[:1], code.device)
+    checks.tensor("columns", columns, _FP32, code.shape[1:], code.device)
+    if x is not None:
+        checks.tensor("x", x, _FP32, code.shape, code.device)
+    functions = native.compiled()
+    if functions is None or not code.is_cpu:
         weighted = rows.unsqueeze(1) * columns
         weighted = weighted if x is None else weighted.mul_(x)
         index = (code & (2**planes - 1)).int().flatten()
         return torch.bincount(index, weights=weighted.flatten(), minlength=2**planes).float()
-    library = native.compiled()
-    assert library is not None
-    code, rows, columns = code.contiguous(), rows.contiguous(), columns.contiguous()
-    x = None if x is None else x.contiguous()
     sums = torch.zeros(2**planes, dtype=torch.float64)
-    library.bitstack_sum_by_code(
-        code.data_ptr(), 2**planes - 1, rows.data_ptr(), columns.data_ptr(),
-        0 if x is None else x.data_ptr(), *code.shape, len(sums), sums.data_ptr(), threads.count(),
+    failed = functions.bitstack_sum_by_code(
+        *_buffer(code), 2**planes, *_buffer(rows), *_buffer(columns), *_buffer(x), *code.shape,
+        *_buffer(sums), threads.count(),
     )  # fmt: skip
+    if failed:
+        library.fail(failed)
     return sums.float()
 
 
@@ -93,18 +124,42 @@ def descend(levels: Searched, hessians: Tensor, code: Tensor, start: int, kept: 
 
     Returns:
         How much the error of every weight changed, [J, m, p].
+
+    Raises:
+        TypeError, ValueError: A tensor is not of that dtype, shape and device, or planes or panel
+            are not as said.
     """
-    library = native.compiled()
-    assert library is not None
+    functions = native.compiled()
+    assert functions is not None, "the search was called, but it was not built"
+    checks.whole(start=start, kept=kept)
+    _check_search(levels, hessians, code)
     width = hessians.shape[1]
     moves = torch.empty(len(levels.planes), len(code), width)
     held = [levels.tables, levels.u, levels.v, levels.products]
-    assert all(t.is_contiguous() for t in (hessians, code, *(t for ts in held for t in ts)))
     pointers = [(ctypes.c_void_p * len(ts))(*[t.data_ptr() for t in ts]) for ts in held]
+    sizes = [t.numel() for ts in held for t in ts]
     planes = (ctypes.c_int32 * len(levels.planes))(*levels.planes)
-    library.bitstack_descend(
+    failed = functions.bitstack_descend(
         *code.shape, start, width, len(levels.planes), kept, planes, *pointers,
-        hessians.data_ptr(), levels.weights.data_ptr(), moves.data_ptr(), code.data_ptr(),
-        threads.count(),
+        (ctypes.c_int64 * len(sizes))(*sizes), *_buffer(hessians), *_buffer(levels.weights),
+        *_buffer(moves), *_buffer(code), threads.count(),
     )  # fmt: skip
+    if failed:
+        library.fail(failed)
     return moves
+
+
+def _check_search(levels: Searched, hessians: Tensor, code: Tensor) -> None:
+    """Refuses what the library cannot see; the rest it says itself."""
+    count, cpu = len(levels.planes), checks.CPU
+    held = {"table": levels.tables, "u": levels.u, "v": levels.v, "product": levels.products}
+    if any(len(ts) != count for ts in held.values()):
+        raise ValueError(f"levels: {count} numbers of planes, but not as many of every tensor")
+    _check_code(code, max(levels.planes, default=0))
+    checks.tensor("code", code, (torch.uint8,), device=cpu)
+    shapes = {"u": code.shape[:1], "v": code.shape[1:], "product": code.shape}
+    for name, ts in held.items():
+        for planes, t in zip(levels.planes, ts, strict=True):
+            checks.tensor(name, t, _FP32, shapes.get(name, (2**planes,)), cpu)
+    checks.tensor("weights", levels.weights, _FP32, (count,), cpu)
+    checks.tensor("hessians", hessians, _FP32, (count, *hessians.shape[1:2] * 2), cpu)

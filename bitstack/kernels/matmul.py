@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitstack.kernels import dispatch, native, threads
+from bitstack.kernels import checks, dispatch, native, threads
 from bitstack.machine.pages import empty_pages
 
 _PANELS = 1 << 24  # bytes of all panels: small next to a model
@@ -70,8 +70,14 @@ def linear(
     """Returns `x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m], dtype of `x`.
 
     Planes and scale set are as in `kernels.ops.coded_linear`.
+
+    Raises:
+        UserError, TypeError, ValueError: A tensor is not of that dtype, shape and device.
     """
+    checks.activations(x, scale.device)
     columns = x.shape[-1]
+    checks.matrix(planes, scale, rows, columns)
+    checks.bias(bias, rows, x.device)
     flat = x.reshape(-1, columns).contiguous()
     halves = x.dtype == torch.bfloat16 and variant.halves
     out = x.new_empty(flat.shape[0], rows)

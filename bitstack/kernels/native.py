@@ -1,28 +1,27 @@
 """Calls the compiled CPU kernels, a library beside this file, with raw pointers.
 
-Knows which variants the machine runs and how to call one. Does not choose one (see
-`kernels.dispatch`), check arguments or know autograd and other devices (see `kernels.ops`).
+Knows which variants the machine runs and how to call one. Every call checks dtypes, strides and
+devices here and counts in the library, since a wrong one would read or write foreign memory. Does
+not choose a variant (see `kernels.dispatch`) nor know autograd or other devices (`kernels.ops`).
 """
 
 import ctypes
+import weakref
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bitstack.kernels import threads
+from bitstack.kernels import checks, library, threads
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_NONE = 0  # a null pointer
-_NO_OUTLIERS = (_NONE, 0, _NONE, 0)
-
+_NO_BUFFER = (0, 0)  # a null pointer
+_NO_BIAS = (0, 0, 0)
+_NO_OUTLIERS = (0, 0, 0, *_NO_BUFFER)
 Kept = tuple[Tensor, Tensor]  # positions and values of outliers, see `kernels.outliers`
-
-_pointer, _int32, _int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
-_flag = ctypes.POINTER(ctypes.c_int32)
+Buffer = tuple[int, int]  # address and number of elements
 
 
 @dataclass(frozen=True)
@@ -37,60 +36,12 @@ class Variant:
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
-    for path in sorted(Path(__file__).parent.glob("_cpu*")):
-        if path.suffix in (".so", ".pyd", ".dylib"):
-            try:
-                return _declare(ctypes.CDLL(str(path)))
-            except (OSError, AttributeError):  # built for another system, or from other sources
-                continue
-    return None
-
-
-def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    matrix: list[Any] = [_int32, _pointer, _int64, _int64]
-    library.bitstack_variant.argtypes = [_int32, _flag, _flag, _flag]
-    library.bitstack_variant.restype = ctypes.c_char_p
-    outliers: list[Any] = [_pointer, _int32, _pointer, _int64]
-    library.bitstack_linear.argtypes = [_int32, _int32, _pointer, *matrix, _pointer, *outliers]
-    library.bitstack_linear.argtypes += [_pointer, _int64, _int32, _pointer, _int32, _pointer]
-    library.bitstack_linear.argtypes += [_int32]
-    library.bitstack_linear.restype = None
-    library.bitstack_unpack.argtypes = [_int32, _pointer, *matrix, _pointer, _int64, _int64]
-    library.bitstack_unpack.argtypes += [_pointer, _int32, _int32]
-    library.bitstack_unpack_halves.argtypes = [_int32, _pointer, *matrix, _int64, _int64]
-    library.bitstack_unpack_halves.argtypes += [_pointer, _int32]
-    library.bitstack_unpack_halves.restype = None
-    library.bitstack_scale_columns.argtypes = [_int32, _pointer, _int64, _int64, _pointer]
-    library.bitstack_scale_columns.argtypes += [_int64, _pointer, _int32]
-    library.bitstack_scale_columns.restype = None
-    library.bitstack_rotate.argtypes = [_int32, _pointer, _int64, _int64, _int32, _pointer]
-    library.bitstack_rotate.argtypes += [_int32, _pointer, _int32]
-    library.bitstack_rotate.restype = None
-    library.bitstack_add_outliers.argtypes = [_int32, *outliers, _int64, _int64, _pointer]
-    library.bitstack_add_outliers.argtypes += [_int64, _int32, _pointer, _int32]
-    library.bitstack_add_outliers.restype = None
-    library.bitstack_descend.argtypes = [_int64] * 4 + [_int32] * 2 + [_pointer] * 9 + [_int32]
-    library.bitstack_descend.restype = None
-    library.bitstack_values.argtypes = [_pointer, _int32, _pointer, _pointer, _pointer]
-    library.bitstack_values.argtypes += [_int64, _int64, _pointer, _int32]
-    library.bitstack_values.restype = None
-    library.bitstack_sum_by_code.argtypes = [_pointer, _int32, _pointer, _pointer, _pointer]
-    library.bitstack_sum_by_code.argtypes += [_int64, _int64, _int32, _pointer, _int32]
-    library.bitstack_sum_by_code.restype = None
-    library.bitstack_read.argtypes = [_pointer, _int64, _int32]
-    library.bitstack_read.restype = ctypes.c_uint64
-    return library
-
-
-@cache
 def variants() -> tuple[Variant, ...]:
     """Returns all compiled variants, best first; none where the library was not built."""
-    library = _library()
     compiled: list[Variant] = []
-    while library is not None:
+    while (functions := library.load()) is not None:
         flags = [ctypes.c_int32() for _ in range(3)]
-        name = library.bitstack_variant(len(compiled), *[ctypes.byref(flag) for flag in flags])
+        name = functions.bitstack_variant(len(compiled), *[ctypes.byref(flag) for flag in flags])
         if name is None:
             break
         has = [bool(flag.value) for flag in flags]
@@ -103,13 +54,101 @@ def supports(dtype: torch.dtype) -> bool:
     return dtype in _DTYPES
 
 
-def _pointers(planes: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (_pointer * len(planes))(*[plane.data_ptr() for plane in planes])
+def compiled() -> ctypes.CDLL | None:
+    """Returns the library, for `kernels.codes`; None where it was not built."""
+    return library.load()
 
 
-def _outliers(positions: Tensor, values: Tensor) -> tuple[int, bool, int, int]:
+def _functions() -> ctypes.CDLL:
+    functions = library.load()
+    assert functions is not None, "a compiled kernel was called, but none was built"
+    return functions
+
+
+def buffer(what: str, value: Tensor, *dtypes: torch.dtype) -> Buffer:
+    """Returns address and length of a tensor that the library may read.
+
+    Raises:
+        TypeError, ValueError: It is not of one of `dtypes`, not contiguous or not on the CPU.
+    """
+    if not (value.dtype in dtypes and value.is_cpu and value.is_contiguous()):
+        checks.tensor(what, value, dtypes, device=checks.CPU)
+    if value.is_neg():
+        raise ValueError(f"{what}: its memory has the other sign: pass .resolve_neg()")
+    return value.data_ptr(), value.numel()
+
+
+class _Known(NamedTuple):
+    """A coded matrix that was checked."""
+
+    coded: library.Coded
+    at: int  # address of `coded`
+    addresses: list[int]  # of the planes and the scale set
+    tensors: list[weakref.ref[Tensor]]  # each takes the entry away when its tensor dies
+
+
+_known: dict[tuple[int, ...], _Known] = {}  # by sizes and ids of tensors
+
+
+def _coded(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> int:
+    """Returns the address of a coded matrix as the library takes it, checked.
+
+    A product of one token takes as long as a few checks of a tensor. So each matrix is checked
+    once, and again where one of its tensors is another or has moved.
+    """
+    key = (rows, columns, id(scale), *map(id, planes))
+    known = _known.get(key)
+    if known is None or known.addresses != [t.data_ptr() for t in (scale, *planes)]:
+        known = _known[key] = _check(key, planes, scale, rows, columns)
+    return known.at
+
+
+def _check(
+    key: tuple[int, ...], planes: list[Tensor], scale: Tensor, rows: int, columns: int
+) -> _Known:
+    checks.matrix(planes, scale, rows, columns)
+    if not scale.is_cpu:
+        raise ValueError(f"planes: on {scale.device}: move all arguments to the CPU")
+    tensors = [scale, *planes]
+    if any(t.is_neg() for t in tensors):
+        raise ValueError("scale set: its memory has the other sign: pass .resolve_neg()")
+    addresses = [t.data_ptr() for t in tensors]
+    coded = library.Coded(
+        tuple(addresses[1:]), tuple(plane.nbytes for plane in planes),
+        addresses[0], scale.numel(), rows, columns, len(planes),
+    )  # fmt: skip
+    watched = [weakref.ref(t, lambda _: _known.pop(key, None)) for t in tensors]
+    return _Known(coded, ctypes.addressof(coded), addresses, watched)
+
+
+def _outliers(kept: Kept) -> tuple[int, bool, int, int, int]:
+    positions, values = kept
+    if positions.dim() != 1 or positions.shape != values.shape:
+        checks.outliers(positions, values, 1, checks.CPU)
+    at, count = buffer("positions of outliers", positions, torch.int32, torch.int64)
     wide = positions.dtype is torch.int64
-    return positions.data_ptr(), wide, values.data_ptr(), values.numel()
+    return at, wide, count, *buffer("values of outliers", values, torch.float16)
+
+
+def _tokens(x: Tensor) -> tuple[int, int, int, int]:
+    """Address, numbers, vectors and dtype of `x` [..., n]."""
+    dtype = _DTYPES.get(x.dtype)
+    if dtype is None or not x.is_cpu or not x.is_contiguous() or x.is_neg():
+        buffer("x", x, *_DTYPES)
+        raise ValueError(f"x: {x.device} {x.dtype} cannot be read")
+    count = x.numel()
+    try:
+        return x.data_ptr(), count, count // x.shape[-1], dtype
+    except (IndexError, ZeroDivisionError):
+        checks.activations(x, checks.CPU)
+        raise
+
+
+def _bias(bias: Tensor, rows: int) -> tuple[int, int, int]:
+    at, count = buffer("bias", bias, *_DTYPES)
+    if at == 0 or bias.shape != (rows,):  # a null pointer says that there is none
+        raise ValueError(f"bias: shape {list(bias.shape)} or its memory is not that of [{rows}]")
+    return at, count, _DTYPES[bias.dtype]
 
 
 def linear(
@@ -133,29 +172,31 @@ def linear(
         signs: int8 [2, n] of the rotation that `x` goes through before; None for no rotation.
         kept: Outliers whose product with `x` before its rotation is added: their positions row · n
             + column, rising, int32 or int64 [k], and values, fp16 [k].
+
+    Raises:
+        TypeError, ValueError: A tensor is not of that dtype and shape, or not on the CPU.
     """
-    library = _library()
-    assert library is not None
-    columns = x.shape[-1]
-    out = x.new_empty((*x.shape[:-1], rows))
-    library.bitstack_linear(
+    at, inputs, batch, dtype = _tokens(x)
+    shape = x.shape
+    matrix = _coded(planes, scale, rows, shape[-1])
+    out = torch.empty((*shape[:-1], rows), dtype=x.dtype)
+    code = _functions().bitstack_linear(
         variant.index,
         fast,
-        _pointers(planes),
-        len(planes),
-        scale.data_ptr(),
-        rows,
-        columns,
-        _NONE if signs is None else signs.data_ptr(),
-        *(_NO_OUTLIERS if kept is None else _outliers(*kept)),
-        x.data_ptr(),
-        x.numel() // columns,
-        _DTYPES[x.dtype],
-        _NONE if bias is None else bias.data_ptr(),
-        0 if bias is None else _DTYPES[bias.dtype],
+        matrix,
+        *(_NO_BUFFER if signs is None else buffer("signs", signs, torch.int8)),
+        *(_NO_OUTLIERS if kept is None else _outliers(kept)),
+        at,
+        inputs,
+        batch,
+        dtype,
+        *(_NO_BIAS if bias is None else _bias(bias, rows)),
         out.data_ptr(),
+        batch * rows,
         threads.count(),
     )
+    if code:
+        library.fail(code)
     return out
 
 
@@ -177,62 +218,65 @@ def unpack(
 
     Raises:
         IndexError: An id is not a row.
+        TypeError, ValueError: A tensor is not of that dtype and shape, or not on the CPU.
     """
-    library = _library()
-    assert library is not None
-    outside = library.bitstack_unpack(
+    count, columns = out.shape
+    code = _functions().bitstack_unpack(
         variant.index,
-        _pointers(planes),
-        len(planes),
-        scale.data_ptr(),
-        rows,
-        out.shape[1],
-        _NONE if ids is None else ids.data_ptr(),
+        _coded(planes, scale, rows, columns),
+        *(_NO_BUFFER if ids is None else buffer("ids", ids, torch.int64)),
         begin,
-        begin + out.shape[0],
-        out.data_ptr(),
+        begin + count,
+        *buffer("out", out, *_DTYPES),
         _DTYPES[out.dtype],
         threads.count(),
     )
-    if outside:
-        raise IndexError(f"a row id is outside 0 .. {rows - 1}")
+    if code == library.BAD_ID:
+        raise IndexError(f"ids: a row id is outside 0 .. {rows - 1}")
+    if code:
+        library.fail(code)
 
 
 def unpack_halves(
     variant: Variant, planes: list[Tensor], scale: Tensor, rows: int, out: Tensor, *, begin: int
 ) -> None:
-    """Writes `u * T[code]`, without v, of the rows from `begin` on into `out` bf16 [count, n]."""
-    library = _library()
-    assert library is not None
-    library.bitstack_unpack_halves(
+    """Writes `u * T[code]`, without v, of the rows from `begin` on into `out` bf16 [count, n].
+
+    Raises:
+        TypeError, ValueError: As in `unpack`, or the variant has no halves.
+    """
+    count, columns = out.shape
+    code = _functions().bitstack_unpack_halves(
         variant.index,
-        _pointers(planes),
-        len(planes),
-        scale.data_ptr(),
-        rows,
-        out.shape[1],
+        _coded(planes, scale, rows, columns),
         begin,
-        begin + out.shape[0],
-        out.data_ptr(),
+        begin + count,
+        *buffer("out", out, torch.bfloat16),
         threads.count(),
     )
+    if code:
+        library.fail(code)
 
 
 def scale_columns(variant: Variant, x: Tensor, scale: Tensor, rows: int) -> Tensor:
-    """Returns `x` bf16 [tokens, n], contiguous, times the scale set's v: bf16, rounded once."""
-    library = _library()
-    assert library is not None
+    """Returns `x` bf16 [tokens, n], contiguous, times the scale set's v: bf16, rounded once.
+
+    Raises:
+        TypeError, ValueError: As in `linear`, or the variant has no halves.
+    """
+    tokens, columns = x.shape
     out = torch.empty_like(x)
-    library.bitstack_scale_columns(
+    code = _functions().bitstack_scale_columns(
         variant.index,
-        scale.data_ptr(),
-        rows,
-        x.shape[1],
-        x.data_ptr(),
-        x.shape[0],
-        out.data_ptr(),
+        *buffer("scale set", scale[rows : rows + columns], torch.float16),
+        columns,
+        *buffer("x", x, torch.bfloat16),
+        tokens,
+        *buffer("out", out, torch.bfloat16),
         threads.count(),
     )
+    if code:
+        library.fail(code)
     return out
 
 
@@ -241,51 +285,57 @@ def rotate(variant: Variant, x: Tensor, signs: Tensor, out: Tensor, *, back: boo
 
     Both are contiguous, of one dtype (fp32, bf16 or fp16), and may be the same tensor. `back` is
     the inverse.
+
+    Raises:
+        TypeError, ValueError: A tensor is not of that dtype and shape, or not on the CPU.
     """
-    library = _library()
-    assert library is not None
-    columns = x.shape[-1]
-    library.bitstack_rotate(
+    at, inputs, count, dtype = _tokens(x)
+    code = _functions().bitstack_rotate(
         variant.index,
-        x.data_ptr(),
-        x.numel() // columns,
-        columns,
-        _DTYPES[x.dtype],
-        signs.data_ptr(),
+        at,
+        inputs,
+        count,
+        x.shape[-1],
+        dtype,
+        *buffer("signs", signs, torch.int8),
         back,
-        out.data_ptr(),
+        *buffer("out", out, x.dtype),
         threads.count(),
     )
+    if code:
+        library.fail(code)
 
 
 def add_outliers(variant: Variant, out: Tensor, x: Tensor, kept: Kept) -> None:
     """Adds the products of `x` [..., n] with outliers as in `linear` to `out` [..., m], in place.
 
-    Both are contiguous, of one dtype (fp32, bf16 or fp16).
+    Both are contiguous, of one dtype (fp32, bf16 or fp16). After an error `out` holds no result.
+
+    Raises:
+        TypeError, ValueError: A tensor is not of that dtype and shape, or not on the CPU.
     """
-    library = _library()
-    assert library is not None
-    columns = x.shape[-1]
-    library.bitstack_add_outliers(
+    at, inputs, batch, dtype = _tokens(x)
+    code = _functions().bitstack_add_outliers(
         variant.index,
-        *_outliers(*kept),
+        *_outliers(kept),
         out.shape[-1],
-        columns,
-        x.data_ptr(),
-        x.numel() // columns,
-        _DTYPES[x.dtype],
-        out.data_ptr(),
+        x.shape[-1],
+        at,
+        inputs,
+        batch,
+        dtype,
+        *buffer("out", out, x.dtype),
         threads.count(),
     )
+    if code:
+        library.fail(code)
 
 
 def read(memory: Tensor) -> None:
-    """Reads all bytes of `memory` once with torch's threads, to measure bandwidth."""
-    library = _library()
-    assert library is not None
-    library.bitstack_read(memory.data_ptr(), memory.nbytes, threads.count())
+    """Reads all bytes of `memory` once with torch's threads, to measure bandwidth.
 
-
-def compiled() -> ctypes.CDLL | None:
-    """Returns the library, for `kernels.codes`; None where it was not built."""
-    return _library()
+    Raises:
+        ValueError: It is not contiguous or not on the CPU.
+    """
+    at, _ = buffer("memory", memory, memory.dtype)
+    _functions().bitstack_read(at, memory.nbytes, threads.count())

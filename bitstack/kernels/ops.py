@@ -14,8 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from bitstack.errors import UserError
-from bitstack.kernels import dispatch, matmul, native, outliers, reference, rotation
+from bitstack.kernels import checks, dispatch, matmul, native, outliers, reference, rotation
 
 MATMUL_FROM = 24  # tokens from which unpacked panels and torch's matrix product are faster
 
@@ -41,14 +40,18 @@ def coded_linear(
 
     Raises:
         UserError: `x` is not of floating point, or not on the device of the planes.
+        TypeError, ValueError: Another tensor is not of the dtype and shape above.
     """
-    _check(x, planes)
-    needs_grad = x.requires_grad or (bias is not None and bias.requires_grad)
-    if torch.is_grad_enabled() and scale.requires_grad:
+    graded = torch.is_grad_enabled()
+    needs_grad = graded and (x.requires_grad or (bias is not None and bias.requires_grad))
+    if graded and scale.requires_grad:
+        checks.activations(x, scale.device)
+        checks.matrix(planes, scale, rows, x.shape[-1], trained=True)
         y = reference.coded_linear(rotate(x, seed), planes, scale, rows, bias)
-    elif dispatch.is_eager(x) and not (needs_grad and torch.is_grad_enabled()):
+    elif not needs_grad and dispatch.is_eager(x):
         return _linear(x, planes, scale, rows, bias, seed, kept)
     else:
+        checks.activations(x, scale.device)
         y = torch.ops.bitstack.coded_linear(rotate(x, seed), planes, scale, rows, bias)
     return y if kept is None else outliers.add_products(y, x, *kept)
 
@@ -60,8 +63,11 @@ def coded_rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, colu
 
     Raises:
         IndexError: An id is not a row, on the CPU.
+        TypeError, ValueError: A tensor is not of the dtype and shape above.
     """
     if torch.is_grad_enabled() and scale.requires_grad:
+        checks.matrix(planes, scale, rows, columns, trained=True)
+        checks.ids(ids, rows)
         return reference.coded_rows(ids, planes, scale, rows, columns)
     if dispatch.is_eager(ids):
         return _rows(ids, planes, scale, rows, columns)
@@ -69,8 +75,13 @@ def coded_rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, colu
 
 
 def dequantize(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
-    """Returns the matrix, fp32 [rows, columns]: equal bit for bit to the reference's."""
+    """Returns the matrix, fp32 [rows, columns]: equal bit for bit to the reference's.
+
+    Raises:
+        TypeError, ValueError: A tensor is not of the dtype and shape that `coded_linear` takes.
+    """
     if torch.is_grad_enabled() and scale.requires_grad:
+        checks.matrix(planes, scale, rows, columns, trained=True)
         return reference.dequantize(planes, scale, rows, columns)
     if dispatch.is_eager(scale):
         return _dequantize(planes, scale, rows, columns)
@@ -84,21 +95,16 @@ def rotate(x: Tensor, seed: int, *, back: bool = False) -> Tensor:
         x: Floating point [..., n].
         seed: Which rotation; 0 is none.
         back: Take the inverse.
+
+    Raises:
+        UserError: `x` is not of floating point.
+        ValueError: `x` has no columns, or `seed` is not 0 to 2^63 - 1.
     """
     if not seed:
         return x
     if dispatch.is_eager(x) and not (x.requires_grad and torch.is_grad_enabled()):
         return _rotate(x, seed, back)
     return torch.ops.bitstack.rotate(x, seed, back)
-
-
-def _check(x: Tensor, planes: list[Tensor]) -> None:
-    if not x.is_floating_point():
-        raise UserError(f"activations: dtype {x.dtype} is not supported: use float32 or bfloat16")
-    if x.device != planes[0].device:
-        raise UserError(
-            f"activations: on {x.device}, packed weights on {planes[0].device}: move one of them"
-        )
 
 
 @cache
@@ -111,7 +117,8 @@ def _triton() -> ModuleType | None:
 def _rotate(x: Tensor, seed: int, back: bool = False) -> Tensor:
     if not seed:
         return x
-    variant = dispatch.cpu_variant() if x.device.type == "cpu" else None
+    checks.activations(x, x.device)
+    variant = dispatch.cpu_variant() if x.is_cpu else None
     if variant is None or not native.supports(x.dtype):
         return rotation.rotate(x, seed, back=back)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -128,10 +135,11 @@ def _linear(
     seed: int = 0,
     kept: native.Kept | None = None,
 ) -> Tensor:
-    variant = dispatch.cpu_variant() if x.device.type == "cpu" else None
-    if variant is not None and native.supports(x.dtype):
+    variant = dispatch.cpu_variant() if x.is_cpu else None
+    if variant is not None and native.supports(x.dtype) and scale.is_cpu:
         x = x.contiguous()
-        if x.numel() >= MATMUL_FROM * x.shape[-1]:
+        bias = None if bias is None else bias.contiguous()
+        if x.dim() and x.numel() >= MATMUL_FROM * x.shape[-1] > 0:
             y = matmul.linear(variant, _rotate(x, seed), planes, scale, rows, bias)
             if kept is not None:
                 native.add_outliers(variant, y, x, kept)
@@ -139,6 +147,9 @@ def _linear(
         fast = dispatch.get_accuracy() == "fast"
         signs = rotation.signs(x.shape[-1], seed) if seed else None  # rotated within the kernel
         return native.linear(variant, fast, x, planes, scale, rows, bias, signs, kept)
+    checks.activations(x, scale.device)
+    checks.matrix(planes, scale, rows, x.shape[-1])
+    checks.bias(bias, rows, x.device)
     rotated = _rotate(x, seed)
     if x.is_cuda and (triton := _triton()) is not None:
         y = triton.coded_linear(rotated, planes, scale, rows, bias)
@@ -148,7 +159,9 @@ def _linear(
 
 
 def _rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
-    variant = dispatch.cpu_variant() if ids.device.type == "cpu" else None
+    variant = dispatch.cpu_variant() if ids.is_cpu else None
+    _check_rows(ids, planes, scale, rows, columns)
+    checks.ids(ids, rows)
     if ids.is_cuda and (triton := _triton()) is not None:
         return triton.coded_rows(ids, planes, scale, rows, columns)
     if variant is None:
@@ -160,7 +173,8 @@ def _rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: 
 
 
 def _dequantize(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
-    variant = dispatch.cpu_variant() if scale.device.type == "cpu" else None
+    variant = dispatch.cpu_variant() if scale.is_cpu else None
+    checks.matrix(planes, scale, rows, columns)
     if scale.is_cuda and (triton := _triton()) is not None:
         return triton.dequantize(planes, scale, rows, columns)
     if variant is None:
@@ -174,6 +188,10 @@ def _input_gradient(
     grad: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int
 ) -> Tensor:
     """Returns `grad` [..., m] times the matrix: [..., n], a panel of rows at a time."""
+    checks.activations(grad, scale.device)
+    checks.matrix(planes, scale, rows, columns)
+    if grad.shape[-1] != rows:
+        raise ValueError(f"grad: shape {list(grad.shape)} does not end in {rows} rows")
     flat = grad.reshape(-1, rows)
     total = torch.zeros(flat.shape[0], columns, dtype=torch.float32, device=grad.device)
     u, shared = scale[:rows], scale[rows:]
@@ -184,15 +202,32 @@ def _input_gradient(
     return total.to(grad.dtype).view(*grad.shape[:-1], columns)
 
 
+def _check_product(
+    x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None
+) -> None:
+    checks.activations(x, scale.device)
+    checks.matrix(planes, scale, rows, x.shape[-1])
+    if bias is not None:
+        checks.bias(bias.contiguous(), rows, x.device)
+
+
+def _check_rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> None:
+    checks.matrix(planes, scale, rows, columns)
+    if ids.device != scale.device:
+        raise ValueError(f"ids: on {ids.device}, packed weights on {scale.device}: move one")
+
+
 @torch.library.custom_op("bitstack::coded_linear", mutates_args=())
 def _linear_op(
     x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None
 ) -> Tensor:
+    _check_product(x, planes, scale, rows, bias)  # whole at every call, unlike the eager path
     return _linear(x, planes, scale, rows, bias)
 
 
 @_linear_op.register_fake
 def _(x: Tensor, planes: list[Tensor], scale: Tensor, rows: int, bias: Tensor | None) -> Tensor:
+    _check_product(x, planes, scale, rows, bias)  # torch comes here too where one is on meta
     return x.new_empty(*x.shape[:-1], rows)
 
 
@@ -205,6 +240,8 @@ def _gradient_op(
 
 @_gradient_op.register_fake
 def _(grad: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    checks.activations(grad, scale.device)
+    checks.matrix(planes, scale, rows, columns)
     return grad.new_empty(*grad.shape[:-1], columns)
 
 
@@ -258,6 +295,7 @@ def _rows_op(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, column
 
 @_rows_op.register_fake
 def _(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    _check_rows(ids, planes, scale, rows, columns)
     return scale.new_empty(*ids.shape, columns, dtype=torch.float32)
 
 
@@ -268,4 +306,5 @@ def _dequantize_op(planes: list[Tensor], scale: Tensor, rows: int, columns: int)
 
 @_dequantize_op.register_fake
 def _(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
+    checks.matrix(planes, scale, rows, columns)
     return scale.new_empty(rows, columns, dtype=torch.float32)

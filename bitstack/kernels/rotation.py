@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitstack.kernels import checks
+
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -24,7 +26,15 @@ def signs(columns: int, seed: int) -> Tensor:
     """Returns the two rows of signs of a rotation, int8 [2, columns], each 1 or -1.
 
     The lowest bits of splitmix64 started at `seed`: the same on every machine, in every version.
+
+    Raises:
+        TypeError: A number is not whole.
+        ValueError: `seed` is not 0 to 2^63 - 1, or there are no columns.
     """
+    checks.whole(seed=seed)
+    checks.sizes(columns=columns)
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed: {seed} is not 0 to 2^63 - 1")
     with np.errstate(over="ignore"):
         steps = np.arange(1, 2 * columns + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
         z = steps + np.uint64(seed)
@@ -45,7 +55,11 @@ def rotate(x: Tensor, seed: int, *, back: bool = False) -> Tensor:
 
     Returns:
         Q x (or Qᵀ x) for every vector of `x`, computed in fp32, in the shape and dtype of `x`.
+
+    Raises:
+        UserError, ValueError: `x` is not of floating point, or has no columns.
     """
+    checks.activations(x, x.device)
     columns = x.shape[-1]
     size = 1 << (columns.bit_length() - 1)
     starts = [0, columns - size] if size < columns else [0]

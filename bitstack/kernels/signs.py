@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitstack.kernels import dispatch, native, packing
+from bitstack.kernels import checks, dispatch, native, packing
 
 _PANEL = 1 << 22  # weights rebuilt at once: 16 MiB of fp32, whatever the size of the matrix
 _PRODUCTS_BELOW = 8  # tokens from which rebuilding is faster
@@ -28,9 +28,11 @@ def sign_dequantize(
         planes: uint8 [m, ceil(columns/8)] each, in `big` bit order.
         lefts: The factor [m, k] of every plane.
         rights: The factor [k, columns] of every plane.
+
+    Raises:
+        TypeError, ValueError: A tensor is not of that dtype, shape and device.
     """
-    assert planes
-    assert len(planes) == len(lefts) == len(rights)
+    _check(planes, lefts, rights, columns)
     total = torch.zeros(planes[0].shape[0], columns, device=planes[0].device)
     for plane, left, right in zip(planes, lefts, rights, strict=True):
         product = left.float() @ right.float()
@@ -49,7 +51,14 @@ def sign_linear(
     """Returns `x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m], dtype of `x`.
 
     Planes and factors are as in `sign_dequantize`.
+
+    Raises:
+        UserError: `x` is not of floating point, or not on the device of the planes.
+        TypeError, ValueError: Another tensor is not of that dtype, shape and device.
     """
+    _check(planes, lefts, rights, x.shape[-1] if x.dim() else 0)
+    checks.activations(x, planes[0].device)
+    checks.bias(bias, planes[0].shape[0], x.device)
     variant = _variant(x)
     if variant is None:
         out = _rebuilt(x, planes, lefts, rights)
@@ -57,6 +66,20 @@ def sign_linear(
         flat = _products(variant, x.reshape(-1, x.shape[-1]), planes, lefts, rights)
         out = flat.to(x.dtype).view(*x.shape[:-1], flat.shape[-1])
     return out if bias is None else out + bias.to(out.dtype)
+
+
+def _check(planes: list[Tensor], lefts: list[Tensor], rights: list[Tensor], columns: int) -> None:
+    """Refuses what are not signs and factors of one matrix; rows may be none, of a lookup."""
+    checks.sizes(columns=columns)
+    if not planes or not len(planes) == len(lefts) == len(rights):
+        counts = f"{len(planes)} planes, {len(lefts)} left and {len(rights)} right factors"
+        raise ValueError(f"signs: {counts}: pass as many of each, at least one")
+    rows, device = planes[0].shape[0], planes[0].device
+    for plane, left, right in zip(planes, lefts, rights, strict=True):
+        rank = left.shape[-1]
+        checks.tensor("plane", plane, (torch.uint8,), (rows, (columns + 7) // 8), device)
+        checks.tensor("left factor", left, checks.FLOATS, (rows, rank), device)
+        checks.tensor("right factor", right, checks.FLOATS, (rank, columns), device)
 
 
 def _variant(x: Tensor) -> native.Variant | None:

@@ -114,14 +114,16 @@ def _gather(ids, p0, p1, p2, p3, p4, p5, p6, p7, scale, out, rows, columns, row_
     i = tl.program_id(0).to(tl.int64)
     row = tl.load(ids + i)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    there = column < columns
+    inside = (row >= 0) & (row < rows)
+    there = (column < columns) & inside
     at = row * row_bytes + column // 8
     word = _word(p0, p1, p2, p3, p4, p5, p6, p7, at, there, PLANES)
     code = _code(word, (column % 8).to(word.dtype), PLANES)
     value = tl.load(scale + rows + columns + code).to(tl.float32)
     value *= tl.load(scale + rows + column, mask=there, other=0.0).to(tl.float32)
-    value *= tl.load(scale + row).to(tl.float32)
-    tl.store(out + i * columns + column, value, mask=there)
+    value *= tl.load(scale + row, mask=inside, other=0.0).to(tl.float32)
+    value = tl.where(inside, value, float("nan"))
+    tl.store(out + i * columns + column, value, mask=column < columns)
 
 
 def _eight(planes: list[Tensor]) -> list[Tensor]:
@@ -134,10 +136,11 @@ def coded_linear(
 ) -> Tensor:
     """Returns `x` [..., n] times the transposed matrix, plus `bias` [m]: [..., m], dtype of `x`.
 
-    Planes and scale set are as in `kernels.ops.coded_linear`.
+    Planes and scale set are as in `kernels.ops.coded_linear`, which checks them.
     """
     columns = x.shape[-1]
     flat = x.reshape(-1, columns).contiguous()
+    bias = None if bias is None else bias.contiguous()
     tokens = flat.shape[0]
     out = x.new_empty(tokens, rows)
     if tokens == 0:
@@ -159,9 +162,10 @@ def coded_linear(
 def coded_rows(ids: Tensor, planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> Tensor:
     """Returns rows `ids` (int64, any shape) of the matrix: fp32 [*ids.shape, columns].
 
-    Does not check ids, as torch's own embedding on CUDA does not.
+    A row of NaN for an id that is not a row: raising would wait for the GPU. The caller checks all
+    else.
     """
-    flat = ids.reshape(-1).contiguous()
+    flat = ids.reshape(-1).to(torch.int64).contiguous()
     out = torch.empty(flat.shape[0], columns, device=ids.device)
     if flat.shape[0]:
         grid = (flat.shape[0], triton.cdiv(columns, 512))

@@ -1,6 +1,7 @@
 """Every compiled variant, called directly, gives what the reference gives.
 
-The search `descend` is compared with torch's own in `tests/decompose/test_search.py`.
+The search `descend` is compared with torch's own in
+`tests/decompose/test_search.py`.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitstack.kernels import native, reference
+from bitstack.kernels import library, native, reference
 
 from .conftest import Coded, make_coded
 
@@ -28,7 +29,7 @@ def test_variants_are_numbered_and_the_last_runs_anywhere() -> None:
 
 
 def test_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_library", lambda: None)
+    monkeypatch.setattr(library, "load", lambda: None)
     assert native.variants.__wrapped__() == ()
     assert native.compiled() is None
 
@@ -38,8 +39,8 @@ def test_a_library_of_another_system_is_passed_over(
 ) -> None:
     (tmp_path / "_cpu.so").write_bytes(b"not a library")
     (tmp_path / "_cpu.txt").write_bytes(b"nor this")
-    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
-    assert native._library.__wrapped__() is None
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    assert library.load.__wrapped__() is None
 
 
 def test_dtypes() -> None:

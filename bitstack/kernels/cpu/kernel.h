@@ -1,7 +1,7 @@
 // What the variants of the CPU kernel share: plain structs, and the table of functions each fills.
 //
 // A variant (portable, AVX2, AVX-VNNI, three of AVX-512) is one source file compiled for one
-// instruction set; which of them runs is decided in library.cpp. Nothing here or there knows of torch.
+// instruction set; which of them runs is decided in variants.cpp. Nothing here or there knows of torch.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -55,7 +55,8 @@ struct FloatActivations {
   float* value;
 };
 
-// A sparse part of a matrix, for inputs before their rotation. Fewer than 2^23 columns.
+// A sparse part of a matrix, for inputs before their rotation. Fewer than 2^23 columns; positions of
+// 32 bits only where all places of the matrix fit them.
 struct Outliers {
   const void* positions;   // row * columns + column, rising
   bool wide;               // positions are int64, not int32
@@ -86,9 +87,11 @@ struct Kernel {
   // x becomes Q x in place, or with `back` its inverse; `signs` [2, columns] are 1 or -1.
   void (*rotate)(float* x, const int8_t* signs, int64_t columns, bool back);
   // out[token * stride + row - begin] = S x, of at most kChunk rows, whose outliers may begin at
-  // `guess`: right or wrong, but a search would wait for memory. Returns where those of `end` begin.
+  // `guess`: right or wrong, but a search would wait for memory. `guess` becomes where those of
+  // `end` begin. Returns how many outliers these rows have, or -1 where one it came to is not of
+  // them. All chunks of rows together have all outliers, or positions do not rise.
   int64_t (*outliers)(const Outliers&, const void* x, Dtype, int64_t tokens, int64_t begin,
-                      int64_t end, int64_t guess, float* out, int64_t stride);
+                      int64_t end, int64_t& guess, float* out, int64_t stride);
 };
 
 extern const Kernel kPortable;

@@ -8,8 +8,8 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -106,8 +106,8 @@ class Pool {
   void grow(int helpers) {
     try {
       for (; helpers_ < helpers; ++helpers_) std::thread(&Pool::help, this, helpers_).detach();
-    } catch (const std::system_error&) {
-      // The system gives no more threads: those there are do the work.
+    } catch (const std::exception&) {
+      // The system gives no more threads or memory: those there are do the work.
     }
   }
 

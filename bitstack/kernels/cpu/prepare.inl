@@ -7,6 +7,8 @@
 namespace bitstack {
 namespace {
 
+constexpr float kInfinite = __builtin_inff(), kUnknown = __builtin_nanf("");
+
 // Largest magnitude of 32 numbers, found as integers: floats of one sign sort like their bits, and
 // an integer maximum may be taken in any order, so that it becomes vector code.
 inline float largest(const float* group) {
@@ -79,9 +81,15 @@ void quantize(const Matrix& m, const float* x, int64_t token, const ByteActivati
     for (int g = 0; g < width / 4; ++g) {
       const float* group = scaled + g * kGroup;
       const float most = largest(group), inverse = most > 1e-30f ? steps / most : 0.0f;
-      const float scale = most / (steps * low_steps);
+      const float scale = most < kInfinite ? most / (steps * low_steps) : kUnknown;
       uint8_t *to = high + g * kGroup, *rest = low + g * kGroup;
-      sum += scale * float(quantize_group<low_steps>(group, inverse, to, rest));
+      if (most < kInfinite) {
+        sum += scale * float(quantize_group<low_steps>(group, inverse, to, rest));
+      } else {  // no whole number stands for them: the scale alone makes the product NaN
+        memset(to, 0, kGroup);
+        memset(rest, 0, kGroup);
+        sum = kUnknown;
+      }
       a.scale[at * (width / 4) + g] = scale;
     }
     int8_t* out = a.value + at * 16 * width;

@@ -1,5 +1,6 @@
 // What `bitstack/decompose` does most: one panel of the coordinate descent that chooses codes, the
-// values of codes, and sums over all weights of one code. Arguments are checked by the caller.
+// values of codes, and sums over all weights of one code. Every call is given the counts of its
+// buffers and returns an `Error` (see arguments.h); the caller checks dtypes and strides.
 //
 // Rows are independent, so each thread takes blocks of them through all columns of the panel with
 // everything it touches in cache. Floors of a panel of p columns, m rows, J levels: for each weight
@@ -11,13 +12,8 @@
 #include <cstring>
 #include <vector>
 
+#include "arguments.h"
 #include "pool.h"
-
-#if defined(_WIN32)
-#define BITSTACK_API extern "C" __declspec(dllexport)
-#else
-#define BITSTACK_API extern "C" __attribute__((visibility("default")))
-#endif
 
 // The compiler makes one copy of the inner loops for each kind of machine; the loader picks.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -217,56 +213,107 @@ BITSTACK_CLONES void look_up(const uint8_t* code, int32_t mask, const float* tab
   for (int64_t c = 0; c < columns; ++c) out[c] = table[code[c] & mask] * v[c] * u;
 }
 
+// Counts of the levels' buffers, as bitstack_descend takes them, against the panel.
+Error check_levels(const Panel& a, const int64_t* counts) {
+  const int64_t J = a.levels;
+  for (int64_t j = 0; j < J; ++j) {
+    if (a.planes[j] <= (j ? a.planes[j - 1] : 0) || a.planes[j] > kMaxPlanes) return kCodes;
+    if (!holds(a.tables[j], counts[j], 1 << a.planes[j], 1)) return kCodes;
+    if (!holds(a.u[j], counts[J + j], a.rows, 1)) return kCodes;
+    if (!holds(a.v[j], counts[2 * J + j], a.columns, 1)) return kCodes;
+    if (!holds(a.products[j], counts[3 * J + j], a.rows, a.columns)) return kCodes;
+  }
+  return a.first < 0 || a.first > a.planes[0] ? kCodes : kFine;
+}
+
+// A mask of `count` codes over a matrix of `codes` codes.
+Error check_codes(const void* code, int64_t codes, int64_t rows, int64_t columns, int32_t count) {
+  if (count < 1 || count > kMaxEntries || (count & (count - 1))) return kPlanes;
+  return holds(code, codes, rows, columns) ? kFine : kCodes;
+}
+
 }  // namespace
 
-// Chooses the codes of the panel [start, start + width) of columns again; see Panel.
-BITSTACK_API void bitstack_descend(int64_t rows, int64_t columns, int64_t start, int64_t width,
-                                   int32_t levels, int32_t first, const int32_t* planes,
-                                   const float* const* tables, const float* const* u,
-                                   const float* const* v, const float* const* products,
-                                   const float* felt, const float* weights, float* moves,
-                                   uint8_t* code, int32_t threads) {
+// Chooses the codes of the panel [start, start + width) of columns again; see Panel. `counts`: the
+// numbers in each level's table, u, v and products, [4][levels]; then those of the other buffers.
+BITSTACK_API int32_t bitstack_descend(int64_t rows, int64_t columns, int64_t start, int64_t width,
+                                      int32_t levels, int32_t first, const int32_t* planes,
+                                      const float* const* tables, const float* const* u,
+                                      const float* const* v, const float* const* products,
+                                      const int64_t* counts, const float* felt, int64_t felts,
+                                      const float* weights, int64_t weight_count, float* moves,
+                                      int64_t move_count, uint8_t* code, int64_t codes,
+                                      int32_t threads) {
+  if (levels < 1 || levels > kLevels || width < 1 || width > kPanel) return kCodes;
+  if (start < 0 || start > columns - width) return kCodes;
   const Panel panel{rows,   columns, start, width,    levels, first,   planes, tables,
                     u,      v,       products, felt,  weights, moves,  code};
-  const Ranks ranks(panel);
-  parallel_for((rows + kRows - 1) / kRows, threads, [&](int64_t block) {
-    const int64_t begin = block * kRows;
-    descend(panel, ranks, begin, int(std::min<int64_t>(kRows, rows - begin)));
+  if (const Error error = check_levels(panel, counts)) return error;
+  const bool there = holds(felt, felts, levels * width, width) &&
+                     holds(weights, weight_count, levels, 1) &&
+                     holds(moves, move_count, rows, levels * width) &&
+                     holds(code, codes, rows, columns);
+  if (!there) return kCodes;
+  return guarded([&]() -> int32_t {
+    const Ranks ranks(panel);
+    parallel_for((rows + kRows - 1) / kRows, threads, [&](int64_t block) {
+      const int64_t begin = block * kRows;
+      descend(panel, ranks, begin, int(std::min<int64_t>(kRows, rows - begin)));
+    });
+    return kFine;
   });
 }
 
-// out [rows, columns] = u T[code & mask] v.
-BITSTACK_API void bitstack_values(const uint8_t* code, int32_t mask, const float* table,
-                                  const float* u, const float* v, int64_t rows, int64_t columns,
-                                  float* out, int32_t threads) {
-  parallel_for(rows, threads, [&](int64_t r) {
-    look_up(code + r * columns, mask, table, v, u[r], columns, out + r * columns);
+// out [rows, columns] = u T[code] v, of the low bits that `count` codes have.
+BITSTACK_API int32_t bitstack_values(const uint8_t* code, int64_t codes, int32_t count,
+                                     const float* table, int64_t entries, const float* u,
+                                     int64_t us, const float* v, int64_t vs, int64_t rows,
+                                     int64_t columns, float* out, int64_t outputs,
+                                     int32_t threads) {
+  if (const Error error = check_codes(code, codes, rows, columns, count)) return error;
+  if (!holds(table, entries, count, 1) || !holds(u, us, rows, 1) || !holds(v, vs, columns, 1))
+    return kScales;
+  if (!holds(out, outputs, rows, columns)) return kOutputs;
+  return guarded([&]() -> int32_t {
+    parallel_for(rows, threads, [&](int64_t r) {
+      look_up(code + r * columns, count - 1, table, v, u[r], columns, out + r * columns);
+    });
+    return kFine;
   });
 }
 
 // sums [count] = the sum of row[r] column[c] x[r, c] over the weights of each code; null x: ones.
-BITSTACK_API void bitstack_sum_by_code(const uint8_t* code, int32_t mask, const float* row,
-                                       const float* column, const float* x, int64_t rows,
-                                       int64_t columns, int32_t count, double* sums,
-                                       int32_t threads) {
-  const int64_t blocks = (rows + kRows - 1) / kRows;
-  std::vector<double> parts(size_t(blocks) * size_t(count), 0.0);
-  parallel_for(blocks, threads, [&](int64_t block) {
-    double* own = parts.data() + block * count;
-    // Four sums of every code: two neighbours of one code need not wait for one another.
-    float some[4][256];
-    for (int64_t r = block * kRows; r < std::min(rows, (block + 1) * kRows); ++r) {
-      std::memset(some, 0, sizeof some);
-      const uint8_t* codes = code + r * columns;
-      const float* values = x ? x + r * columns : nullptr;
-      for (int64_t c = 0; c < columns; ++c)
-        some[c & 3][codes[c] & mask] += column[c] * (values ? values[c] : 1.0f);
-      for (int k = 0; k < count; ++k)
-        own[k] += double(row[r]) * (some[0][k] + some[1][k] + some[2][k] + some[3][k]);
-    }
+BITSTACK_API int32_t bitstack_sum_by_code(const uint8_t* code, int64_t codes, int32_t count,
+                                          const float* row, int64_t row_count,
+                                          const float* column, int64_t column_count,
+                                          const float* x, int64_t inputs, int64_t rows,
+                                          int64_t columns, double* sums, int64_t outputs,
+                                          int32_t threads) {
+  if (const Error error = check_codes(code, codes, rows, columns, count)) return error;
+  if (!holds(row, row_count, rows, 1) || !holds(column, column_count, columns, 1)) return kScales;
+  if (x && !holds(x, inputs, rows, columns)) return kInputs;
+  if (!holds(sums, outputs, count, 1)) return kOutputs;
+  return guarded([&]() -> int32_t {
+    const int64_t blocks = (rows + kRows - 1) / kRows;
+    std::vector<double> parts(size_t(blocks) * size_t(count), 0.0);
+    parallel_for(blocks, threads, [&](int64_t block) {
+      double* own = parts.data() + block * count;
+      // Four sums of every code: two neighbours of one code need not wait for one another.
+      float some[4][kMaxEntries];
+      for (int64_t r = block * kRows; r < std::min(rows, (block + 1) * kRows); ++r) {
+        std::memset(some, 0, sizeof some);
+        const uint8_t* at = code + r * columns;
+        const float* values = x ? x + r * columns : nullptr;
+        for (int64_t c = 0; c < columns; ++c)
+          some[c & 3][at[c] & (count - 1)] += column[c] * (values ? values[c] : 1.0f);
+        for (int k = 0; k < count; ++k)
+          own[k] += double(row[r]) * (some[0][k] + some[1][k] + some[2][k] + some[3][k]);
+      }
+    });
+    for (int64_t block = 0; block < blocks; ++block)
+      for (int k = 0; k < count; ++k) sums[k] += parts[size_t(block * count + k)];
+    return kFine;
   });
-  for (int64_t block = 0; block < blocks; ++block)
-    for (int k = 0; k < count; ++k) sums[k] += parts[size_t(block * count + k)];
 }
 
 }  // namespace bitstack
