@@ -50,7 +50,7 @@ def served(hub: HubServer, container: Path) -> HubServer:
 def shards_of(container: Path, manifest: Manifest, budget: int) -> list[str]:
     """Files that hold what a budget needs, sorted."""
     levels, _ = manifest.budgets.levels(budget)
-    where = BlockReader(container)._where
+    where = {name: one.shard.file for name, one in BlockReader(container).placed.items()}
     return sorted({where[name] for name in manifest.tensors(levels)})
 
 
@@ -111,7 +111,7 @@ def test_the_floor_has_shards_of_its_own(container: Path, manifest: Manifest) ->
     """Or the least model would download blocks it does not hold."""
     floor = [1] * len(manifest.stacks)
     names = set(manifest.tensors(floor))
-    where = BlockReader(container)._where
+    where = {name: one.shard.file for name, one in BlockReader(container).placed.items()}
     files = {where[name] for name in names}
     held = {name for name, file in where.items() if file in files}
     assert held - {manifest.guard} == names
