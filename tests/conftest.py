@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -15,6 +16,10 @@ import pico
 from hub_server import HubServer
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+# A busy machine must not fail a property.
+settings.register_profile("bitstack", deadline=None)
+settings.load_profile("bitstack")
 
 # Pico matrices gain nothing from threads, and lose much where others use the cores too.
 torch.set_num_threads(1)

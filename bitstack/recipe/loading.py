@@ -65,7 +65,7 @@ def _read(source: str | Path) -> dict[str, Any]:
         )
     try:
         data = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates and nesting, too
         raise UserError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise UserError(f"recipe {path}: cannot be read ({error.strerror})") from None
