@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rich.style  # noqa: F401  # draws a number when it is imported, once
 import torch
 from command_line import call
 from transformers import AutoModelForCausalLM
@@ -31,6 +32,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "plan": lambda made: bitstack.plan(made.container),
     "export": lambda made: bitstack.export(made.container, made.new),
     "evaluate": lambda made: bitstack.evaluate(made.container, made.text, window=16),
+    "verify": lambda made: bitstack.verify(made.container),
     "load_recipe": lambda made: bitstack.load_recipe("best"),
     "set_accuracy": lambda made: bitstack.set_accuracy(bitstack.set_accuracy("exact")),
     "push": lambda made: bitstack.push(made.container, "me/model", dry_run=True),
