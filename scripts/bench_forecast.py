@@ -91,15 +91,14 @@ CASES = {
 
 
 def measure(name: str, work: Path) -> Row:
-    """Returns the row of a case."""
-    case, output = CASES[name], work / "out"
+    """Returns the row of a case; its container stays in the work folder."""
+    case, output = CASES[name], work / f"container-{kept(name).stem}"
     threads = case.threads or torch.get_num_threads()
     model = case.model(work)
     shutil.rmtree(output, ignore_errors=True)
     promised = forecast(model, output, case.options, threads)
     with Disk(output) as disk:
         made = run(model, output, workers=1, threads=threads, options=[*case.options])
-    shutil.rmtree(output)
     measured = [made.seconds, made.peak_bytes, disk.peak]
     return Row(name, promised, measured, threads, vectors())
 

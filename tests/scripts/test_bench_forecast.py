@@ -25,7 +25,7 @@ def test_a_case_is_measured_once(
     assert (row["case"], row["threads"]) == ("small", 1)
     assert len(row["promised"]) == len(row["measured"]) == len(bench_forecast.FIGURES)
     assert row["measured"][1] > 100 << 20  # Python and torch alone
-    assert not (tmp_path / "work" / "out").exists()
+    assert (tmp_path / "work" / "container-small" / "bitstack.json").is_file()
     monkeypatch.setattr(bench_forecast, "run", None)  # nothing runs any more
     bench_forecast.main()
     assert json.loads(capsys.readouterr().out) == [row]
