@@ -90,17 +90,18 @@ class _Known(NamedTuple):
 _known: dict[tuple[int, ...], _Known] = {}  # by sizes and ids of tensors
 
 
-def _coded(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> int:
-    """Returns the address of a coded matrix as the library takes it, checked.
+def _coded(planes: list[Tensor], scale: Tensor, rows: int, columns: int) -> _Known:
+    """Returns a coded matrix as the library takes it, checked.
 
     A product of one token takes as long as a few checks of a tensor. So each matrix is checked
-    once, and again where one of its tensors is another or has moved.
+    once, and again where one of its tensors is another or has moved. The caller holds what it gets
+    until its call has ended: another thread that checks the same matrix may take its place here.
     """
     key = (rows, columns, id(scale), *map(id, planes))
     known = _known.get(key)
     if known is None or known.addresses != [t.data_ptr() for t in (scale, *planes)]:
         known = _known[key] = _check(key, planes, scale, rows, columns)
-    return known.at
+    return known
 
 
 def _check(
@@ -183,7 +184,7 @@ def linear(
     code = _functions().bitstack_linear(
         variant.index,
         fast,
-        matrix,
+        matrix.at,
         *(_NO_BUFFER if signs is None else buffer("signs", signs, torch.int8)),
         *(_NO_OUTLIERS if kept is None else _outliers(kept)),
         at,
@@ -221,9 +222,10 @@ def unpack(
         TypeError, ValueError: A tensor is not of that dtype and shape, or not on the CPU.
     """
     count, columns = out.shape
+    matrix = _coded(planes, scale, rows, columns)
     code = _functions().bitstack_unpack(
         variant.index,
-        _coded(planes, scale, rows, columns),
+        matrix.at,
         *(_NO_BUFFER if ids is None else buffer("ids", ids, torch.int64)),
         begin,
         begin + count,
@@ -246,9 +248,10 @@ def unpack_halves(
         TypeError, ValueError: As in `unpack`, or the variant has no halves.
     """
     count, columns = out.shape
+    matrix = _coded(planes, scale, rows, columns)
     code = _functions().bitstack_unpack_halves(
         variant.index,
-        _coded(planes, scale, rows, columns),
+        matrix.at,
         begin,
         begin + count,
         *buffer("out", out, torch.bfloat16),

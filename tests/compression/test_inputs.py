@@ -42,13 +42,13 @@ def test_outputs_that_are_taken(pico_model: Folder, run: Folder, tmp_path: Path)
 def test_a_full_disk_is_told_beforehand(
     pico_model: Folder, run: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The journal and the shards, the planes once more after tuning, the states of all layers for
-    the backward pass, the last of what is tuned on, and of the windows that settle the order what
-    the original predicts."""
+    """The journal and the shards, the planes once more after tuning, the states of all layers and
+    two gradients for the backward pass, the last of what is tuned on, and of the windows that
+    settle the order what the original predicts."""
     model = pico_model("llama-tied")
     manifest = read_manifest(run(model, "room", **QUICK | {"num_samples": 20}))
     stacked = sum(t.bytes for e in manifest.stacks for t in e.spec.all())
-    needed = 2 * (stacked + manifest.fixed_bytes) + stacked + (2 + 2) * 20 * 24 * 32 * 4
+    needed = 2 * (stacked + manifest.fixed_bytes) + stacked + (2 + 3) * 20 * 24 * 32 * 4
     read = len(pico.tokenizer()(pico.TEXT * 3)["input_ids"])
     pieces = min(4 * 20 * 24, read) // 24
     needed += (pieces - QUICK["order_samples"]) * 24 * 32 * 4

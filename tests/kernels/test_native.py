@@ -4,11 +4,15 @@ The search `descend` is compared with torch's own in
 `tests/decompose/test_search.py`.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
+from torch import Tensor
 
 from bitstack.kernels import library, native, reference
 
@@ -102,3 +106,30 @@ def test_reading_changes_nothing() -> None:
     memory = torch.arange(5000, dtype=torch.int32)
     native.read(memory)
     assert torch.equal(memory, torch.arange(5000, dtype=torch.int32))
+
+
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@built
+def test_threads_that_meet_a_new_matrix_at_once(switching: None) -> None:
+    x = torch.randn(1, 40)
+    with ThreadPoolExecutor(4) as pool:
+        for seed in range(150):
+            coded = make_coded(24, 40, 3, seed=seed)
+            start = Barrier(4)
+
+            def multiply(_: int, coded: Coded = coded, start: Barrier = start) -> Tensor:
+                start.wait()
+                return native.linear(BUILT[-1], False, x, coded.planes, coded.scale, 24, None)
+
+            products = list(pool.map(multiply, range(4)))
+            expected = reference.coded_linear(x, coded.planes, coded.scale, 24, None)
+            for product in products:
+                torch.testing.assert_close(product, expected, rtol=1e-4, atol=1e-4)

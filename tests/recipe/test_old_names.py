@@ -17,6 +17,7 @@ from bitstack.live.loading import load
 from bitstack.recipe import RENAMED, Recipe, current_names, load_recipe, with_old_names
 from bitstack.recipe.old_names import OLD_NAMES, _warn_of_old_name
 from bitstack.recipe.schema import OVERRIDABLE
+from damage import change_file, change_manifest
 
 OLD: dict[str, Any] = {
     "samples": 7, "length": 33, "together": [3], "sweeps": 1, "passes": 5, "preference": [2.0],
@@ -129,8 +130,8 @@ def old_container(stacked: Callable[..., Path], tmp_path: Path) -> Path:
     manifest = json.loads((folder / "bitstack.json").read_text())
     fields = {OLD_NAMES.get(name, name): value for name, value in manifest["recipe"].items()}
     assert set(RENAMED) <= set(fields)
-    (folder / "bitstack.json").write_text(json.dumps(manifest | {"recipe": fields}))
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(fields))
+    change_manifest(folder, lambda data: data | {"recipe": fields})
+    change_file(folder, "recipe.yaml", yaml.safe_dump(fields).encode())
     return folder
 
 

@@ -49,7 +49,7 @@ def test_report_of_tasks(
         (["--output", "r.html", "--original", "none"], "none"),
         (["--output", "r.html", "--tasks", "mmlu"], "--tasks: mmlu; known are"),
         (["--output", "r.html", "--tasks", "blimp", "--limit", "0"], "limit is 0"),
-        (["--output", "r.html", "--budget", "1"], "below the floor"),
+        (["--output", "r.html", "--budget", "1B"], "below the floor"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
