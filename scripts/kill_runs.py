@@ -193,7 +193,7 @@ def print_table(rows: list[Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="runs killed at random moments")
-    parser.add_argument("--every", type=int, default=1, help="kill at every so manieth call")
+    parser.add_argument("--every", type=int, default=1, help="kill before every N-th call only")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     parser.add_argument(
         "--json", metavar="FILE", nargs="?", const="-", help="write the result to FILE; - is stdout"

@@ -1,4 +1,7 @@
-"""`compress-model chat`."""
+"""`compress-model chat`: reads lines, answers messages, and runs the commands within a chat.
+
+Does not hold the conversation; see `live.conversation`.
+"""
 
 import signal
 import sys
@@ -8,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitstack.commands.shared import Budget, Device, Model, silence_libraries
+from bitstack.commands.shared import (
+    Budget,
+    Device,
+    DrawSeed,
+    Model,
+    Temperature,
+    silence_libraries,
+)
 from bitstack.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,15 +41,8 @@ def chat(
     max_new_tokens: Annotated[
         int, typer.Option(metavar="TOKENS", help="Most tokens of an answer.")
     ] = 512,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            metavar="T",
-            help="Randomness of the choice of tokens: 0 always takes the likeliest, 1 draws from "
-            "the model's own probabilities.",
-        ),
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random draws.")] = 0,
+    temperature: Temperature = 0.0,
+    seed: DrawSeed = 0,
     device: Device = "auto",
 ) -> None:
     """Talk with a chat model, and change its size meanwhile.

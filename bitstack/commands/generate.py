@@ -7,9 +7,11 @@ import typer
 from bitstack.commands.shared import (
     Budget,
     Device,
+    DrawSeed,
     Json,
     Model,
     Quiet,
+    Temperature,
     silence_libraries,
     write_result,
 )
@@ -24,22 +26,8 @@ def generate(
     max_new_tokens: Annotated[
         int, typer.Option(metavar="TOKENS", help="Most tokens to add to the prompt.")
     ] = 64,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            metavar="T",
-            help="Randomness of the choice of tokens: 0 always takes the likeliest, 1 draws from "
-            "the model's own probabilities.",
-        ),
-    ] = 0.0,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Seed of the random draws at a temperature above 0: the same seed gives the same "
-            "text.",
-        ),
-    ] = 0,
+    temperature: Temperature = 0.0,
+    seed: DrawSeed = 0,
     draft_budget: Annotated[
         str | None,
         typer.Option(

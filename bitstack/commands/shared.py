@@ -124,6 +124,23 @@ Limit = Annotated[
 Seed = Annotated[
     int, typer.Option(metavar="N", help="Seed of the random draws behind the confidence intervals.")
 ]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        metavar="T",
+        help="Randomness of the choice of tokens: 0 always takes the likeliest, 1 draws from "
+        "the model's own probabilities.",
+    ),
+]
+DrawSeed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        help="Seed of the random draws at a temperature above 0: the same seed gives the same "
+        "text.",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

@@ -106,20 +106,22 @@ def _kinds(config: Any, layers: int) -> list[str]:
 
 
 def _required(config: Any, name: str) -> int:
+    return _positive(
+        config, name, "FLOPs per token are not defined for a model without attention heads"
+    )
+
+
+def _published(config: Any, name: str) -> int:
+    return _positive(
+        config, name, "the published FLOPs are not defined here; use the variant 'bytes'"
+    )
+
+
+def _positive(config: Any, name: str, consequence: str) -> int:
+    """A number of the config from 1 on. Raises UserError, which tells the consequence."""
     value = getattr(config, name, None)
     if not isinstance(value, int) or value < 1:
         raise UserError(
-            f"config of {config.model_type!r} has no {name} (found {value!r}): FLOPs per token are "
-            "not defined for a model without attention heads"
-        )
-    return value
-
-
-def _published(config: PretrainedConfig, name: str) -> int:
-    value = getattr(config, name, None)
-    if not isinstance(value, int) or value < 1:
-        raise UserError(
-            f"config of {config.model_type!r} has no {name}: the published FLOPs are not defined "
-            "here; use the variant 'bytes'"
+            f"config of {config.model_type!r} has no {name} (found {value!r}): {consequence}"
         )
     return value
