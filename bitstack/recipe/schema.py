@@ -189,7 +189,7 @@ class Recipe(BaseModel):
         "auto",
         description="codes: Whether the inputs of a matrix are rotated at random before it is "
         "coded. That spreads the few weights that are far larger than the others. auto tries both "
-        "on some rows of every matrix and keeps the better.",
+        "on some rows of every matrix and keeps the better; without text it rotates all.",
     )
     outliers: Literal["auto", "never"] = Field(
         "auto",

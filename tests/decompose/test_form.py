@@ -39,7 +39,22 @@ def form(weight: torch.Tensor, moment: torch.Tensor | None = None, **fields: obj
 
 
 def test_a_gaussian_matrix_stays_as_it_is() -> None:
-    assert form(gaussian(96, 256)) == (False, 0)
+    assert form(gaussian(96, 256), torch.eye(256)) == (False, 0)
+
+
+def test_without_text_errors_are_spread_over_all_inputs() -> None:
+    """Columns that are large get large errors, unless they are rotated. In a trained model inputs
+    are large where columns are: what one such input makes of the error is then twice as much."""
+    sizes = torch.ones(256)
+    sizes[::32] = 8.0
+    weight = gaussian(96, 256) * sizes
+    assert form(weight)[0]
+    errors = {
+        rotation: (dequantized(weight, 3, rotation=rotation) - weight).square().mean(0)
+        for rotation in ("auto", "never")
+    }
+    assert errors["auto"].max() < 2 * errors["auto"].mean()
+    assert errors["never"].max() > 5 * errors["never"].mean()
 
 
 def test_what_the_recipe_forbids_is_not_taken() -> None:
