@@ -17,7 +17,7 @@ from bitstack.calibration.layers import LOGITS_AT_ONCE
 from bitstack.calibration.windows import READ_FACTOR, TUNING_TOKENS
 from bitstack.compression.matrix_pool import MatrixPool, MatrixTask
 from bitstack.decompose.form import ROWS as TRIAL_ROWS
-from bitstack.decompose.nested import Plan
+from bitstack.decompose.nested import REFIT_EVERY, Plan
 from bitstack.decompose.refit import PRODUCTS as REFIT_PRODUCTS
 from bitstack.decompose.rows import rows_of_blocks
 from bitstack.machine.device import product_dtype
@@ -76,7 +76,8 @@ def stack_products(recipe: Recipe, refit: float) -> float:
             products += len(tops) * (1 + recipe.refit_rounds * (recipe.search_sweeps + refit))
             stale -= {*tops}
         if chosen_again:
-            products += len(again & stale) + recipe.joint_passes * len(again) * (1 + refit)
+            refits = -(-recipe.joint_passes // REFIT_EVERY)
+            products += len(again & stale) + len(again) * (recipe.joint_passes + refits * refit)
             stale -= again
         products += len(stale) * (1 + recipe.refit_rounds * refit)
     return products
