@@ -8,34 +8,34 @@ product, which reads so many copies that they exceed the caches. The two sides t
 figure is the median of the ratios of all rounds, so that other work on the machine slows both. The
 share of the bandwidth is the best time of reading the same bytes by all threads, over the best
 time of the product.
+
+Where llama-cpp-python is installed (`pip install ".[peers]"`), llama.cpp runs the dense model too,
+in three of its types: 2, 3 and 4 planes beside Q2_K, Q3_K_M and Q4_K_M.
 """
 
 import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench_kernels import Bench
 from random_container import random_container
-from torch import Tensor
-from tqdm import trange
-from transformers import LlamaConfig, PretrainedConfig
-from transformers.generation.streamers import BaseStreamer
+from runtime.models import check_twin, dense_twin, llama_1b, resize
+from runtime.timing import PROMPT, Line, compared, in_turn, prompt, seconds_per_token
+from transformers import PretrainedConfig
 
 from bitstack import kernels, load
 from bitstack.commands.shared import write_result
 from bitstack.kernels import native
 from bitstack.machine.sizes import format_bytes
-from bitstack.nn.assemble import fill
-from bitstack.original.skeleton import skeleton, tie
 
-PROMPT = 64  # tokens before the timed ones
+PLANES = 4  # of every matrix
+LLAMA_CPP = {2: "Q2_K", 3: "Q3_K_M", 4: "Q4_K_M"}  # type of llama.cpp, by planes
+LLAMA_CPP_PROMPT = 256  # tokens, at 3 planes
 
 
 @dataclass(frozen=True)
@@ -48,39 +48,8 @@ class Result:
     decode_speedup_2bpw: float
     prefill_ratio: float  # seconds over those of the dense model; below 1 is faster
     kernel: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """One comparison."""
-
-    what: str
-    packed: float  # seconds, the median of the rounds
-    dense: float  # likewise
-    ratio: float  # median over the rounds of dense / packed
-    floor: float  # seconds that reading the packed bytes alone would take
-
-
-def in_turn(rounds: int, *actions: Callable[[], Any]) -> list[list[float]]:
-    """Runs the actions in turn, `rounds` times after one round that warms up.
-
-    Returns:
-        For each action and round what it returned, or its seconds where that is None.
-    """
-    results: list[list[float]] = [[] for _ in actions]
-    for _ in trange(rounds + 1, disable=None, leave=False):
-        for values, action in zip(results, actions, strict=True):
-            start = time.perf_counter()
-            result = action()
-            values.append(time.perf_counter() - start if result is None else result)
-    return [values[1:] for values in results]
-
-
-def compared(what: str, packed: list[float], dense: list[float], floor: float) -> Line:
-    """Returns the medians of seconds by round."""
-    ratios = [theirs / ours for ours, theirs in zip(packed, dense, strict=True)]
-    middle = statistics.median
-    return Line(what, middle(packed), middle(dense), middle(ratios), floor)
+    # Times as fast as llama.cpp: decode_2, decode_3, decode_4 and prefill_256; empty without it.
+    vs_llama_cpp: dict[str, float] = field(default_factory=dict)
 
 
 @torch.inference_mode()
@@ -114,51 +83,6 @@ def product(bench: Bench, rounds: int) -> tuple[Line, float, float]:
     return line, min(reading) / min(packed), bandwidth
 
 
-def dense_twin(model: Any) -> Any:
-    """Returns the dense model that computes the same as `model` at its present levels."""
-    config = type(model.config).from_dict(
-        {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
-    )
-    twin = skeleton(config, model.dtype)
-    manifest = model.bitstack.manifest
-    for entry, stack in zip(manifest.stacks, model.bitstack.stacks, strict=True):
-        fill(twin, entry.parameter, stack.dequantize().to(stack.dtype))
-    for entry in manifest.dense:
-        if entry.persistent:
-            fill(twin, entry.name, model.get_parameter(entry.name))
-    tie(twin)
-    return twin
-
-
-def prompt(model: Any, tokens: int) -> Tensor:
-    """Returns token ids [1, tokens] that differ from one another."""
-    return torch.arange(tokens)[None] * 37 % model.config.vocab_size
-
-
-class Clock(BaseStreamer):
-    """Notes the time of every token of `generate`."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, value: Tensor) -> None:
-        self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
-
-
-def seconds_per_token(model: Any, tokens: int) -> float:
-    """Returns the median over the tokens of `generate` after the first."""
-    clock = Clock()
-    model.generate(
-        prompt(model, PROMPT), do_sample=False, min_new_tokens=tokens + 1,
-        max_new_tokens=tokens + 1, streamer=clock,
-    )  # fmt: skip
-    times = clock.times[1:]  # the first call brings the prompt
-    return statistics.median(b - a for a, b in pairwise(times))
-
-
 @torch.inference_mode()
 def decode(what: str, model: Any, twin: Any, rounds: int, tokens: int, bandwidth: float) -> Line:
     """Times `tokens` generated tokens."""
@@ -181,40 +105,51 @@ def prefill(model: Any, twin: Any, rounds: int, tokens: int, bandwidth: float) -
     return compared(f"prefill of {tokens} tokens", packed, dense, floor)
 
 
-@torch.inference_mode()
-def check_twin(model: Any, twin: Any) -> None:
-    """Checks that both compute the same, or their times would not compare."""
-    ids = prompt(model, 8)
-    ours, theirs = model(ids).logits.float(), twin(ids).logits.float()
-    error = float((ours - theirs).norm() / theirs.norm())
-    assert error < 0.05, f"the dense model computes something else: {error}"
-
-
-def models(config: PretrainedConfig, folder: Path, bandwidth: float, options: Any) -> list[Line]:
-    """Times decoding at 3 planes, a prompt, and decoding at 2 planes."""
-    model = load(random_container(folder, config, planes=3))
+def models(model: Any, bandwidth: float, options: Any) -> tuple[list[Line], Any]:
+    """Times decoding at 3 planes, a prompt, and decoding at 2 planes; returns the twin too."""
+    resize(model, 3)
     twin = dense_twin(model)
     check_twin(model, twin)
     both = model, twin, options.rounds
     lines = []
     for level in (3, 2):
-        budgets = model.bitstack.manifest.budgets
-        model.bitstack.resize(budgets.resident_bytes([level] * len(model.bitstack.stacks)))
-        size = format_bytes(model.bitstack.resident_bytes)
-        what = f"decode, {model.bitstack.bits_per_weight:.2f} bits a weight, {size}"
+        what = f"decode, {resize(model, level)}"
         lines.append(decode(what, *both, options.tokens, bandwidth))
         if level == 3:
             lines.append(prefill(*both, options.prompt, bandwidth))
-    return lines
+    return lines, twin
 
 
-def llama_1b() -> LlamaConfig:
-    """Returns the config of a model with the shape of Llama-3.2-1B."""
-    return LlamaConfig(
-        vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
-        num_attention_heads=32, num_key_value_heads=8, head_dim=64, tie_word_embeddings=True,
-        max_position_embeddings=131_072, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+@torch.inference_mode()
+def beside_llama_cpp(
+    model: Any, twin: Any, folder: Path, bandwidth: float, options: Any
+) -> Iterator[tuple[str, Line]]:
+    """Times what llama.cpp runs too: yields each with its key in the JSON."""
+    from peers.llama_cpp_speed import LlamaCpp, dense_file, quantised
+
+    source = dense_file(twin, folder)
+    ids, many = prompt(model, PROMPT), prompt(model, LLAMA_CPP_PROMPT)
+    for level, name in LLAMA_CPP.items():
+        file = quantised(source, name)
+        other, own = LlamaCpp(file), resize(model, level)
+        what = f"{own}; {name}, {format_bytes(file.stat().st_size)}"
+        floor = model.bitstack.resident_bytes / bandwidth
+        ours, theirs = in_turn(
+            options.rounds,
+            lambda: seconds_per_token(model, options.tokens),
+            lambda other=other: other.seconds_per_token(ids[0].tolist(), options.tokens),
+        )
+        yield f"decode_{level}", compared(f"decode, {what}", ours, theirs, floor)
+        if level == 3:
+            ours, theirs = in_turn(
+                options.rounds,
+                lambda: model(many, use_cache=True, logits_to_keep=1) and None,
+                lambda other=other: other.prompt(many[0].tolist()),
+            )
+            line = compared(f"prefill of {LLAMA_CPP_PROMPT} tokens, {what}", ours, theirs, floor)
+            yield f"prefill_{LLAMA_CPP_PROMPT}", line
+        other.close()
+        file.unlink()
 
 
 def measure(config: PretrainedConfig, options: Any) -> tuple[Result, list[Line], float]:
@@ -222,10 +157,17 @@ def measure(config: PretrainedConfig, options: Any) -> tuple[Result, list[Line],
     bench = Bench(options.rows, options.columns, options.megabytes << 20, options.rounds)
     gemv, share, bandwidth = product(bench, options.rounds)
     del bench
+    others: dict[str, Line] = {}
     with tempfile.TemporaryDirectory(prefix="bitstack-bench-") as folder:
-        three, many, two = models(config, Path(folder), bandwidth, options)
-    result = Result(gemv.ratio, share, three.ratio, two.ratio, 1 / many.ratio, kernels.which().name)
-    return result, [gemv, three, two, many], bandwidth
+        model = load(random_container(Path(folder) / "packed", config, planes=PLANES))
+        (three, many, two), twin = models(model, bandwidth, options)
+        if find_spec("llama_cpp"):
+            others = dict(beside_llama_cpp(model, twin, Path(folder), bandwidth, options))
+    result = Result(
+        gemv.ratio, share, three.ratio, two.ratio, 1 / many.ratio, kernels.which().name,
+        {key: line.ratio for key, line in others.items()},
+    )  # fmt: skip
+    return result, [gemv, three, two, many, *others.values()], bandwidth
 
 
 def print_table(result: Result, lines: list[Line], bandwidth: float) -> None:
@@ -233,10 +175,15 @@ def print_table(result: Result, lines: list[Line], bandwidth: float) -> None:
     print(f"kernel {choice.name}: {choice.reason}; {torch.get_num_threads()} threads")
     print(f"reading alone: {bandwidth / 1e9:.1f} GB/s; the product reaches "
           f"{result.bandwidth_fraction:.0%} of it")  # fmt: skip
-    print(f"{'':<44} {'packed ms':>10} {'dense ms':>10} {'dense/packed':>12} {'reading ms':>10}")
-    for line in lines:
-        times = f"{1e3 * line.packed:>10.2f} {1e3 * line.dense:>10.2f}"
-        print(f"{line.what:<44} {times} {line.ratio:>12.2f} {1e3 * line.floor:>10.2f}")
+    own = len(lines) - len(result.vs_llama_cpp)
+    for other, some in (("dense", lines[:own]), ("llama.cpp", lines[own:])):
+        if not some:
+            continue
+        wide = max(len(line.what) for line in some)
+        print(f"{'':<{wide}} {'packed ms':>10} {other + ' ms':>12} {'ratio':>6} {'reading ms':>10}")
+        for line in some:
+            times = f"{1e3 * line.packed:>10.2f} {1e3 * line.dense:>12.2f}"
+            print(f"{line.what:<{wide}} {times} {line.ratio:>6.2f} {1e3 * line.floor:>10.2f}")
 
 
 def main() -> None:

@@ -51,13 +51,14 @@ def stacked(
 ) -> Callable[..., Path]:
     """`stacked(name, dtype=torch.float32, **recipe fields)`: a container, to be read only.
 
-    Calibrated on a few short windows, without search and tuning, unless the fields say otherwise.
+    Calibrated on a few short windows, without search and tuning and in the predicted order,
+    unless the fields say otherwise.
     """
     from bitstack import compress
 
     @cache
     def container(name: str, dtype: torch.dtype = torch.float32, **fields: Any) -> Path:
-        few = {"calibration": str(text_file), "num_samples": 4, "seq_len": 32, "order_samples": 1}
+        few = {"calibration": str(text_file), "num_samples": 4, "seq_len": 32, "order": "predicted"}
         quick = {"search_sweeps": 0, "joint_passes": 0, "tune_steps": 0}
         path = tmp_path_factory.mktemp("stacked") / name
         return compress(pico_model(name, dtype=dtype), path, **few | quick | fields)

@@ -46,7 +46,7 @@ class LayerRunner:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32  # of products; hidden states are in fp32
     calls: dict[torch.Size, list[Call]] = field(default_factory=dict)  # by shape of hidden state
-    form: Form = field(default_factory=Form)  # of what a layer returns
+    form: Form | None = None  # of what a layer returns, once it is known
 
     def __post_init__(self) -> None:
         name, self.layers = find_layers(self.source.model)
@@ -132,7 +132,9 @@ class LayerRunner:
             yield part, self._run_outer(ids[:, part], last=hidden[:, part])[1]
 
     def _find_output_form(self) -> None:
-        """Finds out by one real call of layer 0 what a layer returns."""
+        """Finds out by one real call of layer 0 what a layer returns, the first time."""
+        if self.form is not None:
+            return
 
         def look(layer: nn.Module, args: Any, output: Output) -> None:
             self.form = Form.of(output)
@@ -149,7 +151,7 @@ class LayerRunner:
         `last` is what the last layer gives instead. Without it the pass ends there, and the calls
         of the layers are kept for `run_layer`.
         """
-        recorder = Recorder(len(self), self.form, last)
+        recorder = Recorder(len(self), self.form or Form(), last)
         with _forwards_replaced(self.layers, recorder.stub):
             try:
                 logits = self._call_model(ids)

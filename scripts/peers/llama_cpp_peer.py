@@ -88,8 +88,8 @@ def head_name(model: Any) -> str:
     return next(name for name, parameter in model.named_parameters() if parameter is weight)
 
 
-def write(model: Any, file: Path) -> None:
-    """Writes the model as a GGUF in fp32, with as much as quantising needs.
+def write(model: Any, file: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes the model as a GGUF, its matrices in `dtype`, with as much as quantising needs.
 
     Rows of q and k stay in the order of transformers: a block never spans rows, so their order
     changes nothing. There is no tokenizer.
@@ -106,7 +106,8 @@ def write(model: Any, file: Path) -> None:
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("no_vocab")
     for name, there in stored_names(model).items():
-        writer.add_tensor(there, model.get_parameter(name).detach().float().numpy())
+        tensor = model.get_parameter(name).detach()
+        writer.add_tensor(there, tensor.to(dtype if tensor.ndim > 1 else torch.float32).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

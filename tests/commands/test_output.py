@@ -55,7 +55,7 @@ def test_demo(
     small: dict[str, Any] = {
         "model": pico_model(NAME), "calibration": text_file, "held_out": text_file,
         "max_tokens": 100, "window": 32, "blocks": 3, "num_samples": 4, "seq_len": 32,
-        "order_samples": 1, "tune_steps": 0, "joint_passes": 0, "search_sweeps": 0,
+        "order": "predicted", "tune_steps": 0, "joint_passes": 0, "search_sweeps": 0,
     }  # fmt: skip
     monkeypatch.setattr(demo, "run_demo", partial(demo.run_demo, **small))
     printed = call("demo", "--output", tmp_path / "out", "--json", "-", "--quiet")

@@ -24,7 +24,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def container(run: Callable[..., Path], pico_model: Callable[..., Path]) -> Path:
     quick: dict[str, Any] = {"search_sweeps": 0, "joint_passes": 0, "tune_steps": 0, "blocks": 4}
-    few = {"num_samples": 4, "seq_len": 32, "order_samples": 1}
+    few = {"num_samples": 4, "seq_len": 32, "order": "predicted"}
     return run(pico_model(NAME), **quick, **few)
 
 

@@ -29,7 +29,7 @@ def skewed(request: pytest.FixtureRequest, tmp_path: Path, text_file: Path) -> P
     model.save_pretrained(tmp_path / "model")
     pico.tokenizer().save_pretrained(tmp_path / "model")
     few: dict[str, Any] = {"calibration": str(text_file), "num_samples": 8, "seq_len": 64}
-    quick = {"search_sweeps": 0, "joint_passes": 0, "tune_steps": 0, "order_samples": 2}
+    quick = {"search_sweeps": 0, "joint_passes": 0, "tune_steps": 0, "order": "predicted"}
     return compress(tmp_path / "model", tmp_path / "container", **few, **quick)
 
 

@@ -216,7 +216,7 @@ def test_an_open_container(container: Path) -> None:
 def test_a_shard_of_another_container_of_the_same_shapes(
     container: Path, stacked: Folder, pico_model: Folder, run: Folder
 ) -> None:
-    fields = {"num_samples": 4, "seq_len": 32, "order_samples": 1, "search_sweeps": 0}
+    fields = {"num_samples": 4, "seq_len": 32, "order": "predicted", "search_sweeps": 0}
     quick = {"joint_passes": 0, "tune_steps": 0, "blocks": 2}
     one, two = (
         run(pico_model("llama-tied", seed=seed), f"{seed}", **fields | quick) for seed in (0, 1)

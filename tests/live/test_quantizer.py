@@ -221,7 +221,7 @@ def test_text_of_a_multimodal_model(kind: str, tmp_path: Path, text_file: Path) 
     config.save_pretrained(tmp_path / "model")
     pico.tokenizer().save_pretrained(tmp_path / "model")
     few: dict[str, Any] = {"calibration": str(text_file), "num_samples": 4, "seq_len": 32}
-    quick = {"search_sweeps": 0, "joint_passes": 0, "tune_steps": 0, "order_samples": 1}
+    quick = {"search_sweeps": 0, "joint_passes": 0, "tune_steps": 0, "order": "predicted"}
     container = compress(tmp_path / "model", tmp_path / "container", **few, **quick)
     model = opened(container)
     assert type(model) is type(original)

@@ -14,7 +14,7 @@ import pico
 from bitstack import recipes
 
 RECIPE = (
-    "blocks: 4\nchains: [4]\nsearch_sweeps: 0\njoint_passes: 0\ntune_steps: 0\norder_samples: 1\n"
+    "blocks: 4\nchains: [4]\nsearch_sweeps: 0\njoint_passes: 0\ntune_steps: 0\norder: predicted\n"
 )
 SETTINGS = ["--tokens", "64", "--eval-tokens", "100", "--window", "32"]
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ OPTIONS = argparse.Namespace(
 )
 KEYS = (
     "gemv_speedup_vs_bf16", "bandwidth_fraction", "decode_speedup_3bpw", "decode_speedup_2bpw",
-    "prefill_ratio", "kernel",
+    "prefill_ratio", "kernel", "vs_llama_cpp",
 )  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def test_the_dense_twin_computes_the_same(tmp_path: Path) -> None:
 
 def test_every_figure_comes_from_what_was_timed(capsys: pytest.CaptureFixture[str]) -> None:
     result, lines, bandwidth = bench.measure(config(), OPTIONS)
-    gemv, three, two, prefill = lines
+    gemv, three, two, prefill, *others = lines
     assert tuple(asdict(result)) == KEYS
     assert result.kernel == kernels.which().name
     assert result.gemv_speedup_vs_bf16 == gemv.ratio
@@ -54,6 +55,8 @@ def test_every_figure_comes_from_what_was_timed(capsys: pytest.CaptureFixture[st
     assert result.bandwidth_fraction > 0
     assert 0 < two.floor < three.floor
     assert all(min(line.packed, line.dense) > 0 for line in lines)
+    keys = ["decode_2", "decode_3", "prefill_256", "decode_4"] if find_spec("llama_cpp") else []
+    assert result.vs_llama_cpp == dict(zip(keys, [line.ratio for line in others], strict=True))
     bench.print_table(result, lines, bandwidth)
     table = capsys.readouterr().out
     assert result.kernel in table
