@@ -1,14 +1,24 @@
 """Damages containers, or changes them as somebody would who renews the checksums, too."""
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bitstack.container import checksums
 from bitstack.container.manifest import MANIFEST, checksum_of
+
+
+def make_pipe(path: Path) -> None:
+    """Makes a named pipe, which blocks whoever opens it; skips the test where there are none."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    os.mkfifo(path)
 
 
 def change_manifest(folder: Path, change: Callable[[Any], Any], *, signed: bool = True) -> None:

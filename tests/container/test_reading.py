@@ -18,7 +18,7 @@ from bitstack.container import checksums
 from bitstack.container.manifest import MANIFEST, read_manifest
 from bitstack.container.reading import BlockReader, open_container
 from bitstack.original.hub_cache import Located
-from damage import change_manifest, flip, header_of, without_checksums
+from damage import change_manifest, flip, header_of, make_pipe, without_checksums
 
 Folder = Callable[..., Path]
 
@@ -178,9 +178,7 @@ def test_a_file_is_no_pipe_and_no_link(container: Path, tmp_path: Path) -> None:
     path.symlink_to("other.bin")
     assert load(container)
     path.unlink()
-    import os
-
-    os.mkfifo(path)
+    make_pipe(path)
     with pytest.raises(UserError, match=f"{path.name}: is no regular file"):
         load(container)
 

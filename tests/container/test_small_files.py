@@ -1,6 +1,5 @@
 """The files beside the tensors: listed, compared, and none that could block or lead away."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from bitstack import UserError, load
 from bitstack.container.manifest import read_manifest
 from bitstack.container.small_files import check_plain, check_sums, sums_of
 from bitstack.live.opening import open_model
-from damage import copied, flip
+from damage import copied, flip, make_pipe
 
 Folder = Callable[..., Path]
 
@@ -51,7 +50,7 @@ def test_a_missing_file(container: Path) -> None:
 
 @pytest.mark.parametrize("name", ["vocab.json", "tokenizer.model", "chat_template.jinja"])
 def test_a_pipe_where_transformers_looks(container: Path, name: str) -> None:
-    os.mkfifo(container / name)
+    make_pipe(container / name)
     with pytest.raises(UserError, match=f"{name}: is no regular file"):
         check_plain(container)
     (container / name).unlink()

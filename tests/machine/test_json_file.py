@@ -1,7 +1,6 @@
 """JSON from elsewhere: what Python reads of plain JSON, and one reason for everything else."""
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from bitstack import UserError
 from bitstack.machine.json_file import DEEPEST, parse_json, read_json
+from damage import make_pipe
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(max_size=20)
 SCALARS |= st.floats(allow_nan=False, allow_infinity=False)
@@ -62,6 +62,6 @@ def test_files(tmp_path: Path) -> None:
         read_json(path, 7)
     with pytest.raises(UserError, match=r"none\.json: damaged \(No such file"):
         read_json(tmp_path / "none.json", 8)
-    os.mkfifo(tmp_path / "pipe.json")
+    make_pipe(tmp_path / "pipe.json")
     with pytest.raises(UserError, match=r"pipe\.json: damaged \(it is no regular file\)"):
         read_json(tmp_path / "pipe.json", 8)

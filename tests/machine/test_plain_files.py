@@ -1,6 +1,5 @@
 """Files of a folder from elsewhere: regular ones inside it, and no others."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from bitstack import UserError
 from bitstack.machine.plain_files import open_plain, plain_file, read_into
+from damage import make_pipe
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_names_that_are_not_plain(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: os.mkfifo(path), "is no regular file"),
+        (make_pipe, "is no regular file"),
         (lambda path: path.mkdir(), "is no regular file"),
         (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
         (lambda path: path.symlink_to("../outside"), "is a link that leads out of the folder"),
@@ -74,6 +74,6 @@ def test_reading_into(folder: Path) -> None:
     assert target == b"content" == b"".join(seen)
     with open_plain(folder / "file") as file, pytest.raises(ValueError, match="ends within it"):
         read_into(file, memoryview(bytearray(8)), "it")
-    os.mkfifo(folder / "pipe")
+    make_pipe(folder / "pipe")
     with pytest.raises(OSError, match="no regular file"):
         open_plain(folder / "pipe")
