@@ -3,7 +3,7 @@
 The Fisher information of an output row is the mean square of its gradient, E[g²]. It is the
 curvature of the loss: half of it times the squared error of that output is how many nats the loss
 rises. The hidden states that enter each layer are left in files, from which
-`compression.decompose_stage` runs any layer by itself; an interrupted measurement goes on from the
+`compression.layer_statistics` runs any layer by itself; an interrupted measurement goes on from the
 last finished layer by them. Several workers share the batches; sums over batches are taken in an
 order that does not depend on how many workers there are. Does not run layers back, see
 `calibration.gradients`, or collect the inputs of the matrices, see `calibration.observers`.

@@ -29,8 +29,8 @@ def test_an_expert_no_token_chose_is_weighed_as_its_siblings(
     job = open_job(tmp_path / "model", tmp_path / "out", recipe, False)
     stage = DecomposeStage(job)
     stage.run()
-    assert stage.fisher is not None
-    reached = stage.fisher.rows
+    assert stage.statistics.fisher is not None
+    reached = stage.statistics.fisher.rows
     for part in ("gate_up_proj", "down_proj"):
         losses = {
             m.name: job.journal.notes[m.name]["losses"][0]
