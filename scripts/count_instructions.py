@@ -23,6 +23,7 @@ BESIDE = "avx2"  # what the others are compared with
 VARIANTS = {BESIDE: build.X86} | dict.fromkeys(("neon", "neon-dotprod", "neon-i8mm"), build.ARM)
 SOURCES = {build.X86: "avx2", build.ARM: "neon*"}
 ROWS = 32  # a thread takes at a time
+WITH_AVX2 = (7, 2)  # the first version of qemu that has it
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Line:
 def missing() -> str | None:
     """Returns why it cannot run here; None if it can."""
     reasons = [target.missing() for target in (build.X86, build.ARM)]
+    if not any(reasons) and build.X86.version() < WITH_AVX2:
+        reasons.append(f"needs qemu {'.'.join(map(str, WITH_AVX2))}, which knows AVX2")
     return "; ".join(reason for reason in reasons if reason) or None
 
 

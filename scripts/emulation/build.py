@@ -4,6 +4,7 @@ Does not run it; see `library` and `count_instructions.py`.
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -30,6 +31,12 @@ class Target:
         """Returns why it cannot be used here; None if it can."""
         absent = [name for name in (self.compiler, self.emulator) if shutil.which(name) is None]
         return f"needs {' and '.join(absent)}" if absent else None
+
+    def version(self) -> tuple[int, ...]:
+        """Returns the version of the emulator, two numbers."""
+        done = subprocess.run([self.emulator, "--version"], capture_output=True, text=True)
+        found = re.search(r"version (\d+)\.(\d+)", done.stdout)
+        return tuple(map(int, found.groups())) if found else (0, 0)
 
     def command(
         self, program: Path, arguments: Sequence[str] = (), *, cpu: str = "max", trace: bool = False
