@@ -3,8 +3,8 @@
 CPU: the best compiled variant, or the torch reference. CUDA: Triton, or the reference. The
 environment variable BITSTACK_KERNEL forces a CPU variant (a name of `native.variants()`, or
 "reference"). Two accuracies: "fast" takes products of bytes, of activations and tables with two
-digits, where the machine has them (relative error about 1e-4, with AVX2 1e-3), "exact" is fp32
-throughout. Does not call a kernel; see `kernels.ops`.
+digits, where the machine has them (relative error about 1e-4, with AVX2 and with NEON without dot
+products 1e-3), "exact" is fp32 throughout. Does not call a kernel; see `kernels.ops`.
 """
 
 import os
@@ -35,8 +35,8 @@ def set_accuracy(accuracy: str) -> str:
     """Sets how exactly packed matrices are multiplied, for the whole process.
 
     "fast", the setting at first, takes products of bytes on CPUs that have them (relative error
-    about 1e-4, with AVX2 1e-3); "exact" computes in fp32 throughout. Where no 8-bit kernel runs,
-    both are the same.
+    about 1e-4, with AVX2 and with NEON without dot products 1e-3); "exact" computes in fp32
+    throughout. Where no 8-bit kernel runs, both are the same.
 
     Args:
         accuracy: "fast" or "exact".

@@ -56,6 +56,27 @@ def test_a_processor_without_vectors_is_called_slow(
     assert "slow" in kernels.which().reason
 
 
+def test_what_the_processor_lacks_is_named(
+    monkeypatch: pytest.MonkeyPatch, fresh_choice: None
+) -> None:
+    arm = (
+        native.Variant(0, "neon-i8mm", False, True, True),
+        native.Variant(1, "neon-dotprod", True, True, False),
+        native.Variant(2, "neon", True, True, False),
+        native.Variant(3, "portable", True, False, False),
+    )
+    monkeypatch.delenv("BITSTACK_KERNEL", raising=False)
+    monkeypatch.setattr(native, "variants", lambda: arm)
+    choice = kernels.which()
+    assert choice.name == "neon-dotprod"
+    assert "lacks what neon-i8mm need" in choice.reason
+    monkeypatch.setenv("BITSTACK_KERNEL", "neon")
+    assert kernels.which() == ("neon", "set by BITSTACK_KERNEL")
+    monkeypatch.setenv("BITSTACK_KERNEL", "neon-i8mm")
+    with pytest.raises(UserError, match="one of neon-dotprod, neon, portable, reference"):
+        kernels.which()
+
+
 def test_forced_names(kernel: str) -> None:
     assert kernels.which() == (kernel, "set by BITSTACK_KERNEL")
 

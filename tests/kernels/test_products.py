@@ -35,7 +35,7 @@ def _error(out: Tensor, x: Tensor, matrix: Coded, bias: Tensor | None = None) ->
 def _fast_bound(kernel: str, planes: int) -> float:
     """Largest `_error` of "fast": a table of one digit, or of two entries or two digits."""
     short = 1 < planes < 4
-    if kernel == "avx2":  # digits of 5 to 8 bits, remainders of 4
+    if kernel in ("avx2", "neon"):  # digits of 5 to 8 bits, remainders of 4
         return 5e-3 if short else 2e-3
     return 5e-3 if short else 3e-4
 

@@ -1,10 +1,13 @@
 // What the variants of the CPU kernel share: plain structs, and the table of functions each fills.
 //
-// A variant (portable, AVX2, AVX-VNNI, three of AVX-512) is one source file compiled for one
-// instruction set; which of them runs is decided in variants.cpp. Nothing here or there knows of torch.
+// A variant (portable, AVX2, AVX-VNNI, three of AVX-512, three of NEON) is one source file compiled for
+// one instruction set; which of them runs is decided in variants.cpp. Nothing here or there knows of
+// torch.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+
+#include "target.h"
 
 namespace bitstack {
 
@@ -23,17 +26,20 @@ struct Matrix {
   int64_t rows, columns, row_bytes;
   const uint16_t* u;          // fp16 [rows]
   const uint16_t* v;          // fp16 [columns]
-  float table[kMaxEntries];   // [2^planes]
+  float table[kMaxEntries];   // [2^planes], each of them a number of fp16
 };
 
 // How many steps the digits of the fast product have: as many as a variant's sums can hold.
 struct Digits {
   int table, table_low;            // high = 0 .. table; steps of `low` in one of `high`
   int activation, activation_low;  // high = -activation .. activation; likewise
+  // What the table's bytes are stored less of, where products take signed ones: half of the steps.
+  int middle = 0, middle_low = 0;
 };
 constexpr Digits whole_bytes(int /*planes*/) { return {255, 256, 127, 256}; }
 
-// The table as one or two digits: T[i] = zero + step * (high[i] + low[i] / table_low).
+// The table as one or two digits: T[i] = zero + step * (high[i] + low[i] / table_low), of signed
+// bytes where the digits have a middle.
 struct ByteTable {
   uint8_t high[kMaxEntries], low[kMaxEntries];
   float step, zero;
@@ -97,6 +103,8 @@ struct Kernel {
 extern const Kernel kPortable;
 #if defined(__x86_64__)
 extern const Kernel kAvx2, kAvxVnni, kAvx512, kAvx512Vnni, kAvx512Vbmi;
+#elif BITSTACK_NEON
+extern const Kernel kNeon, kNeonDotprod, kNeonI8mm;
 #endif
 
 }  // namespace bitstack

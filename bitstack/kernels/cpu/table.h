@@ -43,12 +43,15 @@ ByteTable make_bytes(const Matrix& m, const Digits& digits) {
   const int steps = short_table ? best_steps(m.table, count, low, range, most) : most;
   ByteTable bytes{};
   bytes.step = range / float(steps);
-  bytes.zero = low;
+  const float middle = float(digits.middle) +
+                       (short_table ? 0.0f : float(digits.middle_low) / float(digits.table_low));
+  bytes.zero = low + bytes.step * middle;
   for (int i = 0; i < count; ++i) {
     const float at = (m.table[i] - low) * (float(steps) / range);
     const int fine = int(nearest(at * float(digits.table_low)));
-    bytes.high[i] = uint8_t(short_table ? int(nearest(at)) : fine / digits.table_low);
-    bytes.low[i] = uint8_t(short_table ? 0 : fine % digits.table_low);
+    const int whole = short_table ? int(nearest(at)) : fine / digits.table_low;
+    bytes.high[i] = uint8_t(whole - digits.middle);
+    bytes.low[i] = uint8_t(short_table ? 0 : fine % digits.table_low - digits.middle_low);
   }
   return bytes;
 }

@@ -10,6 +10,21 @@
 #define BITSTACK_AVXVNNI 0
 #endif
 
+// 64-bit Arm, and whether the compiler knows its 8-bit dot and matrix products: clang only from the
+// version on that lets a function have them which the whole file has not.
+#if defined(__aarch64__) && !defined(__AARCH64EB__)
+#define BITSTACK_NEON 1
+#else
+#define BITSTACK_NEON 0
+#endif
+#if BITSTACK_NEON && (defined(__apple_build_version__) ? __clang_major__ >= 15 \
+                      : defined(__clang__)             ? __clang_major__ >= 16 \
+                                                       : __GNUC__ >= 10)
+#define BITSTACK_ARM82 1
+#else
+#define BITSTACK_ARM82 0
+#endif
+
 #define BITSTACK_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define BITSTACK_TARGET(isa) \

@@ -6,6 +6,10 @@
 
 #if BITSTACK_AVXVNNI
 #include <cpuid.h>
+#elif BITSTACK_ARM82 && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif BITSTACK_ARM82 && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace bitstack {
@@ -24,6 +28,27 @@ bool has_avx_vnni() {
 }
 #endif
 
+#if BITSTACK_ARM82
+struct Arm {
+  bool dotprod, i8mm;
+};
+
+Arm ask_arm() {
+#if defined(__APPLE__)
+  const auto has = [](const char* name) {
+    int32_t value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value;
+  };
+  return {has("hw.optional.arm.FEAT_DotProd"), has("hw.optional.arm.FEAT_I8MM")};
+#elif defined(__linux__)  // the bits of ASIMDDP and I8MM, which older headers do not name
+  return {(getauxval(AT_HWCAP) >> 20 & 1) != 0, (getauxval(AT_HWCAP2) >> 13 & 1) != 0};
+#else
+  return {false, false};
+#endif
+}
+#endif
+
 std::vector<Variant> find_variants() {
   std::vector<Variant> all;
 #if defined(__x86_64__)
@@ -39,6 +64,13 @@ std::vector<Variant> find_variants() {
   all.push_back({&kAvxVnni, avx2 && has_avx_vnni()});
 #endif
   all.push_back({&kAvx2, avx2});
+#elif BITSTACK_NEON
+#if BITSTACK_ARM82
+  const Arm arm = ask_arm();
+  all.push_back({&kNeonI8mm, arm.dotprod && arm.i8mm});
+  all.push_back({&kNeonDotprod, arm.dotprod});
+#endif
+  all.push_back({&kNeon, true});
 #endif
   all.push_back({&kPortable, true});
   return all;
