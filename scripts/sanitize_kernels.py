@@ -48,7 +48,7 @@ def build(folder: Path) -> Path:
     """
     from bitstack.kernels import native
 
-    idle = {variant.name for variant in native.variants() if not variant.runs}
+    idle = {variant.name.replace("-", "_") for variant in native.variants() if not variant.runs}
 
     def compile_one(source: Path) -> str:
         made = folder / f"{source.stem}.o"
