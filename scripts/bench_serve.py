@@ -348,6 +348,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200, help="requests, with and without")
     parser.add_argument("--changes", type=int, default=20, help="changes of the budget")
     parser.add_argument("--tokens", type=int, default=32, help="most tokens of an answer")
+    parser.add_argument("--prompts", type=int, default=25, help="different prompts")
     parser.add_argument("--prompt-tokens", type=int, default=32, help="tokens of a prompt")
     parser.add_argument("--budgets", default="3bpw,2bpw,4bpw", help="budgets, set in turn")
     parser.add_argument(
@@ -364,6 +365,7 @@ def main() -> None:
         result = measure(
             container, clients=options.clients, requests=options.requests, changes=options.changes,
             tokens=options.tokens, prompt_tokens=options.prompt_tokens,
+            different=options.prompts,
             budgets=options.budgets.split(","),
         )  # fmt: skip
     if options.json != "-":

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Json, field_vali
 from bitstack.serving.asked import Asked
 
 Text = Annotated[str, Field(min_length=1)]
+Stop = Annotated[str, Field(min_length=1, max_length=64)]  # transformers compares all its ends
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -135,7 +136,7 @@ class _Tokens(_Body):
     frequency_penalty: Annotated[FiniteFloat, Field(gt=-1, le=2)] | None = None
     presence_penalty: Literal[0] | None = None
     logit_bias: Annotated[dict[int, FiniteFloat], Field(max_length=1024)] | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=4)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
 
     @property
     def new_tokens(self) -> int | None:

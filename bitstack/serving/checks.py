@@ -6,6 +6,7 @@ Does not define the fields, see `serving.bodies`, or count tokens, see `serving.
 import inspect
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,14 @@ BODIES: dict[str, type[BaseModel]] = {
 }
 _CHATS = ("/v1/chat/completions", "/v1/responses")
 _OWN = ("seed", "generation_config")  # fields that go another way than through the handlers
+_TEXTS = (
+    "messages",
+    "prompt",
+    "input",
+    "instructions",
+    "tools",
+)  # fields of which a prompt is made
+_LONG = 4  # characters a position: a shorter text is quickly counted by the handlers
 _TYPES = {"str", "int", "bool", "float"}  # pydantic names them where a field has several
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -63,6 +72,7 @@ class Checks:
             self._check_chat(body)
         asked: Asked = body.asked()
         self._check_tokens(body, asked)
+        self._check_length(value)
         return value, asked
 
     def _check_name(self, name: str | None) -> None:
@@ -92,6 +102,22 @@ class Checks:
             raise Refused(
                 400, f"logit_bias: {highest} is no id of the model's {self.embeddings} tokens"
             )
+
+    def _check_length(self, value: dict[str, Any]) -> None:
+        """Counts the tokens of a long text here: the handlers would hold up all other requests."""
+        text = " ".join(_strings([value.get(key) for key in _TEXTS]))
+        if self.limits.positions is not None and len(text) > _LONG * self.limits.positions:
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            self.limits.check_prompt(len(ids))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yields all strings within lists and objects."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)
 
 
 def parsed(kind: type[BaseModel], value: Any) -> Any:

@@ -28,6 +28,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 READS = ("/health", "/budget", "/v1/models")  # GET; the POSTs are the keys of BODIES
 ADMIN = ("/budget",)  # for this machine alone, whatever address is served
 BODY_SECONDS = 30.0  # in which a body must have come
+_LONG = 32 << 10  # bytes of a body that is checked beside the event loop, not in it
 _DRAINED = 32 * MOST_BYTES  # of a body that is too large: its sender reads no answer before
 
 
@@ -65,11 +66,18 @@ class Gate:
             await self._app(scope, receive, send)
             return
         _check_type(headers)
-        body, asked = self._checks(scope["path"], _json(await _read(receive)))
+        sent = await _read(receive)
+        if len(sent) > _LONG:
+            body, asked = await asyncio.to_thread(self._checked, scope["path"], sent)
+        else:
+            body, asked = self._checked(scope["path"], sent)
         current.set(asked)
         data = json.dumps(body).encode()
         with _watched(receive, data, asked) as watched:
             await self._app(_with_length(scope, len(data)), watched, send)
+
+    def _checked(self, path: str, sent: bytes) -> tuple[dict[str, Any], Asked]:
+        return self._checks(path, _json(sent))
 
     def _check_origin(self, scope: Message, headers: dict[str, str]) -> None:
         host, origin = headers.get("host", ""), headers.get("origin")

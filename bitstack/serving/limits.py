@@ -22,6 +22,15 @@ class Limits:
     positions: int | None  # most tokens that the model reads; None: it does not say
     max_new_tokens: int  # most tokens of an answer
 
+    def check_prompt(self, tokens: int) -> None:
+        """Raises Refused for a prompt of so many tokens if no answer fits behind it."""
+        if self.positions is not None and tokens >= self.positions:
+            raise Refused(
+                400,
+                f"prompt: its {tokens} tokens leave no room for an answer within the "
+                f"{self.positions} positions of the model; shorten it",
+            )
+
     def settle(self, asked: Asked, prompt_tokens: int, config: Any) -> None:
         """Completes the generation config of one request, in place.
 
@@ -37,16 +46,10 @@ class Limits:
         """
         if prompt_tokens == 0:
             raise Refused(400, "prompt: holds no tokens; give at least one word")
+        self.check_prompt(prompt_tokens)
         new = asked.max_new_tokens or min(USUAL_NEW_TOKENS, self.max_new_tokens)
         if self.positions is not None:
-            room = self.positions - prompt_tokens
-            if room < 1:
-                raise Refused(
-                    400,
-                    f"prompt: its {prompt_tokens} tokens leave no room for an answer within the "
-                    f"{self.positions} positions of the model; shorten it",
-                )
-            new = min(new, room)
+            new = min(new, self.positions - prompt_tokens)
         try:
             config.update(**asked.fields)
             if asked.temperature == 0:

@@ -77,7 +77,7 @@ def make_server(service: "Service") -> Any:
             super().handle_exit(sig, frame)
 
     config = uvicorn.Config(
-        service.app, log_level="warning", access_log=False, proxy_headers=False,
+        service.app, log_level="warning", access_log=False, proxy_headers=False, ws="none",
         server_header=False, timeout_graceful_shutdown=END_SECONDS,
     )  # fmt: skip
     return Server(config)

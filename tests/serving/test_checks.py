@@ -1,6 +1,7 @@
 """What may stand in the body of a request. Also covers `serving.bodies`, `serving.asked` and
 `serving.refusals`."""
 
+import re
 from typing import Any
 
 import pytest
@@ -56,6 +57,7 @@ def message(path: str, body: Any, status: int = 400, **kwargs: Any) -> str:
         ({"seed": 2**63}, "seed: "),
         ({"stop": ["a"] * 5}, "at most 4 items"),
         ({"stop": ""}, "stop: ''"),
+        ({"stop": ["x" * 65]}, "at most 64 characters"),
         ({"frequency_penalty": -1}, "frequency_penalty: -1: Input should be greater than -1"),
         ({"logit_bias": {"a": 1}}, "logit_bias.a: 'a'"),
         ({"logit_bias": {"-1": 1}}, "ids of tokens, from 0"),
@@ -180,6 +182,18 @@ def test_budgets() -> None:
     assert checks()("/budget", {"budget": 5000})[0] == {"budget": 5000}
     for body in ({}, {"budget": None}, {"budget": ""}, {"budget": [1]}, {"budget": "1MB", "x": 1}):
         assert message("/budget", body)
+
+
+def test_a_text_far_too_long_is_counted_at_once() -> None:
+    for path, body in (
+        (TEXT, {"prompt": "word " * 500}),
+        (CHAT, {"messages": [{"role": "user", "content": "word " * 500}]}),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a " * 999}]}]}),
+        (RESPONSE, {"input": "Hi", "instructions": "word " * 500}),
+    ):
+        words = message(path, body)
+        assert re.search(r"its \d+ tokens leave no room for an answer within the 128", words)
+    assert checks()(TEXT, {"prompt": "word " * 10})
 
 
 def test_a_long_value_is_cut() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -177,6 +178,19 @@ def test_a_large_body() -> None:
         status, message = call(body=text + b" ", pieces=pieces)
         assert status == 413
         assert f"larger than {MOST_BYTES} bytes" in message
+
+
+def test_a_long_body_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def noting(path: str, value: Any) -> tuple[Any, Asked]:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return value, Asked()
+
+    monkeypatch.setitem(globals(), "checks", noting)
+    for size in (10, 100_000):
+        assert call(body=json.dumps({"a": "x" * size}).encode()) == (200, "")
+    assert threads == [True, False]
 
 
 def test_an_endless_body(monkeypatch: pytest.MonkeyPatch) -> None:
