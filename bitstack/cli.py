@@ -25,6 +25,7 @@ from bitstack.commands import (
     push,
     report,
     run,
+    serve,
     verify,
 )
 from bitstack.commands.shared import STYLE
@@ -138,6 +139,7 @@ app.command("plan")(plan.plan)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)
 app.command("push")(push.push)

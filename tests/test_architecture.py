@@ -17,7 +17,7 @@ MOST_FLOORS, MOST_FILES = 12, 6
 # From the ground up, as CONTRIBUTING.md draws them: a room imports only from those before it.
 ROOMS = [
     "errors", "machine", "recipes", "recipe", "original", "kernels", "container", "calibration",
-    "decompose", "nn", "ordering", "tuning", "compression", "live", "metrics.statistics",
+    "decompose", "nn", "ordering", "tuning", "compression", "live", "serving", "metrics.statistics",
     "metrics.loss", "metrics.tasks", "metrics.capacity", "metrics.gap", "metrics.density",
     "metrics.report", "hub", "demo", "", "commands", "cli",
 ]  # fmt: skip

@@ -32,7 +32,9 @@ FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"(?<![\w/.-])(?:\./)?((?:bitstack|metrics|recipes|scripts|tests|docs)/[\w./-]*)")
 FILE = re.compile(r"`(\w[\w.-]*\.(?:py|toml|md))`")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
-ELSEWHERE = {"--multi_gpu", "--nproc-per-node", "--no-deps", "--check"}  # accelerate, torchrun, …
+ELSEWHERE = {  # options of accelerate, torchrun, pip, lm_eval
+    "--multi_gpu", "--nproc-per-node", "--no-deps", "--check", "--model_args", "--batch_size",
+}  # fmt: skip
 
 each_document = pytest.mark.parametrize("name", DOCS)
 

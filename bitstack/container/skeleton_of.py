@@ -29,17 +29,20 @@ _MOST_COUNT = 1 << 20  # layers, heads, experts, labels: configs make a list of 
 _SPARE = 1000  # modules and parameters beside four for each tensor of the manifest
 
 
-def skeleton_of(folder: Path, manifest: Manifest, *, verify: bool = True) -> PreTrainedModel:
+def skeleton_of(
+    folder: Path, manifest: Manifest, *, dtype: torch.dtype | None = None, verify: bool = True
+) -> PreTrainedModel:
     """Returns the skeleton of a container's model; see `original.skeleton`.
 
     Args:
+        dtype: Of what is dense and of the activations; None for the container's own.
         verify: Whether the checksum of config.json is compared.
 
     Raises:
         UserError: config.json is damaged, or that of another model.
     """
     config = config_of_container(folder)
-    dtype = getattr(torch, manifest.dtype)
+    dtype = dtype or getattr(torch, manifest.dtype)
     with _config_errors(folder):
         outline = _outline(copy.deepcopy(config), dtype, manifest)
     check_config(folder, outline, manifest)

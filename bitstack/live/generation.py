@@ -80,7 +80,7 @@ def sampling(temperature: float) -> dict[str, Any]:
 
 
 def _inputs(opened: Opened, prompt: str, max_new_tokens: int, chat: bool) -> dict[str, Any]:
-    encoded = (_chat if chat else _encoded)(opened.tokenizer, prompt)
+    encoded = (_chat if chat else encoded_prompt)(opened.tokenizer, prompt)
     ids = encoded["input_ids"]
     if ids.shape[1] == 0:
         raise UserError("prompt: holds no tokens; give at least one word")
@@ -98,7 +98,7 @@ def _chat(tokenizer: Any, prompt: str) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _encoded(tokenizer: Any, prompt: str) -> dict[str, Any]:
+def encoded_prompt(tokenizer: Any, prompt: str) -> dict[str, Any]:
     """The prompt's tensors [1, tokens], without an end token that the tokenizer itself appends:
     behind it a model continues another text."""
     encoded = dict(tokenizer(prompt, return_tensors="pt", return_token_type_ids=False))

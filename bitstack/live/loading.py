@@ -17,9 +17,9 @@ from bitstack.container.skeleton_of import skeleton_of
 from bitstack.container.small_files import GENERATION, check_sums, read_config
 from bitstack.errors import UserError
 from bitstack.live.attach import attach
+from bitstack.live.placement import DeviceMap, check_dtype, placement, spread_out
 from bitstack.live.quantizer import mark
 from bitstack.machine.allocator import give_back
-from bitstack.machine.device import pick_device
 from bitstack.machine.json_file import reason_of
 from bitstack.nn.assemble import assemble
 from bitstack.original.hub_cache import Located, locate
@@ -31,6 +31,8 @@ def load(
     *,
     level: int | None = None,
     device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    device_map: DeviceMap | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     verify: bool = True,
@@ -49,6 +51,10 @@ def load(
             None loads all blocks. Activations and KV cache come on top.
         level: Load every matrix at this level (number of planes, from 1) instead of a budget.
         device: A device of torch, or "auto" for CUDA where there is one and the CPU elsewhere.
+        dtype: Of the activations and of what is dense, such as "bfloat16" or torch.float32; None or
+            "auto" for the container's own, in which a budget counts.
+        device_map: Instead of a device, as in `from_pretrained`: "auto", a device, or a dict of
+            modules. Blocks are not offloaded.
         revision: Branch, tag or commit of a container on the Hub.
         token: Access token for the Hub; None for the one of `hf auth login` or HF_TOKEN.
         verify: Whether checksums are compared, of all that is read now and by later resizes.
@@ -59,8 +65,8 @@ def load(
 
     Raises:
         UserError: The container is missing or damaged, the budget is not understood or below the
-            smallest model, both budget and level are given, the device cannot be used, or the Hub
-            does not give the files.
+            smallest model, both budget and level are given, the device, dtype or device map cannot
+            be used, or the Hub does not give the files.
 
     Example:
         >>> import bitstack
@@ -72,9 +78,12 @@ def load(
         >>> ids = tokenizer("The river", return_tensors="pt").input_ids
         >>> text = tokenizer.decode(model.generate(ids, max_new_tokens=5)[0])
     """
-    place_on = check_device(device)
+    place_on, spread = placement(device, device_map)
+    chosen = check_dtype(dtype)
     place = locate(path, revision=revision, token=token)
-    return load_located(place, budget, level=level, device=place_on, verify=verify)
+    return load_located(
+        place, budget, level=level, device=place_on, dtype=chosen, device_map=spread, verify=verify
+    )
 
 
 def load_located(
@@ -83,15 +92,27 @@ def load_located(
     *,
     level: int | None = None,
     device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    device_map: DeviceMap | None = None,
     verify: bool = True,
 ) -> PreTrainedModel:
-    """Loads a container whose folder is known already, as `load` does, on a usable device."""
+    """Loads a container whose folder is known already, as `load` does.
+
+    Args:
+        device: One that is usable.
+        device_map: Spreads the model from `device` over several; None leaves it there.
+    """
     manifest, levels, reader = open_container(place, budget, level, verify=verify)
     try:
-        model: Any = skeleton_of(place.folder, manifest, verify=verify)
-        assemble(model, manifest.stacks, manifest.dense, reader, levels, device=device)
+        model: Any = skeleton_of(place.folder, manifest, dtype=dtype, verify=verify)
+        assemble(
+            model, manifest.stacks, manifest.dense, reader, levels,
+            device=device, cast=dtype is not None,
+        )  # fmt: skip
     finally:
         reader.close()
+    if device_map is not None:
+        spread_out(model, device_map)
     if model.can_generate() and (place.folder / GENERATION).exists():
         model.generation_config = _generation_config(place.folder, manifest, verify)
     give_back()
@@ -108,22 +129,3 @@ def _generation_config(folder: Path, manifest: Manifest, verify: bool) -> Genera
         raise UserError(
             f"{folder / GENERATION}: cannot be used ({reason_of(error)}); copy it again"
         ) from None
-
-
-def check_device(device: str | torch.device) -> str | torch.device:
-    """Returns `device`, or the best one here for "auto".
-
-    Raises UserError for a device that is unknown, not on this machine, or holds no data.
-    """
-    if device == "auto":
-        return pick_device("auto")
-    try:
-        holds_data = not torch.empty(1, device=device).is_meta
-        reason = "it holds no data"
-    except (RuntimeError, AssertionError) as error:
-        holds_data, reason = False, str(error).splitlines()[0]
-    if not holds_data:
-        raise UserError(
-            f"device {device}: cannot be used ({reason}); use auto, cpu, or cuda if present"
-        )
-    return device

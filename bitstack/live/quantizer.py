@@ -14,9 +14,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from bitstack.errors import UserError
-
-METHOD = "bitstack"
-_STORED = r"\.(plane|fine\d*|scale|left|right)_\d+$"  # names of blocks in the files
+from bitstack.live.arguments import METHOD, check_device_map, check_variant
 
 
 @register_quantization_config(METHOD)
@@ -24,8 +22,9 @@ class BitstackConfig(QuantizationConfigMixin):
     """The `quantization_config` of a container.
 
     Args:
-        budget: Set it before `from_pretrained(..., config=config)` to load that much, for example
-            "800MB" or "50%"; None loads all blocks. It is not saved.
+        budget: How much is loaded, for example "800MB" or "50%"; None loads all blocks. It is set
+            by `from_pretrained(..., bitstack_budget="50%")`, or as `config.bitstack_budget` before
+            `from_pretrained(..., config=config)`. It is not saved.
         level: Level of every stack, instead of a budget.
         others: Fields of a newer bitstack.
 
@@ -57,19 +56,9 @@ class BitstackQuantizer(HfQuantizer):
     quantization_config: BitstackConfig
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
-        """Raises UserError for a device map that puts blocks where they cannot run."""
-        device_map = kwargs.get("device_map")
-        if not isinstance(device_map, dict):
-            return
-        kinds = {name: str(place).split(":")[0] for name, place in device_map.items()}
-        # A part on the CPU beside a GPU is offloaded; a model all on the CPU runs there.
-        refused = ["disk"] if set(kinds.values()) <= {"cpu", "disk"} else ["cpu", "disk"]
-        for name, kind in kinds.items():
-            if kind in refused:
-                raise UserError(
-                    f"device_map: puts {name or 'the model'} on {kind}, but blocks are not "
-                    "offloaded; give a budget that fits the other devices, or device_map='cpu'"
-                )
+        """Raises UserError without the variant, and for a device map that blocks cannot follow."""
+        check_variant()
+        check_device_map(kwargs.get("device_map"))
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         """Packs the empty model and reserves places for its blocks.
@@ -89,7 +78,7 @@ class BitstackQuantizer(HfQuantizer):
         check_sums(place.folder, manifest, [CONFIG, GENERATION])
         _check_dense(place.folder, manifest, reader, files)
         ignored = model._keys_to_ignore_on_load_unexpected or ()
-        ignored = {*ignored, _STORED, f"^{re.escape(manifest.guard)}$"}
+        ignored = {*ignored, _names_of_blocks(manifest), f"^{re.escape(manifest.guard)}$"}
         model._keys_to_ignore_on_load_unexpected = ignored
         self._opened = place, manifest, levels, reader
         return model
@@ -114,6 +103,12 @@ class BitstackQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """True for adapters; blocks stay as they are."""
         return True
+
+
+def _names_of_blocks(manifest: Any) -> str:
+    """A pattern of all names of a container's blocks, which transformers is not to read itself."""
+    names = {re.escape(spec.name) for stack in manifest.specs.values() for spec in stack.all()}
+    return rf"\.({'|'.join(sorted(names))})$"
 
 
 def mark(model: Any) -> Any:

@@ -19,12 +19,11 @@ from bitstack.container.reading import BlockReader
 from bitstack.container.shards import write_shards
 from bitstack.container.small_files import sums_of
 from bitstack.errors import UserError
+from bitstack.live.arguments import VARIANT
 from bitstack.live.resident import Resident, resident_of
 from bitstack.machine.files import disk_errors
 from bitstack.nn.modules import PackedEmbedding, PartedEmbedding
 from bitstack.original.side_files import config_of, write_config
-
-VARIANT = "bitstack"  # in the names of the files, or transformers would take them for its own
 
 
 def add_save(model: Any) -> None:

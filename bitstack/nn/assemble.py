@@ -27,6 +27,7 @@ def assemble(
     levels: Sequence[int],
     *,
     device: str | torch.device = "cpu",
+    cast: bool = False,
 ) -> Any:
     """Packs a skeleton, fills everything dense and every stack at its level, and returns it.
 
@@ -34,11 +35,12 @@ def assemble(
         model: On the meta device, with real buffers; see `original.source.skeleton`.
         reader: Reads a tensor by its name in the container.
         levels: Of every stack, in the order of `entries`.
+        cast: Whether dense tensors get the dtypes of the skeleton, or keep those of the container.
     """
     pack_model(model, [e.matrix for e in entries], [e.spec for e in entries])
     for entry in dense:
         if entry.persistent:
-            fill(model, entry.name, reader.get(entry.name))
+            fill(model, entry.name, reader.get(entry.name), cast=cast)
     tie(model)
     model.to(device)
     fill_stacks(model, entries, levels, reader, device)
@@ -71,10 +73,16 @@ def tensor_reader(reader: Reader, stack: str) -> Callable[[str], Tensor]:
     return lambda name: reader.get(f"{stack}.{name}")
 
 
-def fill(model: nn.Module, name: str, value: Tensor) -> None:
-    """Puts `value` in the place of the parameter or buffer `name`, whatever device that is on."""
+def fill(model: nn.Module, name: str, value: Tensor, *, cast: bool = False) -> None:
+    """Puts `value` in the place of the parameter or buffer `name`, whatever device that is on.
+
+    Args:
+        cast: Give it the dtype of what it replaces.
+    """
     parent, _, key = name.rpartition(".")
     module = model.get_submodule(parent)
+    if cast:
+        value = value.to(getattr(module, key).dtype)
     if key in module._parameters:
         module._parameters[key] = nn.Parameter(value, requires_grad=False)
     else:

@@ -87,10 +87,12 @@ def _pack_embedding(model: nn.Module, members: list[tuple[Matrix, StackSpec]]) -
         _set(model, matrix.tied, TiedHead(packed, getattr(head, "bias", None)))
         _untie(model, f"{matrix.tied}.weight")
     if packed.original is not None:
-        # Rows come from the stack at every call; an empty buffer keeps the name `weight`.
+        # Rows come from the stack at every call; an empty buffer keeps the name `weight`, and its
+        # dtype, in which Gemma scales the rows.
         packed.original.padding_idx = None  # it masks gradients of rows, which are constants now
+        empty = torch.empty(0, dtype=old.weight.dtype)
         del packed.original._parameters["weight"]
-        packed.original.register_buffer("weight", torch.empty(0), persistent=False)
+        packed.original.register_buffer("weight", empty, persistent=False)
     _set(model, matrix.module, packed)
 
 

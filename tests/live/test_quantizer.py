@@ -1,4 +1,7 @@
-"""Containers through transformers' own door: the same model as `bitstack.load` gives."""
+"""Containers through transformers' own door: the same model as `bitstack.load` gives.
+
+Also covers `live.arguments`.
+"""
 
 import json
 import shutil
@@ -14,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     Emu3Config,
     Gemma3Config,
+    LlamaForCausalLM,
     PretrainedConfig,
     pipeline,
 )
@@ -292,3 +296,66 @@ def test_an_unfinished_container(container: Path) -> None:
     (container / MANIFEST).unlink()
     with pytest.raises(UserError, match="not a finished bitstack container"):
         opened(container)
+
+
+@pytest.mark.parametrize("name", ["gemma-2", "gemma-3", "llama-tied", "mixtral"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_dtype_of_load(stacked: Folder, name: str, dtype: torch.dtype) -> None:
+    """Of every tensor, also the empty one in whose dtype Gemma scales its embedding."""
+    container = stacked(name, dtype=dtype, calibration="none")
+    model, own = opened(container), load(container)
+    assert {key: t.dtype for key, t in held(model).items()} == {
+        key: t.dtype for key, t in held(own).items()
+    }
+    assert model.dtype == model.config.dtype == own.dtype == dtype
+    assert torch.equal(logits(model), logits(own))
+
+
+@pytest.mark.parametrize("name", ["llama-tied", pico.OUTLIERS, "mixtral", "gpt-2"])
+def test_no_report_of_unexpected_tensors(
+    stacked: Folder, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    signs = {"method": "signs", "rank": 2, "column_scaling": False}
+    container = stacked(name, calibration="none", **(signs if name == "gpt-2" else {}))
+    names = {t.rpartition(".")[2] for t in read_manifest(container).stored}
+    assert ("outlier_values" in names) == (name == pico.OUTLIERS)
+    with caplog.at_level("WARNING"):
+        opened(container)
+    assert "UNEXPECTED" not in caplog.text
+
+
+def test_a_budget_as_a_keyword(free: Folder, tmp_path: Path) -> None:
+    container = free("llama-tied")
+    for budget in ("5bpw", "floor", 30_000):
+        model = opened(container, bitstack_budget=budget)
+        assert model.bitstack.levels == load(container, budget).bitstack.levels
+    config = AutoConfig.from_pretrained(container, bitstack_budget="5bpw")
+    assert config.bitstack_budget == "5bpw"
+    config.bitstack_budget = "3bpw"
+    model = opened(container, config=config)
+    assert model.bitstack.levels == load(container, "3bpw").bitstack.levels
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert "3bpw" not in json.dumps(saved)
+    assert opened(container).bitstack.levels == load(container).bitstack.levels  # not remembered
+
+
+def test_wrong_budgets_as_a_keyword(free: Folder, pico_model: Folder) -> None:
+    for budget, message in (("much", "not understood"), ("100B", "below the floor")):
+        with pytest.raises(UserError, match=message):
+            opened(free("llama-tied"), bitstack_budget=budget)
+    with pytest.raises(UserError, match="bitstack_budget 3bpw: is for containers"):
+        AutoModelForCausalLM.from_pretrained(pico_model("llama-tied"), bitstack_budget="3bpw")
+    assert AutoConfig.from_pretrained(pico_model("llama-tied")).bitstack_budget is None
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_without_the_variant_the_line_to_write(free: Folder, variant: str | None) -> None:
+    container = free("llama-tied")
+    line = rf"container of bitstack; write from_pretrained\('{container}', variant=\"bitstack\"\)"
+    for kind in (AutoModelForCausalLM, LlamaForCausalLM):
+        with pytest.raises(UserError, match=line):
+            kind.from_pretrained(container, variant=variant)
+    config = AutoConfig.from_pretrained(container)
+    with pytest.raises(UserError, match=line):
+        AutoModelForCausalLM.from_pretrained(container, config=config, variant=variant)

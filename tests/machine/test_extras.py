@@ -101,6 +101,8 @@ def test_every_module_can_be_imported_without_extras() -> None:
         ("datasets", "run {model} --output new --calibration hf:someone/texts"),
         ("matplotlib", "demo --output new"),
         ("matplotlib", "push {container} someone/model --text {text} --dry-run"),
+        ("uvicorn", "serve {container}"),
+        ("openai", "serve {container} --budget 3bpw"),
         ("scipy", "metric gap teacher --student 350e6"),
         ("scipy", "metric gap teacher --student 350e6 --law scratch --tokens 1e9"),
         ("scipy", "metric gap fit {table}"),
