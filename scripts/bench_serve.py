@@ -4,16 +4,18 @@
 
 The server runs in a process of its own; the clients are OpenAI's. Every stream is checked: it has
 the id that its client sent, and at a fixed budget its text is that of `generate` here. A text that
-came while the budget changed was made at several sizes: its first token is that of `generate` at
-one of them, and no other prompt makes it far likelier than its own. First tokens are timed in turn
-with `generate`, one client alone. Without --container the demo model is compressed first, which
-takes minutes.
+came while the budget changed was made at several sizes, so its first token is that of `generate` at
+one of them. Every second request of that time has a token of its own, which a bias makes its only
+word at any size: it finds a stream with another's words. First tokens are timed in turn with
+`generate`, one client alone. Without --container the demo model is compressed first, which takes
+minutes.
 """
 
 import argparse
 import itertools
 import json
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -28,7 +30,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from openai import OpenAI
 from transformers.generation.streamers import BaseStreamer
 
@@ -41,8 +42,7 @@ from bitstack.machine.extras import require
 FEW: dict[str, Any] = {"recipe": "fast", "num_samples": 32, "seq_len": 256}
 LOOSE = 1.2  # most first-token time, of that of `generate`
 CUT = "\ufffd"  # half a character at the end, which a stream leaves out
-EVIDENCE = 5.0  # nats by which a text is likelier after another prompt: 150 times
-OTHERS = 3  # prompts that a text is compared with
+BIAS = 100.0  # nats that no other token makes up for
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Result:
     wrong_texts: int  # that are not those of `generate`
     compared_texts: int  # with `generate`
     wrong_firsts: int  # of texts made while the budget changed: not of `generate` at any of them
-    mixed_up: int  # of these texts, those that belong to another prompt
+    mixed_up: int  # answers of one word that hold another
     changed_texts: int  # made while the budget changed
     changes: int  # of the budget
     change_ms: float  # median
@@ -80,6 +80,7 @@ class Answer:
 
     prompt: str
     start: float
+    word: int | None = None  # the token that is to be its only word; None: what the model says
     text: str = ""
     first: float = 0.0  # seconds to the first text
     first_text: str = ""
@@ -98,10 +99,10 @@ class Client:
         self._openai = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         self._model = self._openai.models.list().data[0].id
 
-    def ask(self, prompt: str) -> Answer:
+    def ask(self, prompt: str, word: int | None = None) -> Answer:
         """Continues a prompt greedily; failures are in the answer."""
         name = f"request-{next(self._numbers)}"
-        answer = Answer(prompt, time.perf_counter())
+        answer = Answer(prompt, time.perf_counter(), word)
         try:
             self._read(answer, name)
         except Exception as error:
@@ -111,9 +112,10 @@ class Client:
         return answer
 
     def _read(self, answer: Answer, name: str) -> None:
+        bias = {} if answer.word is None else {"logit_bias": {str(answer.word): BIAS}}
         stream = self._openai.completions.create(
             model=self._model, prompt=answer.prompt, max_tokens=self.tokens,
-            temperature=0, stream=True, extra_headers={"x-request-id": name},
+            temperature=0, stream=True, extra_headers={"x-request-id": name}, **bias,
         )  # fmt: skip
         for chunk in stream:
             answer.right_id &= chunk.id == name
@@ -200,24 +202,30 @@ def time_first_tokens(
 
 
 def load(
-    client: Client, prompts: Sequence[str], clients: int, requests: int, budgets: Sequence[str]
-) -> tuple[list[Answer], list[tuple[float, float, str]]]:
+    client: Client, prompts: Sequence[str], clients: int, requests: int,
+    budgets: Sequence[str] = (), words: Sequence[int] = (),
+) -> tuple[list[Answer], list[tuple[float, float, str]]]:  # fmt: skip
     """Asks `requests` times from `clients` threads; sets `budgets` evenly spread meanwhile.
+
+    Every second request gets one of the `words`, if there are any.
 
     Returns:
         The answers, and begin, end and budget of every change.
     """
-    asked = [prompts[i % len(prompts)] for i in range(requests)]
+    asked = [
+        (prompts[i % len(prompts)], words[i // 2 % len(words)] if words and i % 2 else None)
+        for i in range(requests)
+    ]
     done, changes = threading.Semaphore(0), list[tuple[float, float, str]]()
 
-    def ask(prompt: str) -> Answer:
+    def ask(prompt: str, word: int | None) -> Answer:
         try:
-            return client.ask(prompt)
+            return client.ask(prompt, word)
         finally:
             done.release()
 
     with ThreadPoolExecutor(clients) as pool:
-        answers = [pool.submit(ask, prompt) for prompt in asked]
+        answers = [pool.submit(ask, *one) for one in asked]
         for budget in budgets:
             for _ in range(requests // (len(budgets) + 1)):
                 done.acquire()
@@ -232,35 +240,21 @@ def budgets_of(answer: Answer, first: str, changes: Sequence[tuple[float, float,
     return {before[-1] if before else first, *during}
 
 
-@torch.inference_mode()
-def log_likelihoods(opened: Opened, prompt: str, text: str) -> torch.Tensor:
-    """Returns the log-likelihood of every token of `text` after `prompt` [tokens]."""
-    start = opened.tokenizer(prompt, return_tensors="pt")["input_ids"]
-    own = {"return_tensors": "pt", "add_special_tokens": False}
-    end = opened.tokenizer(text, **own)["input_ids"]
-    logits = opened.model(torch.cat([start, end], 1)).logits[0, start.shape[1] - 1 : -1]
-    return logits.float().log_softmax(-1).gather(1, end[0][:, None])[:, 0]
+def make_words(opened: Opened, count: int) -> list[int]:
+    """Returns tokens that each are a word of letters, and unlike one another."""
+    ids = range(opened.tokenizer.vocab_size)
+    texts = ((one, opened.tokenizer.decode([one]).strip()) for one in ids)
+    words = {
+        text: one for one, text in texts if len(text) > 3 and text.isascii() and text.isalpha()
+    }
+    return list(words.values())[:: max(1, len(words) // count)][:count]
 
 
-def mixed_up(
-    opened: Opened, prompts: Sequence[str], answers: Sequence[tuple[Answer, set[str]]]
-) -> int:
-    """Counts texts that are far likelier after another prompt, each token at its best budget."""
-    best: dict[tuple[int, str], torch.Tensor] = {}
-    for budget in sorted({one for _, budgets in answers for one in budgets}):
-        resize(opened.model, budget)
-        for i, (answer, budgets) in enumerate(answers):
-            if budget in budgets and answer.text:
-                at = prompts.index(answer.prompt)
-                others = [prompts[(at + j) % len(prompts)] for j in range(1, OTHERS + 1)]
-                for prompt in {answer.prompt, *others}:
-                    found = log_likelihoods(opened, prompt, answer.text)
-                    best[i, prompt] = torch.maximum(best.get((i, prompt), found), found)
-    totals: dict[int, dict[str, float]] = {}
-    for (i, prompt), values in best.items():
-        totals.setdefault(i, {})[prompt] = float(values.sum())
-    own = {i: each.pop(answers[i][0].prompt) for i, each in totals.items()}
-    return sum(max(each.values()) > own[i] + EVIDENCE for i, each in totals.items())
+def is_of_its_word(opened: Opened, answer: Answer) -> bool:
+    """Whether an answer holds its own word and nothing else."""
+    assert answer.word is not None
+    ids = [answer.word] * answer.tokens
+    return answer.tokens > 0 and answer.text.strip() == opened.tokenizer.decode(ids).strip()
 
 
 def measure(
@@ -278,14 +272,16 @@ def measure(
         client = Client(url, tokens)
         client.ask(prompts[0])  # what a first request alone pays
         times = time_first_tokens(opened, client, prompts)
-        fixed, _ = load(client, prompts, clients, requests, [])
+        fixed, _ = load(client, prompts, clients, requests)
         then = [budgets[(i + 1) % len(budgets)] for i in range(changes)]
-        changing, made = load(client, prompts, clients, requests, then)
+        changing, made = load(client, prompts, clients, requests, then, make_words(opened, 25))
     all_answers = [*(answer for _, _, answer in times), *fixed, *changing]
     known = [(answer, {budgets[0]}) for answer in all_answers[: -len(changing)]]
     known += [(answer, budgets_of(answer, budgets[0], made)) for answer in changing]
-    at_one = [(answer, *held) for answer, held in known if len(held) == 1]
-    several = [(answer, held) for answer, held in known if len(held) > 1]
+    said = [(answer, held) for answer, held in known if answer.word is None]
+    at_one = [(answer, *held) for answer, held in said if len(held) == 1]
+    several = [(answer, held) for answer, held in said if len(held) > 1]
+    words = [answer for answer in changing if answer.word is not None]
     alone = [answer for _, _, answer in times]
     return Result(
         clients=clients,
@@ -302,7 +298,7 @@ def measure(
             for answer, held in several
         ),
         changed_texts=len(several),
-        mixed_up=mixed_up(opened, prompts, several),
+        mixed_up=sum(not is_of_its_word(opened, answer) for answer in words),
         changes=len(made),
         change_ms=1e3 * statistics.median(end - start for start, end, _ in made) if made else 0.0,
         first_token_ms=1e3 * statistics.median(served for _, served, _ in times),
@@ -328,7 +324,9 @@ def print_table(result: Result) -> None:
         ("texts at one budget", str(result.compared_texts), f"{result.wrong_texts} not generate's"),
         ("budget changes", str(result.changes), f"median {result.change_ms:.0f} ms"),
         ("texts made while it changed", str(result.changed_texts),
-         f"{result.wrong_firsts} with another first token, {result.mixed_up} of another prompt"),
+         f"{result.wrong_firsts} with another first token"),
+        ("streams of one word meanwhile", str(result.requests // 2),
+         f"{result.mixed_up} with another's"),
         ("first token, one client", f"{result.first_token_ms:.1f} ms", ""),
         ("first token of generate", f"{result.generate_first_ms:.1f} ms",
          f"ratio {result.first_token_ratio:.2f}, at most {LOOSE}"),
@@ -355,6 +353,7 @@ def main() -> None:
         "--json", metavar="FILE", nargs="?", const="-", help="write the result to FILE; - is stdout"
     )
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so end the server, too
     silence_libraries()
     with errors_in_one_line(), tempfile.TemporaryDirectory(prefix="bitstack-bench-") as folder:
         require("openai", "uvicorn")

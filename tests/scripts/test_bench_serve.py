@@ -5,7 +5,6 @@ from typing import Any
 
 import bench_serve as bench
 import pytest
-import torch
 
 from bitstack import compress, recipes
 from bitstack.live.opening import open_model
@@ -33,18 +32,17 @@ def test_no_failed_request_and_no_mixed_up_stream(container: Path) -> None:
     assert result.generate_first_ms > 0
 
 
-def test_a_text_of_another_prompt_is_found(container: Path) -> None:
+def test_words_of_another_stream_are_found(container: Path) -> None:
     opened = open_model(container, budget="3bpw")
-    prompts = bench.make_prompts(opened, 8, 12)
-    texts = bench.expected(opened, prompts, 16)
-    right = [(bench.Answer(prompt, 0.0, texts[prompt]), {"3bpw"}) for prompt in prompts]
-    assert bench.mixed_up(opened, prompts, right) == 0
-    shifted = [*prompts[1:], prompts[0]]  # each gets the text of the next
-    wrong = [
-        (bench.Answer(prompt, 0.0, texts[other]), {"3bpw"})
-        for prompt, other in zip(prompts, shifted, strict=True)
-    ]
-    assert bench.mixed_up(opened, prompts, wrong) >= len(prompts) - 2
+    words = bench.make_words(opened, 25)
+    texts = [opened.tokenizer.decode([word] * 4) for word in words]
+    assert len(set(texts)) == len(words) == 25
+    one = bench.Answer("", 0.0, words[0], texts[0], tokens=4)
+    assert bench.is_of_its_word(opened, one)
+    for text, tokens in ((texts[1], 4), (texts[0], 5), ("", 0), (texts[0] + texts[1], 4)):
+        assert not bench.is_of_its_word(
+            opened, bench.Answer("", 0.0, words[0], text, tokens=tokens)
+        )
 
 
 def test_the_budgets_of_an_answer() -> None:
@@ -58,10 +56,3 @@ def test_the_budgets_of_an_answer() -> None:
         (7.0, 9.0, {"4bpw"}),
     ):
         assert bench.budgets_of(bench.Answer("", start, end=end), "3bpw", changes) == held
-
-
-def test_likelihoods_are_of_the_text_alone(container: Path) -> None:
-    opened = open_model(container)
-    found = bench.log_likelihoods(opened, "The river", " was low")
-    assert len(found) == len(opened.tokenizer(" was low")["input_ids"])
-    assert torch.all(found < 0)
