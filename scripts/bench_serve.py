@@ -3,46 +3,38 @@
     python scripts/bench_serve.py [--container DIR] [--json [FILE]]
 
 The server runs in a process of its own; the clients are OpenAI's. Every stream is checked: it has
-the id that its client sent, and at a fixed budget its text is that of `generate` here. A text that
-came while the budget changed was made at several sizes: its first token is that of `generate` at
-one of them, and no other prompt makes it far likelier than its own. First tokens are timed in turn
-with `generate`, one client alone. Without --container the demo model is compressed first, which
-takes minutes.
+the id that its client sent, and at a fixed budget its text is that of `generate` here. A text
+during which the budget changed was made at several sizes; where the change came after its first
+token, that is the one of `generate`. Every second request of that time has a token of its own,
+which a bias makes its only word at any size: it finds a stream with another's words. First tokens
+are timed in turn with `generate`, one client alone. Without --container the demo model is
+compressed first, which takes minutes.
 """
 
 import argparse
-import itertools
-import json
-import re
+import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from openai import OpenAI
+from serve_clients import Answer, Change, Client, budget_of, load, server
 from transformers.generation.streamers import BaseStreamer
 
 from bitstack import compress, recipes, resize
 from bitstack.commands.shared import errors_in_one_line, silence_libraries, write_result
 from bitstack.live.generation import generate
 from bitstack.live.opening import Opened, open_model
+from bitstack.machine.allocator import freed_memory_kept
 from bitstack.machine.extras import require
 
 FEW: dict[str, Any] = {"recipe": "fast", "num_samples": 32, "seq_len": 256}
 LOOSE = 1.2  # most first-token time, of that of `generate`
 CUT = "\ufffd"  # half a character at the end, which a stream leaves out
-EVIDENCE = 5.0  # nats by which a text is likelier after another prompt: 150 times
-OTHERS = 3  # prompts that a text is compared with
 
 
 @dataclass(frozen=True)
@@ -56,9 +48,10 @@ class Result:
     wrong_ids: int  # streams that had another request's id
     wrong_texts: int  # that are not those of `generate`
     compared_texts: int  # with `generate`
-    wrong_firsts: int  # of texts made while the budget changed: not of `generate` at any of them
-    mixed_up: int  # of these texts, those that belong to another prompt
-    changed_texts: int  # made while the budget changed
+    compared_firsts: int  # first tokens of texts during which the budget changed later
+    wrong_firsts: int  # of these, those that are not of `generate`
+    words: int  # streams of one word, while the budget changed
+    mixed_up: int  # of these, those that hold another
     changes: int  # of the budget
     change_ms: float  # median
     first_token_ms: float  # one client alone, median
@@ -74,68 +67,6 @@ class Result:
         return wrong == 0 and self.first_token_ratio <= LOOSE
 
 
-@dataclass
-class Answer:
-    """One stream, as its client saw it."""
-
-    prompt: str
-    start: float
-    text: str = ""
-    first: float = 0.0  # seconds to the first text
-    first_text: str = ""
-    end: float = 0.0
-    tokens: int = 0
-    right_id: bool = True
-    finished: bool = False
-
-
-class Client:
-    """OpenAI's client, and the routes beside OpenAI's."""
-
-    def __init__(self, url: str, tokens: int) -> None:
-        self.url, self.tokens = url, tokens
-        self._numbers = itertools.count()
-        self._openai = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-        self._model = self._openai.models.list().data[0].id
-
-    def ask(self, prompt: str) -> Answer:
-        """Continues a prompt greedily; failures are in the answer."""
-        name = f"request-{next(self._numbers)}"
-        answer = Answer(prompt, time.perf_counter())
-        try:
-            self._read(answer, name)
-        except Exception as error:
-            print(f"{name} failed: {error}", file=sys.stderr)
-            answer.finished = False
-        answer.end = time.perf_counter()
-        return answer
-
-    def _read(self, answer: Answer, name: str) -> None:
-        stream = self._openai.completions.create(
-            model=self._model, prompt=answer.prompt, max_tokens=self.tokens,
-            temperature=0, stream=True, extra_headers={"x-request-id": name},
-        )  # fmt: skip
-        for chunk in stream:
-            answer.right_id &= chunk.id == name
-            choice = chunk.choices[0]
-            if choice.text and not answer.first:
-                answer.first, answer.first_text = time.perf_counter() - answer.start, choice.text
-            answer.text += choice.text
-            answer.finished |= choice.finish_reason in ("length", "stop")
-            if chunk.usage is not None:
-                answer.tokens = chunk.usage.completion_tokens
-
-    def set_budget(self, budget: str) -> tuple[float, float, str]:
-        """Changes the budget; returns when that began and ended, and the budget."""
-        start = time.perf_counter()
-        request = urllib.request.Request(
-            f"{self.url}/budget", json.dumps({"budget": budget}).encode(),
-            {"Content-Type": "application/json"},
-        )  # fmt: skip
-        urllib.request.urlopen(request, timeout=60).close()
-        return start, time.perf_counter(), budget
-
-
 class _First(BaseStreamer):
     """Notes when the first new token comes."""
 
@@ -147,30 +78,6 @@ class _First(BaseStreamer):
 
     def end(self) -> None:
         pass
-
-
-@contextmanager
-def server(container: Path, budget: str) -> Iterator[str]:
-    """Runs the command; gives its URL."""
-    words = ["serve", str(container), "--budget", budget, "--port", "0"]
-    command = [sys.executable, "-m", "bitstack.cli", *words]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            line = process.stderr.readline()
-            found = re.search(r"http://\S+:\d+", line)
-            if found is None:
-                raise RuntimeError(f"the server says: {line}{process.stderr.read()}")
-            log = list[str]()  # it must be read, or the server waits
-            reader = threading.Thread(target=log.extend, args=(process.stderr,))
-            reader.start()
-            yield found[0]
-            process.terminate()
-            reader.join()
-            if any("Traceback" in line for line in log):
-                sys.stderr.writelines(log)
-        finally:
-            process.terminate()
 
 
 def make_prompts(opened: Opened, count: int, tokens: int) -> list[str]:
@@ -199,68 +106,48 @@ def time_first_tokens(
     return times
 
 
-def load(
-    client: Client, prompts: Sequence[str], clients: int, requests: int, budgets: Sequence[str]
-) -> tuple[list[Answer], list[tuple[float, float, str]]]:
-    """Asks `requests` times from `clients` threads; sets `budgets` evenly spread meanwhile.
-
-    Returns:
-        The answers, and begin, end and budget of every change.
-    """
-    asked = [prompts[i % len(prompts)] for i in range(requests)]
-    done, changes = threading.Semaphore(0), list[tuple[float, float, str]]()
-
-    def ask(prompt: str) -> Answer:
-        try:
-            return client.ask(prompt)
-        finally:
-            done.release()
-
-    with ThreadPoolExecutor(clients) as pool:
-        answers = [pool.submit(ask, prompt) for prompt in asked]
-        for budget in budgets:
-            for _ in range(requests // (len(budgets) + 1)):
-                done.acquire()
-            changes.append(client.set_budget(budget))
-        return [answer.result() for answer in answers], changes
+def make_words(opened: Opened, count: int) -> list[int]:
+    """Returns tokens that each are a word of letters, and unlike one another."""
+    ids = range(opened.tokenizer.vocab_size)
+    texts = ((one, opened.tokenizer.decode([one]).strip()) for one in ids)
+    words = {
+        text: one for one, text in texts if len(text) > 3 and text.isascii() and text.isalpha()
+    }
+    return list(words.values())[:: max(1, len(words) // count)][:count]
 
 
-def budgets_of(answer: Answer, first: str, changes: Sequence[tuple[float, float, str]]) -> set[str]:
-    """Returns the budgets that the model had, or may have had, during an answer."""
-    before = [budget for _, end, budget in changes if end < answer.start]
-    during = [b for start, end, b in changes if end >= answer.start and start <= answer.end]
-    return {before[-1] if before else first, *during}
+def is_of_its_word(opened: Opened, answer: Answer) -> bool:
+    """Whether an answer holds its own word and nothing else."""
+    assert answer.word is not None
+    ids = [answer.word] * answer.tokens
+    return answer.tokens > 0 and answer.text.strip() == opened.tokenizer.decode(ids).strip()
 
 
-@torch.inference_mode()
-def log_likelihoods(opened: Opened, prompt: str, text: str) -> torch.Tensor:
-    """Returns the log-likelihood of every token of `text` after `prompt` [tokens]."""
-    start = opened.tokenizer(prompt, return_tensors="pt")["input_ids"]
-    own = {"return_tensors": "pt", "add_special_tokens": False}
-    end = opened.tokenizer(text, **own)["input_ids"]
-    logits = opened.model(torch.cat([start, end], 1)).logits[0, start.shape[1] - 1 : -1]
-    return logits.float().log_softmax(-1).gather(1, end[0][:, None])[:, 0]
+@dataclass
+class Seen:
+    """All answers, and which of them say something that is known."""
 
+    times: list[tuple[float, float, Answer]]  # of first tokens, one client alone
+    fixed: list[Answer]  # of all clients, at the first budget
+    changing: list[Answer]  # of all clients, while it changed
+    changes: list[Change]
+    at_one: list[tuple[Answer, str]] = field(default_factory=list)  # made at one budget
+    firsts: list[tuple[Answer, str]] = field(default_factory=list)  # whose first token was
 
-def mixed_up(
-    opened: Opened, prompts: Sequence[str], answers: Sequence[tuple[Answer, set[str]]]
-) -> int:
-    """Counts texts that are far likelier after another prompt, each token at its best budget."""
-    best: dict[tuple[int, str], torch.Tensor] = {}
-    for budget in sorted({one for _, budgets in answers for one in budgets}):
-        resize(opened.model, budget)
-        for i, (answer, budgets) in enumerate(answers):
-            if budget in budgets and answer.text:
-                at = prompts.index(answer.prompt)
-                others = [prompts[(at + j) % len(prompts)] for j in range(1, OTHERS + 1)]
-                for prompt in {answer.prompt, *others}:
-                    found = log_likelihoods(opened, prompt, answer.text)
-                    best[i, prompt] = torch.maximum(best.get((i, prompt), found), found)
-    totals: dict[int, dict[str, float]] = {}
-    for (i, prompt), values in best.items():
-        totals.setdefault(i, {})[prompt] = float(values.sum())
-    own = {i: each.pop(answers[i][0].prompt) for i, each in totals.items()}
-    return sum(max(each.values()) > own[i] + EVIDENCE for i, each in totals.items())
+    @property
+    def alone(self) -> list[Answer]:
+        return [answer for _, _, answer in self.times]
+
+    def sort_out(self, first: str) -> None:
+        """Fills `at_one` and `firsts`; `first` is the budget at first."""
+        self.at_one += [(answer, first) for answer in (*self.alone, *self.fixed)]
+        for answer in self.changing:
+            whole = budget_of(answer, answer.end - answer.start, first, self.changes)
+            begun = budget_of(answer, answer.first, first, self.changes)
+            if answer.word is None and whole is not None:
+                self.at_one.append((answer, whole))
+            elif answer.word is None and begun is not None:
+                self.firsts.append((answer, begun))
 
 
 def measure(
@@ -274,46 +161,58 @@ def measure(
     for budget in reversed(budgets):
         resize(opened.model, budget)
         texts[budget] = expected(opened, prompts, tokens)
+    then = [budgets[(i + 1) % len(budgets)] for i in range(changes)]
     with server(container, budgets[0]) as url:
         client = Client(url, tokens)
         client.ask(prompts[0])  # what a first request alone pays
         times = time_first_tokens(opened, client, prompts)
-        fixed, _ = load(client, prompts, clients, requests, [])
-        then = [budgets[(i + 1) % len(budgets)] for i in range(changes)]
-        changing, made = load(client, prompts, clients, requests, then)
-    all_answers = [*(answer for _, _, answer in times), *fixed, *changing]
-    known = [(answer, {budgets[0]}) for answer in all_answers[: -len(changing)]]
-    known += [(answer, budgets_of(answer, budgets[0], made)) for answer in changing]
-    at_one = [(answer, *held) for answer, held in known if len(held) == 1]
-    several = [(answer, held) for answer, held in known if len(held) > 1]
-    alone = [answer for _, _, answer in times]
+        fixed, _ = load(client, prompts, clients, requests)
+        changing, made = load(client, prompts, clients, requests, then, make_words(opened, 25))
+    seen = Seen(times, fixed, changing, made)
+    seen.sort_out(budgets[0])
     return Result(
-        clients=clients,
-        requests=requests,
-        tokens=tokens,
-        failed=sum(not answer.finished for answer in all_answers),
-        wrong_ids=sum(not answer.right_id for answer in all_answers),
-        wrong_texts=sum(
-            answer.text != texts[held][answer.prompt].rstrip(CUT) for answer, held in at_one
+        clients=clients, requests=requests, tokens=tokens, **checks(opened, seen, texts),
+        **speeds(seen),
+    )  # fmt: skip
+
+
+def checks(opened: Opened, seen: Seen, texts: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Counts what was compared and what was wrong; `texts` are those of `generate` by budget."""
+    answers = [*seen.alone, *seen.fixed, *seen.changing]
+    words = [answer for answer in seen.changing if answer.word is not None]
+    return {
+        "failed": sum(not answer.finished for answer in answers),
+        "wrong_ids": sum(not answer.right_id for answer in answers),
+        "compared_texts": len(seen.at_one),
+        "wrong_texts": sum(
+            answer.text != texts[held][answer.prompt].rstrip(CUT) for answer, held in seen.at_one
         ),
-        compared_texts=len(at_one),
-        wrong_firsts=sum(
-            not any(texts[one][answer.prompt].startswith(answer.first_text) for one in held)
-            for answer, held in several
+        "compared_firsts": len(seen.firsts),
+        "wrong_firsts": sum(
+            not texts[held][answer.prompt].startswith(answer.first_text)
+            for answer, held in seen.firsts
         ),
-        changed_texts=len(several),
-        mixed_up=mixed_up(opened, prompts, several),
-        changes=len(made),
-        change_ms=1e3 * statistics.median(end - start for start, end, _ in made) if made else 0.0,
-        first_token_ms=1e3 * statistics.median(served for _, served, _ in times),
-        generate_first_ms=1e3 * statistics.median(own for own, _, _ in times),
-        first_token_ratio=statistics.median(served / own for own, served, _ in times),
-        first_token_loaded_ms=1e3 * statistics.median(answer.first for answer in fixed),
-        tokens_per_second=_speed(alone, sum(a.end - a.start for a in alone)),
-        tokens_per_second_loaded=_speed(
-            fixed, max(a.end for a in fixed) - min(a.start for a in fixed)
-        ),
-    )
+        "words": len(words),
+        "mixed_up": sum(not is_of_its_word(opened, answer) for answer in words),
+        "changes": len(seen.changes),
+    }
+
+
+def speeds(seen: Seen) -> dict[str, Any]:
+    """Returns medians of times in ms, and tokens per second."""
+    median = statistics.median
+    change = [end - start for start, end, _ in seen.changes]
+    alone, fixed = seen.alone, seen.fixed
+    together = max(a.end for a in fixed) - min(a.start for a in fixed)
+    return {
+        "change_ms": 1e3 * median(change) if change else 0.0,
+        "first_token_ms": 1e3 * median(served for _, served, _ in seen.times),
+        "generate_first_ms": 1e3 * median(own for own, _, _ in seen.times),
+        "first_token_ratio": median(served / own for own, served, _ in seen.times),
+        "first_token_loaded_ms": 1e3 * median(answer.first for answer in fixed),
+        "tokens_per_second": _speed(alone, sum(a.end - a.start for a in alone)),
+        "tokens_per_second_loaded": _speed(fixed, together),
+    }
 
 
 def _speed(answers: Sequence[Answer], seconds: float) -> float:
@@ -327,8 +226,9 @@ def print_table(result: Result) -> None:
         ("requests", str(streams), f"{result.failed} failed, {result.wrong_ids} of another's id"),
         ("texts at one budget", str(result.compared_texts), f"{result.wrong_texts} not generate's"),
         ("budget changes", str(result.changes), f"median {result.change_ms:.0f} ms"),
-        ("texts made while it changed", str(result.changed_texts),
-         f"{result.wrong_firsts} with another first token, {result.mixed_up} of another prompt"),
+        ("first tokens before a change", str(result.compared_firsts),
+         f"{result.wrong_firsts} not generate's"),
+        ("streams of one word meanwhile", str(result.words), f"{result.mixed_up} with another's"),
         ("first token, one client", f"{result.first_token_ms:.1f} ms", ""),
         ("first token of generate", f"{result.generate_first_ms:.1f} ms",
          f"ratio {result.first_token_ratio:.2f}, at most {LOOSE}"),
@@ -355,8 +255,13 @@ def main() -> None:
         "--json", metavar="FILE", nargs="?", const="-", help="write the result to FILE; - is stdout"
     )
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so end the server, too
     silence_libraries()
-    with errors_in_one_line(), tempfile.TemporaryDirectory(prefix="bitstack-bench-") as folder:
+    with (
+        errors_in_one_line(),
+        freed_memory_kept(),
+        tempfile.TemporaryDirectory(prefix="bitstack-bench-") as folder,
+    ):
         require("openai", "uvicorn")
         container = options.container or compress(
             recipes.demo_model(), Path(folder) / "demo",

@@ -116,6 +116,8 @@ class _Body(BaseModel):
         in_config, warmth = fields.pop("max_new_tokens", None), fields.pop("temperature", None)
         if self.top_p is not None:
             fields.pop("top_p", None)
+        if bias := getattr(self, "logit_bias", None):  # transformers follows it in chats alone
+            fields["sequence_bias"] = {(token,): value for token, value in bias.items()}
         return Asked(
             prompt=getattr(self, "prompt", None),
             max_new_tokens=self.new_tokens or in_config,

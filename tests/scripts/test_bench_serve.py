@@ -5,7 +5,7 @@ from typing import Any
 
 import bench_serve as bench
 import pytest
-import torch
+import serve_clients as clients
 
 from bitstack import compress, recipes
 from bitstack.live.opening import open_model
@@ -26,42 +26,35 @@ def test_no_failed_request_and_no_mixed_up_stream(container: Path) -> None:
     )  # fmt: skip
     assert (result.failed, result.wrong_ids, result.wrong_texts) == (0, 0, 0)
     assert (result.wrong_firsts, result.mixed_up) == (0, 0)
-    assert result.changed_texts > 0
+    assert result.words == 16
     assert result.changes == 6
     assert result.compared_texts >= 8 + 32  # those of one client, and those before the first change
     assert result.first_token_ms > 0
     assert result.generate_first_ms > 0
 
 
-def test_a_text_of_another_prompt_is_found(container: Path) -> None:
+def test_words_of_another_stream_are_found(container: Path) -> None:
     opened = open_model(container, budget="3bpw")
-    prompts = bench.make_prompts(opened, 8, 12)
-    texts = bench.expected(opened, prompts, 16)
-    right = [(bench.Answer(prompt, 0.0, texts[prompt]), {"3bpw"}) for prompt in prompts]
-    assert bench.mixed_up(opened, prompts, right) == 0
-    shifted = [*prompts[1:], prompts[0]]  # each gets the text of the next
-    wrong = [
-        (bench.Answer(prompt, 0.0, texts[other]), {"3bpw"})
-        for prompt, other in zip(prompts, shifted, strict=True)
-    ]
-    assert bench.mixed_up(opened, prompts, wrong) >= len(prompts) - 2
+    words = bench.make_words(opened, 25)
+    texts = [opened.tokenizer.decode([word] * 4) for word in words]
+    assert len(set(texts)) == len(words) == 25
+    one = clients.Answer("", 0.0, words[0], texts[0], tokens=4)
+    assert bench.is_of_its_word(opened, one)
+    for text, tokens in ((texts[1], 4), (texts[0], 5), ("", 0), (texts[0] + texts[1], 4)):
+        assert not bench.is_of_its_word(
+            opened, clients.Answer("", 0.0, words[0], text, tokens=tokens)
+        )
 
 
-def test_the_budgets_of_an_answer() -> None:
+def test_the_budget_of_an_answer() -> None:
     changes = [(1.0, 2.0, "2bpw"), (5.0, 6.0, "4bpw")]
     for start, end, held in (
-        (0.0, 0.5, {"3bpw"}),
-        (0.0, 1.5, {"3bpw", "2bpw"}),
-        (1.5, 3.0, {"3bpw", "2bpw"}),
-        (3.0, 4.0, {"2bpw"}),
-        (3.0, 9.0, {"2bpw", "4bpw"}),
-        (7.0, 9.0, {"4bpw"}),
+        (0.0, 0.5, "3bpw"),
+        (0.0, 1.5, None),
+        (1.5, 3.0, None),
+        (3.0, 4.0, "2bpw"),
+        (3.0, 9.0, None),
+        (7.0, 9.0, "4bpw"),
     ):
-        assert bench.budgets_of(bench.Answer("", start, end=end), "3bpw", changes) == held
-
-
-def test_likelihoods_are_of_the_text_alone(container: Path) -> None:
-    opened = open_model(container)
-    found = bench.log_likelihoods(opened, "The river", " was low")
-    assert len(found) == len(opened.tokenizer(" was low")["input_ids"])
-    assert torch.all(found < 0)
+        answer = clients.Answer("", start)
+        assert clients.budget_of(answer, end - start, "3bpw", changes) == held

@@ -78,6 +78,15 @@ def test_a_generation_config(server: Served, answers: dict[bool, str]) -> None:
     assert made.choices[0].message.content == answers[True]
 
 
+def test_a_bias_of_tokens(server: Served) -> None:
+    word = server.opened.tokenizer.decode([70] * 4)
+    ways: dict[str, Any] = {"max_tokens": 4, "logit_bias": {"70": 100}, **GREEDY}
+    made = server.client.completions.create(prompt="Hello", **ways)
+    assert made.choices[0].text == word
+    chat = server.client.chat.completions.create(messages=MESSAGES, **ways)
+    assert chat.choices[0].message.content == word
+
+
 def test_a_stop_string(server: Served, answers: dict[bool, str]) -> None:
     text = answers[False]
     end = next(c for c in text[1:] if c.isascii() and c.isprintable())
