@@ -89,19 +89,22 @@ def serve(
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
     listen(bound)
-    typer.echo("\n".join(_lines(service, opened, address(bound))), err=True)
+    typer.echo("\n".join(_lines(service, opened, address(bound), host)), err=True)
     try:
         serve_on(service, bound)
     finally:
         service.close()
 
 
-def _lines(service: "Service", opened: "Opened", url: str) -> list[str]:
-    """What is served where, and what it cannot do."""
+def _lines(service: "Service", opened: "Opened", url: str, host: str) -> list[str]:
+    """What is served where and to whom, and what it cannot do."""
     from bitstack.machine.sizes import format_bytes
+    from bitstack.serving.gate import is_loopback
 
     size = format_bytes(service.size.resident_bytes)
     lines = [f"{service.name}: {size} in memory, served on {url}/v1; Ctrl-C ends it"]
     if not opened.tokenizer.chat_template:
         lines.append("its tokenizer has no chat template: /v1/completions alone answers")
+    if not is_loopback(host):
+        lines.append(f"there is no password: whoever reaches {host} may use the model")
     return lines

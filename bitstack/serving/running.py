@@ -140,9 +140,10 @@ class OneRequest:
 
     def pass_on(self) -> None:
         """Lets other requests compute a token each."""
-        self._draws.swap()
-        self._running.turns.pass_on()
-        self._draws.swap()
+        if self._running.turns.wanted:
+            self._draws.swap()
+            self._running.turns.pass_on()
+            self._draws.swap()
 
 
 class _BetweenTokens(StoppingCriteria):

@@ -22,6 +22,11 @@ class Turns:
         self._taken = False
         self._first_was_last = False  # the turn that was handed on last
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody waits for a turn."""
+        return bool(self._first or self._next)
+
     def take(self, *, first: bool) -> None:
         """Waits for a turn. `first`: for the first token of a request."""
         with self._state:

@@ -155,6 +155,13 @@ def test_a_model_without_a_template(stacked: Callable[..., Path]) -> None:
         assert health(url)["status"] == "ok"
 
 
+def test_an_address_that_others_reach(chatty: Path) -> None:
+    with serving(chatty, "--host", "0.0.0.0") as (process, _, url):
+        assert process.stderr
+        assert "no password: whoever reaches 0.0.0.0" in process.stderr.readline()
+        assert health(url.replace("0.0.0.0", "127.0.0.1"))["status"] == "ok"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_and_its_requests(chatty: Path, sent: signal.Signals, code: int) -> None:
