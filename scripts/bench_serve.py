@@ -57,6 +57,7 @@ class Result:
     first_token_ms: float  # one client alone, median
     generate_first_ms: float  # of `generate`, median
     first_token_ratio: float  # median of the ratios, in turn
+    first_token_openai_ms: float  # the same by OpenAI's client, with its own work
     first_token_loaded_ms: float  # all clients at once, median
     tokens_per_second: float  # one client alone
     tokens_per_second_loaded: float  # all clients together
@@ -96,13 +97,13 @@ def expected(opened: Opened, prompts: Sequence[str], tokens: int) -> dict[str, s
 def time_first_tokens(
     opened: Opened, client: Client, prompts: Sequence[str]
 ) -> list[tuple[float, float, Answer]]:
-    """Returns seconds to the first token of `generate` and of the server, in turn."""
+    """Returns seconds to first tokens of `generate` and of the server in turn, and an answer."""
     times = []
     for prompt in prompts:
         streamer, start = _First(), time.perf_counter()
         generate(opened, prompt, max_new_tokens=2, streamer=streamer)
-        answer = client.ask(prompt)
-        times.append((streamer.at[1] - start, answer.first, answer))  # the first is the prompt
+        own = streamer.at[1] - start  # the first that it gets is the prompt
+        times.append((own, client.first_token(prompt), client.ask(prompt)))
     return times
 
 
@@ -209,6 +210,7 @@ def speeds(seen: Seen) -> dict[str, Any]:
         "first_token_ms": 1e3 * median(served for _, served, _ in seen.times),
         "generate_first_ms": 1e3 * median(own for own, _, _ in seen.times),
         "first_token_ratio": median(served / own for own, served, _ in seen.times),
+        "first_token_openai_ms": 1e3 * median(answer.first for answer in alone),
         "first_token_loaded_ms": 1e3 * median(answer.first for answer in fixed),
         "tokens_per_second": _speed(alone, sum(a.end - a.start for a in alone)),
         "tokens_per_second_loaded": _speed(fixed, together),
@@ -232,6 +234,7 @@ def print_table(result: Result) -> None:
         ("first token, one client", f"{result.first_token_ms:.1f} ms", ""),
         ("first token of generate", f"{result.generate_first_ms:.1f} ms",
          f"ratio {result.first_token_ratio:.2f}, at most {LOOSE}"),
+        ("first token by OpenAI's client", f"{result.first_token_openai_ms:.1f} ms", ""),
         ("first token, all clients", f"{result.first_token_loaded_ms:.1f} ms", ""),
         ("tokens per second, one client", f"{result.tokens_per_second:.1f}", ""),
         ("tokens per second, all clients", f"{result.tokens_per_second_loaded:.1f}", ""),

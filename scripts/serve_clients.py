@@ -3,6 +3,7 @@
 Does not judge what they get; see `bench_serve.py`.
 """
 
+import http.client
 import itertools
 import json
 import re
@@ -47,6 +48,7 @@ class Client:
         self.url, self.tokens = url, tokens
         self._numbers = itertools.count()
         self._openai = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        self._plain = http.client.HTTPConnection(url.partition("//")[2], timeout=600)
         self._model = self._openai.models.list().data[0].id
 
     def ask(self, prompt: str, word: int | None = None) -> Answer:
@@ -78,6 +80,18 @@ class Client:
             answer.finished |= choice.finish_reason in ("length", "stop")
             if chunk.usage is not None:
                 answer.tokens = chunk.usage.completion_tokens
+
+    def first_token(self, prompt: str) -> float:
+        """Returns the seconds until the first text comes, without the work of OpenAI's client."""
+        body = {"prompt": prompt, "max_tokens": self.tokens, "temperature": 0, "stream": True}
+        data = json.dumps(body).encode()
+        start = time.perf_counter()
+        self._plain.request("POST", "/v1/completions", data, {"Content-Type": "application/json"})
+        reply = self._plain.getresponse()
+        reply.readline()
+        seconds = time.perf_counter() - start
+        reply.read()
+        return seconds
 
     def set_budget(self, budget: str) -> Change:
         """Changes the budget; returns when that began and ended, and the budget."""
