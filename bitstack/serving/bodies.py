@@ -5,7 +5,7 @@ that would change the answer but is not followed takes only the value that means
 check what depends on the model; see `serving.checks`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Json, field_validator
 
@@ -96,6 +96,7 @@ class _Body(BaseModel):
     """What all three kinds of requests share."""
 
     model_config = ConfigDict(extra="allow")
+    _bounds: ClassVar[tuple[str, ...]]  # fields that bound the answer's tokens; the first counts
 
     model: str | None = None
     stream: bool | None = None
@@ -128,21 +129,19 @@ class _Body(BaseModel):
 
     @property
     def new_tokens(self) -> int | None:
-        raise NotImplementedError
+        """Most tokens of the answer; None where the client gives no number."""
+        return next((number for name in self._bounds if (number := getattr(self, name))), None)
 
 
 class _Tokens(_Body):
     """What /v1/chat/completions and /v1/completions share."""
 
+    _bounds: ClassVar[tuple[str, ...]] = ("max_tokens",)
     max_tokens: Count | None = None
     frequency_penalty: Annotated[FiniteFloat, Field(gt=-1, le=2)] | None = None
     presence_penalty: Literal[0] | None = None
     logit_bias: Annotated[dict[int, FiniteFloat], Field(max_length=1024)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-
-    @property
-    def new_tokens(self) -> int | None:
-        return self.max_tokens
 
     @field_validator("logit_bias")
     @classmethod
@@ -181,16 +180,13 @@ class _Chat(BaseModel):
 class ChatBody(_Tokens, _Chat):
     """POST /v1/chat/completions."""
 
+    _bounds: ClassVar[tuple[str, ...]] = ("max_completion_tokens", "max_tokens")
     messages: Annotated[list[_Message], Field(min_length=1)]
     max_completion_tokens: Count | None = None
     response_format: dict[Literal["type"], Literal["text"]] | None = None
     functions: Annotated[list[Any], Field(max_length=0)] | None = None
     modalities: list[Literal["text"]] | None = None
     audio: None = None
-
-    @property
-    def new_tokens(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens
 
 
 class TextBody(_Tokens):
@@ -204,16 +200,13 @@ class TextBody(_Tokens):
 class ResponseBody(_Body, _Chat):
     """POST /v1/responses."""
 
+    _bounds: ClassVar[tuple[str, ...]] = ("max_output_tokens",)
     input: Text | Annotated[list[_Item], Field(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Count | None = None
     previous_response_id: None = None
     conversation: None = None
     background: Literal[False] | None = None
-
-    @property
-    def new_tokens(self) -> int | None:
-        return self.max_output_tokens
 
     @field_validator("input")
     @classmethod
