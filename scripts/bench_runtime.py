@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_kernels import Bench
+from bench_kernels import Bench, read
 from random_container import random_container
 from runtime.models import check_twin, dense_twin, llama_1b, resize
 from runtime.timing import PROMPT, Line, compared, in_turn, prompt, seconds_per_token
@@ -30,7 +30,6 @@ from transformers import PretrainedConfig
 
 from bitstack import kernels, load
 from bitstack.commands.shared import write_result
-from bitstack.kernels import native
 from bitstack.machine.sizes import format_bytes
 
 PLANES = 4  # of every matrix
@@ -66,13 +65,9 @@ def product(bench: Bench, rounds: int) -> tuple[Line, float, float]:
         for planes in stacks:
             kernels.coded_linear(x, planes, scale, bench.rows)
 
-    def read() -> None:
-        if native.variants():
-            native.read(memory)
-        else:
-            memory.view(torch.int64).sum()
-
-    packed, dense, reading = in_turn(rounds, ours, lambda: bench.multiply_dense(x), read)
+    packed, dense, reading = in_turn(
+        rounds, ours, lambda: bench.multiply_dense(x), lambda: read(memory)
+    )
     each, bandwidth = memory.nbytes / len(stacks), memory.nbytes / min(reading)
     line = compared(
         f"{bench.rows}x{bench.columns}, 3 planes, batch 1",

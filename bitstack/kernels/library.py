@@ -101,8 +101,6 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         raise AttributeError("the library takes other arguments")
     library.bitstack_variant.argtypes = [_int32, _flag, _flag, _flag]
     library.bitstack_variant.restype = ctypes.c_char_p
-    library.bitstack_read.argtypes = [*_counted, _int32]
-    library.bitstack_read.restype = ctypes.c_uint64
     for name, arguments in _ARGUMENTS.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, _int32

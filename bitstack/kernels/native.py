@@ -332,13 +332,3 @@ def add_outliers(variant: Variant, out: Tensor, x: Tensor, kept: Kept) -> None:
     )
     if code:
         library.fail(code)
-
-
-def read(memory: Tensor) -> None:
-    """Reads all bytes of `memory` once with torch's threads, to measure bandwidth.
-
-    Raises:
-        ValueError: It is not contiguous or not on the CPU.
-    """
-    at, _ = buffer("memory", memory, memory.dtype)
-    _functions().bitstack_read(at, memory.nbytes, threads.count())

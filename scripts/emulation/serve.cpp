@@ -38,7 +38,6 @@ BITSTACK_API int32_t bitstack_rotate(int32_t, const void*, int64_t, int64_t, int
 BITSTACK_API int32_t bitstack_add_outliers(int32_t, const void*, int32_t, int64_t, const uint16_t*,
                                            int64_t, int64_t, int64_t, const void*, int64_t,
                                            int64_t, int32_t, void*, int64_t, int32_t);
-BITSTACK_API uint64_t bitstack_read(const char*, int64_t, int32_t);
 BITSTACK_API int32_t bitstack_values(const uint8_t*, int64_t, int32_t, const float*, int64_t,
                                      const float*, int64_t, const float*, int64_t, int64_t,
                                      int64_t, float*, int64_t, int32_t);
@@ -165,9 +164,8 @@ int64_t call(int64_t function, const Request& request) {
     case 4: return call(bitstack_scale_columns, request);
     case 5: return call(bitstack_rotate, request);
     case 6: return call(bitstack_add_outliers, request);
-    case 7: return call(bitstack_read, request);
-    case 8: return call(bitstack_values, request);
-    case 9: return call(bitstack_sum_by_code, request);
+    case 7: return call(bitstack_values, request);
+    case 8: return call(bitstack_sum_by_code, request);
     default: exit(4);
   }
 }

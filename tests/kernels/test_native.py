@@ -101,13 +101,6 @@ def test_product(variant: native.Variant, fast: bool) -> None:
     assert (out - expected).norm() / expected.norm() < (1e-2 if fast else 1e-5)
 
 
-@built
-def test_reading_changes_nothing() -> None:
-    memory = torch.arange(5000, dtype=torch.int32)
-    native.read(memory)
-    assert torch.equal(memory, torch.arange(5000, dtype=torch.int32))
-
-
 @pytest.fixture
 def switching() -> Iterator[None]:
     """Threads take turns as often as they can."""

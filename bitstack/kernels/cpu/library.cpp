@@ -147,24 +147,4 @@ BITSTACK_API int32_t bitstack_add_outliers(int32_t variant, const void* position
   });
 }
 
-// Reads `bytes` with all threads: the bandwidth that a product is compared with.
-BITSTACK_API uint64_t bitstack_read(const char* from, int64_t bytes, int32_t threads) {
-  constexpr int64_t kBlock = 1 << 18;  // bytes
-  const int64_t blocks = from && bytes > 0 ? bytes / kBlock : 0;
-  std::atomic<uint64_t> total{0};
-  parallel_for(blocks, threads, [&](int64_t block) {
-    uint64_t mixed[8] = {};
-    const char* at = from + block * kBlock;
-    for (int64_t i = 0; i < kBlock; i += 64) {
-      uint64_t words[8];
-      __builtin_prefetch(at + i + 1024);
-      memcpy(words, at + i, 64);
-      for (int j = 0; j < 8; ++j) mixed[j] ^= words[j];
-    }
-    for (int j = 1; j < 8; ++j) mixed[0] ^= mixed[j];
-    total.fetch_xor(mixed[0], std::memory_order_relaxed);
-  });
-  return total.load(std::memory_order_relaxed);
-}
-
 }  // namespace bitstack
