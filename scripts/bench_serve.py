@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runtime.timing import Clock
 from serve_clients import Answer, Change, Client, budget_of, load, server
-from transformers.generation.streamers import BaseStreamer
 
 from bitstack import compress, recipes, resize
 from bitstack.commands.shared import errors_in_one_line, silence_libraries, write_result
@@ -68,19 +68,6 @@ class Result:
         return wrong == 0 and self.first_token_ratio <= LOOSE
 
 
-class _First(BaseStreamer):
-    """Notes when the first new token comes."""
-
-    def __init__(self) -> None:
-        self.at: list[float] = []
-
-    def put(self, value: Any) -> None:
-        self.at.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
-
-
 def make_prompts(opened: Opened, count: int, tokens: int) -> list[str]:
     """Returns pieces of the held-out text, each of about `tokens` tokens and unlike the others."""
     text = recipes.held_out_text().read_text()
@@ -100,9 +87,9 @@ def time_first_tokens(
     """Returns seconds to first tokens of `generate` and of the server in turn, and an answer."""
     times = []
     for prompt in prompts:
-        streamer, start = _First(), time.perf_counter()
+        streamer, start = Clock(), time.perf_counter()
         generate(opened, prompt, max_new_tokens=2, streamer=streamer)
-        own = streamer.at[1] - start  # the first that it gets is the prompt
+        own = streamer.times[1] - start  # the first that it gets is the prompt
         times.append((own, client.first_token(prompt), client.ask(prompt)))
     return times
 

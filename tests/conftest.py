@@ -1,5 +1,6 @@
 """Fixtures for all tests; `import pico` works in every test file."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -64,6 +65,15 @@ def stacked(
         return compress(pico_model(name, dtype=dtype), path, **few | quick | fields)
 
     return container
+
+
+@pytest.fixture(scope="session")
+def chatty(stacked: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A container called `small`, whose tokenizer has the chat template of `pico`."""
+    folder = tmp_path_factory.mktemp("chatty") / "small"
+    shutil.copytree(stacked("llama-gqa", calibration="none"), folder)
+    (folder / "chat_template.jinja").write_text(pico.TEMPLATE)
+    return folder
 
 
 @pytest.fixture

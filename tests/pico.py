@@ -42,6 +42,11 @@ TEXT = (
     "of the town read about boats that their grandfathers had owned."
 )
 
+TEMPLATE = (  # of chats
+    "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}[a]{% endif %}"
+)
+
 SPECIAL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "bos_token_id": 0,

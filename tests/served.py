@@ -18,10 +18,6 @@ from bitstack.serving.listening import bind, make_server
 from bitstack.serving.size import Size
 
 NAME = "small"
-TEMPLATE = (
-    "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}{% endfor %}"
-    "{% if add_generation_prompt %}[a]{% endif %}"
-)
 JSON = {"Content-Type": "application/json"}
 
 

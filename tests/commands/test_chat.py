@@ -11,21 +11,8 @@ import pytest
 from command_line import fails
 from typer.testing import CliRunner, Result
 
+import pico
 from bitstack.cli import app
-
-TEMPLATE = (
-    "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}{% endfor %}"
-    "{% if add_generation_prompt %}[a]{% endif %}"
-)
-
-
-@pytest.fixture(scope="module")
-def chatty(stacked: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A container whose tokenizer has a chat template."""
-    folder = tmp_path_factory.mktemp("chat") / "c"
-    shutil.copytree(stacked("llama-gqa", calibration="none"), folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
 
 
 def chat(folder: Path, *lines: str, options: tuple[str, ...] = ()) -> Result:
@@ -81,7 +68,7 @@ def test_a_model_without_a_template(stacked: Callable[..., Path]) -> None:
 
 def test_an_original_model_has_no_budget(pico_model: Callable[..., Path], tmp_path: Path) -> None:
     shutil.copytree(pico_model("llama-gqa"), tmp_path / "m")
-    (tmp_path / "m" / "chat_template.jinja").write_text(TEMPLATE)
+    (tmp_path / "m" / "chat_template.jinja").write_text(pico.TEMPLATE)
     done = chat(tmp_path / "m", "/stats", "/budget 2bpw", "Hello")
     assert done.exit_code == 0, done.output
     assert "original model" in done.stderr

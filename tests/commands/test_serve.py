@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,17 +18,7 @@ import pytest
 from command_line import fails
 from openai import OpenAI
 
-from served import TEMPLATE
-
 ENVIRONMENT = os.environ | {"HF_HUB_DISABLE_UPDATE_CHECK": "1", "NO_PROXY": "*"}
-
-
-@pytest.fixture(scope="module")
-def chatty(stacked: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("serve") / "small"
-    shutil.copytree(stacked("llama-gqa", calibration="none"), folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
 
 
 @contextmanager

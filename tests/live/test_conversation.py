@@ -8,21 +8,17 @@ import pytest
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+import pico
 from bitstack.errors import UserError
 from bitstack.live.chat_template import chat_ids
 from bitstack.live.conversation import Conversation
 from bitstack.live.opening import Opened, open_model
 
-TEMPLATE = (
-    "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}{% endfor %}"
-    "{% if add_generation_prompt %}[a]{% endif %}"
-)
-
 
 @pytest.fixture
 def opened(stacked: Callable[..., Path]) -> Opened:
     opened = open_model(stacked("llama-gqa", calibration="none"), level=4, device="cpu")
-    opened.tokenizer.chat_template = TEMPLATE
+    opened.tokenizer.chat_template = pico.TEMPLATE
     opened.model.config.max_position_embeddings = 128
     return opened
 
@@ -114,7 +110,7 @@ def test_the_oldest_messages_are_forgotten(opened: Opened) -> None:
 def test_what_a_template_refuses_is_said_at_once(opened: Opened) -> None:
     opened.tokenizer.chat_template = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-        + TEMPLATE
+        + pico.TEMPLATE
     )
     with pytest.raises(UserError, match=r"roles system, user \(no system\)"):
         Conversation(opened, system="Be brief.")

@@ -10,14 +10,13 @@ import pico
 from bitstack.serving.checks import BODIES, Checks, parsed
 from bitstack.serving.limits import Limits
 from bitstack.serving.refusals import Refused
-from served import TEMPLATE
 
 CHAT, TEXT, RESPONSE = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 MESSAGES = [{"role": "user", "content": "Hi"}]
 CALL = {"function": {"name": "f", "arguments": "{}"}}
 
 
-def checks(template: str | None = TEMPLATE) -> Checks:
+def checks(template: str | None = pico.TEMPLATE) -> Checks:
     tokenizer = pico.tokenizer().__class__(tokenizer_object=pico.tokenizer().backend_tokenizer)
     tokenizer.chat_template = template
     return Checks("small", "out/small", tokenizer, pico.VOCABULARY, Limits(pico.POSITIONS, 64))
