@@ -1,6 +1,6 @@
 """Counts the instructions that the NEON kernels execute for a weight, beside those of AVX2.
 
-    python scripts/count_instructions.py [--planes 2 3 4] [--tokens 1] [--accuracy fast] [--json]
+    python scripts/count_instructions.py [--planes 2 3 4] [--tokens 1] [--json [FILE]]
 
 It compiles these kernels of `bitstack/kernels/cpu` as setup.py would, and lets qemu's user mode
 emulation count what the product of the rows takes that a thread has at a time: what it executes
@@ -10,7 +10,6 @@ g++-aarch64-linux-gnu, qemu-user).
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from emulation import build
+
+from bitstack.commands.shared import write_result
 
 BESIDE = "avx2"  # what the others are compared with
 VARIANTS = {BESIDE: build.X86} | dict.fromkeys(("neon", "neon-dotprod", "neon-i8mm"), build.ARM)
@@ -102,7 +103,9 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1], help="tokens at once")
     parser.add_argument("--columns", type=int, default=4096, help="of the matrix")
     parser.add_argument("--accuracy", choices=["fast", "exact"], default="fast", help="the product")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument(
+        "--json", metavar="FILE", nargs="?", const="-", help="write the rows to FILE; - is stdout"
+    )
     options = parser.parse_args()
     if reason := missing():
         print(f"cannot run here: {reason}")
@@ -110,10 +113,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         counter = Counter(Path(folder), options.columns, options.accuracy)
         lines = measure(counter, options.planes, options.tokens)
-    if options.json:
-        print(json.dumps([asdict(line) for line in lines]))
-    else:
+    if options.json != "-":
         print_table(lines)
+    if options.json:
+        write_result(options.json, [asdict(line) for line in lines])
     return 0
 
 
