@@ -37,6 +37,6 @@ def require(*modules: str) -> None:
         if spec is None or spec.origin is None:
             extra = EXTRA_OF[module]
             raise UserError(
-                f"{module} is not installed; install bitstack with its extra {extra!r}: pip "
-                f'install "bitstack[{extra}]", or in a checkout: pip install -e ".[{extra}]"'
+                f"{module} is not installed; install bitstack with its extra {extra!r}, "
+                f'in a checkout: pip install -e ".[{extra}]"'
             )

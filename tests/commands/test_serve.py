@@ -178,4 +178,4 @@ def test_an_extra_that_is_missing(chatty: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     line = fails("serve", chatty)
     assert line.startswith("error: uvicorn is not installed")
-    assert 'pip install "bitstack[serve]"' in line
+    assert 'pip install -e ".[serve]"' in line
