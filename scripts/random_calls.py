@@ -20,6 +20,7 @@ from bitstack.kernels import (
     reference,
     rotation,
 )
+from bitstack.kernels.attention import attend
 
 _DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 _SIZES = [1, 2, 3, 7, 8, 9, 31, 33, 63, 64, 65, 127, 129, 255, 257, 300, 512, 515, 1030]
@@ -30,7 +31,7 @@ def calls(seed: int) -> Iterator[tuple[str, Callable[[], None]]]:
     """Yields names and calls without end, each with a variant and a number of threads."""
     chance = random.Random(seed)
     names = [variant.name for variant in native.variants() if variant.runs]
-    kinds = [_linear, _rows, _dequantize, _rotate, _values, _sums, _hostile]
+    kinds = [_linear, _rows, _dequantize, _rotate, _values, _sums, _attention, _hostile]
     while True:
         os.environ["BITSTACK_KERNEL"] = chance.choice(names)
         torch.set_num_threads(chance.randint(1, 3))
@@ -127,6 +128,28 @@ def _sums(chance: random.Random) -> None:
     sums = codes.sum_by_code(code, planes, u, v, x)
     whole = torch.outer(u, v) * (1 if x is None else x)
     same(sums.sum().view(1), whole.sum().view(1), "sums")
+
+
+def _attention(chance: random.Random) -> None:
+    batch, heads, group, steps = (chance.randint(1, 3) for _ in range(4))
+    tokens, size, value_size = (chance.choice(_SIZES[:15]) for _ in range(3))
+    dtype, first = chance.choice(_DTYPES), chance.randint(0, 2)
+    query = torch.randn(batch, heads * group, steps, size).to(dtype)
+    key = torch.randn(batch, heads, tokens + first, size).to(dtype)[:, :, first:]
+    value = torch.randn(batch, heads, tokens, value_size).to(dtype)
+    if chance.random() < 0.2:
+        key[:, :, :: chance.randint(1, 9)] = chance.choice([float("nan"), float("inf")])
+    mask = None
+    if chance.random() < 0.5:
+        mask = torch.rand(batch, chance.choice([1, heads * group]), steps, tokens) < 0.8
+    scaling = chance.choice([0.1, 1.0, 30.0])
+    result = attend(query, key, value, mask, scaling)
+    wide = [t.double().repeat_interleave(group, 1) for t in (key, value)]
+    seen = torch.ones(steps, tokens, dtype=torch.bool) if mask is None else mask
+    scores = (query.double() @ wide[0].mT * scaling).masked_fill(~seen, -torch.inf)
+    weights = torch.softmax(scores, -1).masked_fill(~seen.any(-1, keepdim=True), 0.0)
+    if key.isfinite().all():
+        same(result, (weights @ wide[1]).transpose(1, 2), f"attention {list(query.shape)}")
 
 
 def _hostile(chance: random.Random) -> None:

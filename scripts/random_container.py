@@ -16,6 +16,7 @@ from bitstack.container.entries import DenseEntry, StackEntry
 from bitstack.container.journal import Journal
 from bitstack.container.manifest import Manifest
 from bitstack.container.shards import write_shards
+from bitstack.decompose.form import ROTATION
 from bitstack.original.matrices import find_dense, find_matrices
 from bitstack.original.skeleton import skeleton
 
@@ -30,8 +31,8 @@ def random_container(
 ) -> Path:
     """Writes a container into `folder`; returns `folder`.
 
-    At every level the columns of a matrix have norm 1, so that activations stay finite. The order
-    raises all stacks by one level before the next.
+    At every level the columns of a matrix have norm 1, so that activations stay finite. Inputs are
+    rotated, as `run` rotates most. The order raises all stacks by one level before the next.
 
     Args:
         folder: A new folder.
@@ -44,7 +45,9 @@ def random_container(
     model = skeleton(config, dtype)
     matrices = find_matrices(model)
     dense = find_dense(model, matrices)
-    specs = {m.name: StackSpec("codes", m.rows, m.columns, planes) for m in matrices}
+    specs = {
+        m.name: StackSpec("codes", m.rows, m.columns, planes, rotation=ROTATION) for m in matrices
+    }
     stored = [d.name for d in dense if d.persistent]
     journal = Journal(folder, "random")
     if stored:

@@ -17,7 +17,7 @@ _matrix: list[Any] = [_pointer]  # a Coded
 _outliers: list[Any] = [_pointer, _int32, _int64, *_counted]
 
 MOST_PLANES = 8
-_INTERFACE = 2  # as in cpu/variants.cpp: raise both when a function's arguments change
+_INTERFACE = 3  # as in cpu/variants.cpp: raise both when a function's arguments change
 
 
 class Coded(ctypes.Structure):
@@ -31,6 +31,25 @@ class Coded(ctypes.Structure):
         ("rows", _int64),
         ("columns", _int64),
         ("planes", _int64),
+    )
+
+
+class AttentionSizes(ctypes.Structure):
+    """Sizes and strides of an attention call, the struct of this name in `cpu/kernel.h`."""
+
+    _fields_ = (
+        ("batch", _int64),
+        ("heads", _int64),  # of keys
+        ("group", _int64),  # heads of queries for each of them
+        ("steps", _int64),
+        ("tokens", _int64),
+        ("key_size", _int64),
+        ("value_size", _int64),
+        ("query", _int64 * 3),  # strides, in numbers
+        ("key", _int64 * 3),
+        ("value", _int64 * 3),
+        ("mask", _int64 * 3),
+        ("scaling", ctypes.c_double),
     )
 
 
@@ -48,6 +67,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "bitstack_add_outliers": [
         _int32, *_outliers, _int64, _int64, *_sized, _int32, *_counted, _int32,
     ],
+    "bitstack_attention": [_int32, *_counted * 6, _int32, _int32],
     "bitstack_descend": [
         *[_int64] * 4, *[_int32] * 2, *[_pointer] * 6, *_counted * 4, _int32,
     ],
@@ -75,6 +95,7 @@ _ERRORS = [
     (ValueError, "outliers: positions are outside of the matrix or do not rise"),
     (ValueError, "dtype: is not float32, bfloat16 or float16"),
     (ValueError, "codes: sizes of codes, levels or the panel do not fit one another"),
+    (ValueError, "attention: sizes or strides do not fit the tensors"),
     (MemoryError, "memory: the system has too little for this product"),
 ]
 

@@ -110,6 +110,7 @@ def _share(work: Callable[[int, int], None], ranges: list[tuple[int, int]]) -> N
     if workers < 2 or len(ranges) < 2 or set_threads is None:
         return drain()
     helpers = _helpers(workers - 1)
+    threads.rest()
     started = [helpers.submit(drain) for _ in range(min(workers, len(ranges)) - 1)]
     set_threads(1)
     try:

@@ -8,7 +8,7 @@ not choose a variant (see `kernels.dispatch`) nor know autograd or other devices
 import ctypes
 import weakref
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -52,6 +52,11 @@ def variants() -> tuple[Variant, ...]:
 def supports(dtype: torch.dtype) -> bool:
     """Tells whether the kernels read activations of this dtype."""
     return dtype in _DTYPES
+
+
+def number_of(dtype: torch.dtype) -> int:
+    """Returns the library's number of a dtype that it supports."""
+    return _DTYPES[dtype]
 
 
 def compiled() -> ctypes.CDLL | None:
@@ -118,7 +123,8 @@ def _check(
         tuple(addresses[1:]), tuple(plane.nbytes for plane in planes),
         addresses[0], scale.numel(), rows, columns, len(planes),
     )  # fmt: skip
-    watched = [weakref.ref(t, lambda _: _known.pop(key, None)) for t in tensors]
+    forget = partial(_known.pop, key, None)  # not by name: at the process's end there is none
+    watched = [weakref.ref(t, lambda _: forget()) for t in tensors]
     return _Known(coded, ctypes.addressof(coded), addresses, watched)
 
 

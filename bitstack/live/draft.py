@@ -49,8 +49,10 @@ def generate(
     """Is `model.generate`: transformers' own, with `draft_budget` drafted by the same model.
 
     Greedy text is that of the whole model: bit for bit on the CPU kernels, up to rounding with
-    dense matrices, on CUDA, or with another attention than sdpa. Sampled text has the distribution
-    of the whole model. Tensors of the draft model alone count as resident meanwhile.
+    dense matrices, on CUDA, with another attention than sdpa, or in fp32 where the feed-forward
+    width is no multiple of 32 (torch's activation functions round the rest in another way).
+    Sampled text has the distribution of the whole model. Tensors of the draft model alone count as
+    resident meanwhile.
 
     Args:
         model: A loaded model.

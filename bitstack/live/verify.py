@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 _NAME = "sdpa_by_token"
@@ -45,15 +44,16 @@ def attention_by_token(
     Returns:
         [1, queries, heads, head size], and None for the attention weights.
     """
+    sdpa: Any = AttentionInterface()["sdpa"]  # of steps, the kernel; see `nn.attention`
     several = query.shape[2] > 1 and attention_mask is not None
     if not (several and getattr(_thread, "verifying", False)):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return sdpa(module, query, key, value, attention_mask, **kwargs)
     outputs = []
     for i, (begin, end) in enumerate(_key_ranges(attention_mask)):
         # Copies, laid out as those of a single token: the last bits of a sum depend on the layout.
         keys, values = (x[:, :, begin:end].contiguous() for x in (key, value))
         token = query[:, :, i : i + 1].contiguous()
-        outputs.append(sdpa_attention_forward(module, token, keys, values, None, **kwargs)[0])
+        outputs.append(sdpa(module, token, keys, values, None, **kwargs)[0])
     return torch.cat(outputs, 1), None
 
 

@@ -1,4 +1,4 @@
-"""Gives every forward of a packed model its threads, and frees the memory of long forwards.
+"""Gives every forward of a packed model its threads and attention; frees memory of long forwards.
 
 A step is a forward of few tokens on the CPU, as in generation. Nearly all its work is in the coded
 products. What is left to torch's own operators is small, as long as no large matrix is dense and
@@ -8,7 +8,7 @@ forwards; see `live.guard`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bitstack.kernels.matmul import release
 from bitstack.kernels.ops import MATMUL_FROM
 from bitstack.kernels.threads import torch_threads
+from bitstack.nn.attention import attention_of_steps
 from bitstack.nn.modules import PackedExperts
 
 _LARGE = 1 << 20  # weights from which the product of a dense matrix needs all threads
@@ -28,7 +29,8 @@ def resources_of_forward(
 ) -> Iterator[None]:
     """Surrounds one call of a causal language model with the arguments `args` and `kwargs`."""
     step = _is_step(args, kwargs)
-    with torch_threads(single=step and is_packed_whole(model)):
+    attention = attention_of_steps() if step else nullcontext()
+    with torch_threads(single=step and is_packed_whole(model)), attention:
         try:
             yield
         finally:

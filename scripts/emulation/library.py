@@ -65,6 +65,11 @@ _FUNCTIONS: dict[str, tuple[int, int | None, dict[int, _Buffer]]] = {
         1: _Buffer(3, _position(2)), 4: _Buffer(5, _fixed(2)), 8: _Buffer(9, _dtype(11)),
         12: _Buffer(13, _dtype(11), _OUTPUT),
     }),
+    "bitstack_attention": (9, None, {
+        1: _Buffer(2, _fixed(1)), 3: _Buffer(4, _dtype(13)), 5: _Buffer(6, _dtype(13)),
+        7: _Buffer(8, _dtype(13)), 9: _Buffer(10, _fixed(1)),
+        11: _Buffer(12, _dtype(13), _OUTPUT),
+    }),
     "bitstack_values": (7, None, {
         0: _Buffer(1, _fixed(1)), 3: _Buffer(4, _fixed(4)), 5: _Buffer(6, _fixed(4)),
         7: _Buffer(8, _fixed(4)), 11: _Buffer(12, _fixed(4), _OUTPUT),

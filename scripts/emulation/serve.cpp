@@ -44,6 +44,9 @@ BITSTACK_API int32_t bitstack_values(const uint8_t*, int64_t, int32_t, const flo
 BITSTACK_API int32_t bitstack_sum_by_code(const uint8_t*, int64_t, int32_t, const float*, int64_t,
                                           const float*, int64_t, const float*, int64_t, int64_t,
                                           int64_t, double*, int64_t, int32_t);
+BITSTACK_API int32_t bitstack_attention(int32_t, const AttentionSizes*, int64_t, const void*,
+                                        int64_t, const void*, int64_t, const void*, int64_t,
+                                        const uint8_t*, int64_t, void*, int64_t, int32_t, int32_t);
 }  // namespace bitstack
 
 namespace {
@@ -166,6 +169,7 @@ int64_t call(int64_t function, const Request& request) {
     case 6: return call(bitstack_add_outliers, request);
     case 7: return call(bitstack_values, request);
     case 8: return call(bitstack_sum_by_code, request);
+    case 9: return call(bitstack_attention, request);
     default: exit(4);
   }
 }

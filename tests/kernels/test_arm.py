@@ -29,7 +29,7 @@ from emulation.library import EmulatedLibrary  # noqa: E402
 ALL = ["neon-i8mm", "neon-dotprod", "neon"]  # best first
 # What qemu calls a processor, and the variants that it runs.
 PROCESSORS = {"max": ALL, "cortex-a76": ALL[1:], "cortex-a72": ALL[2:]}
-HERE = ["products", "native", "rotation", "outliers", "matmul", "wrong_calls"]
+HERE = ["attention", "products", "native", "rotation", "outliers", "matmul", "wrong_calls"]
 
 
 @pytest.fixture(scope="module")

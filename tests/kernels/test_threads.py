@@ -1,7 +1,9 @@
 """Torch's threads on the calling thread are set and restored; products keep theirs."""
 
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,3 +60,20 @@ def test_not_alone_changes_nothing() -> None:
         assert counts() == (3, 3)
         torch.set_num_threads(2)
     assert counts() == (2, 2)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_waiting_threads_end_and_start_again() -> None:
+    def running() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    x = torch.ones(1 << 21)
+    x.sum()
+    before = running()
+    threads.rest()
+    deadline = time.monotonic() + 5
+    while running() > before - 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert running() <= before - 2
+    assert x.sum() == 1 << 21
+    assert running() >= before

@@ -19,7 +19,12 @@ PROMPT = 7  # tokens
 
 @pytest.fixture
 def model(stacked: Callable[..., Path]) -> Any:
-    return load(stacked("llama-gqa", calibration="none"), level=3)
+    """Of width 44, where torch's SiLU rounds the last numbers of a tensor in another way than the
+    others, however many tokens there are: so it has another activation function."""
+    model = load(stacked("llama-gqa", calibration="none"), level=3)
+    for layer in model.model.layers:
+        layer.mlp.act_fn = torch.nn.ReLU()
+    return model
 
 
 def forward(model: Any, ids: Tensor, cache: DynamicCache) -> Tensor:

@@ -32,6 +32,7 @@ enum Error : int32_t {
   kPositions, // of outliers: outside of the matrix, or not rising
   kDtype,     // not a number of `Dtype`
   kCodes,     // levels, planes or the panel of a search
+  kAttention, // sizes and strides do not fit the buffers
   kMemory,    // the system gave none
 };
 

@@ -23,6 +23,8 @@ struct Avx2 : Avx2Bytes {
     a = _mm256_fmadd_ps(a, two, _mm256_permute_ps(a, 0x4E));
     return _mm256_fmadd_ps(a, four, _mm256_permute2f128_ps(a, a, 1));
   }
+  static inline Floats all(float a) { return _mm256_set1_ps(a); }
+  static inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
   static inline float reduce(Floats a) {
     __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));

@@ -90,6 +90,8 @@ struct Avx512 {
     const Floats one = _mm512_set1_ps(1.0f);
     return _mm512_fmadd_ps(a, _mm512_mask_sub_ps(one, minus, zero_floats(), one), other);
   }
+  static inline Floats all(float a) { return _mm512_set1_ps(a); }
+  static inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
   static inline float reduce(Floats a) { return _mm512_reduce_add_ps(a); }
 
 #if BITSTACK_VBMI

@@ -20,12 +20,13 @@ BITSTACK_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx
 #include "outliers.inl"
 #include "product.inl"
 #include "unpack.inl"
+#include "attention.inl"
 
 namespace bitstack {
 extern const Kernel kAvx512Vbmi = {
     "avx512-vbmi", 64, Avx512::digits, quantize<Avx512>, spread<64>, fast<Avx512>, exact<Avx512>,
     unpack<Avx512>, unpack_halves<Avx512>, scale_columns, rotate<Avx512>,
-    outliers};
+    outliers, attention<Avx512>};
 }
 BITSTACK_TARGET_END
 #endif

@@ -20,12 +20,13 @@ BITSTACK_TARGET("avx2,fma,f16c,avxvnni")
 #include "outliers.inl"
 #include "product.inl"
 #include "unpack.inl"
+#include "attention.inl"
 
 namespace bitstack {
 extern const Kernel kAvxVnni = {
     "avx-vnni", 32, Avx2::digits, quantize<Avx2>, spread<32>, fast<Avx2>,
     exact<Avx2>, unpack<Avx2>, nullptr, nullptr, rotate<Avx2>,
-    outliers};
+    outliers, attention<Avx2>};
 }
 BITSTACK_TARGET_END
 #endif

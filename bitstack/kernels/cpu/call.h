@@ -15,7 +15,8 @@ const Kernel* find_kernel(int32_t variant);
 
 namespace {
 
-constexpr int64_t kTile = 32;         // rows a thread takes at a time
+constexpr int64_t kTile = 32;         // rows whose sums are held together
+constexpr int64_t kRuns = 4;          // of rows that each thread takes of a product, if all are as fast
 constexpr int64_t kSerial = 1 << 15;  // bytes of planes below which waking a thread costs more
 
 // A buffer that keeps its size between calls of one thread, aligned for the widest vector.

@@ -70,6 +70,35 @@ struct Outliers {
   int64_t count, columns;
 };
 
+// Sizes and strides of an attention call, in numbers; `AttentionSizes` in `kernels/library.py` is the same.
+struct AttentionSizes {
+  int64_t batch, heads, group;  // heads of keys, and heads of queries for each of them
+  int64_t steps, tokens;        // queries of a head, and keys
+  int64_t key_size, value_size;
+  int64_t query[3], key[3], value[3], mask[3];  // strides: sequence, head, step or token
+  double scaling;  // of the products of queries and keys
+};
+
+struct Attention {
+  const AttentionSizes* sizes;
+  const void *query, *key, *value;
+  const uint8_t* mask;  // 0 hides a token, all others are seen; null hides none
+  void* out;            // [batch, steps, heads * group, value_size]
+  Dtype dtype;          // of all but the mask
+};
+
+constexpr int64_t kQueries = 8;  // that are taken through the keys together
+constexpr int64_t kBlock = 64;   // keys and values that are held in fp32 meanwhile
+
+// A number of floats, to whole vectors of `width` bytes.
+inline int64_t padded(int64_t count, int width) {
+  return (count + width / 4 - 1) / (width / 4) * (width / 4);
+}
+inline int64_t attention_floats(const AttentionSizes& s, int width) {
+  const int64_t both = padded(s.key_size, width) + padded(s.value_size, width);
+  return (kQueries + kBlock) * both + kQueries * kBlock;
+}
+
 struct Kernel {
   const char* name;
   int width;  // bytes of a vector; a chunk is 8 * width columns
@@ -98,6 +127,11 @@ struct Kernel {
   // them. All chunks of rows together have all outliers, or positions do not rise.
   int64_t (*outliers)(const Outliers&, const void* x, Dtype, int64_t tokens, int64_t begin,
                       int64_t end, int64_t& guess, float* out, int64_t stride);
+  // Queries begin .. end - 1, of at most kQueries, that read the keys of `head`: query i is step
+  // i % steps of head `head * group + i / steps`. `memory` has
+  // `attention_floats` of numbers.
+  void (*attention)(const Attention&, int64_t sequence, int64_t head, int64_t begin, int64_t end,
+                    float* memory);
 };
 
 extern const Kernel kPortable;

@@ -157,8 +157,12 @@ BITSTACK_API int32_t bitstack_linear(int32_t variant, int32_t fast, const Coded*
       else multiply_outliers(call, (i - batch) * kChunk, std::min((i - batch + 1) * kChunk, rows));
     });
     if (met.load(std::memory_order_relaxed) != kept) return kPositions;
-    parallel_for((rows + kTile - 1) / kTile, threads, [&](int64_t i) {
-      tile(call, i * kTile, std::min((i + 1) * kTile, rows));
+    // Long runs of rows: at each beginning memory has not been asked for anything yet.
+    const int64_t run = std::max<int64_t>(1, rows / kTile / (threads * kRuns)) * kTile;
+    parallel_for((rows + run - 1) / run, threads, [&](int64_t i) {
+      const int64_t end = std::min((i + 1) * run, rows);
+      for (int64_t row = i * run; row < end; row += kTile)
+        tile(call, row, std::min(row + kTile, end));
     });
     return kFine;
   });

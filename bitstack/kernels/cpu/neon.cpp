@@ -28,11 +28,12 @@
 #include "outliers.inl"
 #include "neon_product.inl"
 #include "unpack.inl"
+#include "attention.inl"
 
 namespace bitstack {
 extern const Kernel kNeon = {
     "neon", 16, Neon::digits, quantize<Neon>, spread_bytes, fast, exact,
     unpack<Neon>, nullptr, nullptr, rotate<Neon>,
-    outliers};
+    outliers, attention<Neon>};
 }
 #endif

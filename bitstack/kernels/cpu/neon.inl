@@ -29,6 +29,11 @@ struct Neon : NeonBytes {
   static inline Floats subtract(Floats a, Floats b) { return vsubq_f32(a, b); }
   static inline Floats load_floats(const float* from) { return vld1q_f32(from); }
   static inline void store_floats(Floats a, float* to) { vst1q_f32(to, a); }
+  static inline Floats multiply_add(Floats value, const float* x, Floats total) {
+    return vfmaq_f32(total, value, vld1q_f32(x));
+  }
+  static inline Floats all(float a) { return vdupq_n_f32(a); }
+  static inline Floats larger(Floats a, Floats b) { return vmaxq_f32(a, b); }
   static inline float reduce(Floats a) { return vaddvq_f32(a); }
   // Sums and differences at distances 1 and 2 within a vector.
   static inline Floats transform(Floats a) {

@@ -29,12 +29,13 @@ BITSTACK_TARGET("arch=armv8.2-a+dotprod")
 #include "outliers.inl"
 #include "neon_product.inl"
 #include "unpack.inl"
+#include "attention.inl"
 
 namespace bitstack {
 extern const Kernel kNeonDotprod = {
     "neon-dotprod", 16, Neon::digits, quantize<Neon>, spread_bytes, fast, exact,
     unpack<Neon>, nullptr, nullptr, rotate<Neon>,
-    outliers};
+    outliers, attention<Neon>};
 }
 BITSTACK_TARGET_END
 #endif

@@ -30,12 +30,13 @@ BITSTACK_TARGET("arch=armv8.2-a+dotprod+i8mm")
 #include "neon_product.inl"
 #include "neon_i8mm.inl"
 #include "unpack.inl"
+#include "attention.inl"
 
 namespace bitstack {
 extern const Kernel kNeonI8mm = {
     "neon-i8mm", 16, I8mm::digits, I8mm::quantize, spread_bytes, I8mm::fast, exact,
     unpack<Neon>, unpack_halves<Neon>, scale_columns, rotate<Neon>,
-    outliers};
+    outliers, attention<Neon>};
 }
 BITSTACK_TARGET_END
 #endif

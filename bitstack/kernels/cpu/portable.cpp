@@ -45,10 +45,19 @@ struct Word {
     return a;
   }
   static inline Floats zero_floats() { return {0.0f, 0.0f}; }
+  static inline Floats load_floats(const float* from) { return {from[0], from[1]}; }
   static inline Floats multiply_add(Floats value, const float* x, Floats total) {
     return {total.low + value.low * x[0], total.high + value.high * x[1]};
   }
   static inline Floats add(Floats a, Floats b) { return {a.low + b.low, a.high + b.high}; }
+  static inline Floats all(float a) { return {a, a}; }
+  static inline Floats larger(Floats a, Floats b) {
+    return {a.low > b.low ? a.low : b.low, a.high > b.high ? a.high : b.high};
+  }
+  static inline void store_floats(Floats a, float* to) {
+    to[0] = a.low;
+    to[1] = a.high;
+  }
   static inline float reduce(Floats a) { return a.low + a.high; }
 
   template <int planes>
@@ -86,6 +95,7 @@ struct Word {
 #include "outliers.inl"
 #include "product.inl"
 #include "unpack.inl"
+#include "attention.inl"
 
 namespace bitstack {
 namespace {
@@ -97,5 +107,5 @@ inline void Word::store(Floats value, void* out, int64_t at, Dtype dtype) {
 
 extern const Kernel kPortable = {"portable",  8,            nullptr, nullptr, spread<8>, nullptr,
                                  exact<Word>, unpack<Word>, nullptr, nullptr, rotate<Word>,
-                                 outliers};
+                                 outliers, attention<Word>};
 }  // namespace bitstack

@@ -11,7 +11,7 @@
 namespace bitstack {
 namespace {
 
-constexpr int kAhead = 1024;  // bytes of a plane asked for ahead: more than one row's latency
+constexpr int kAhead = 2048;  // bytes of a plane asked for ahead: more than memory's latency
 
 template <class O, int planes>
 struct FastTables {
@@ -104,16 +104,25 @@ inline void exact_row(const Matrix& m, const typename O::template Words<planes>&
   }
 }
 
-// Tokens four at a time, so that a code is looked up once for four of them.
+// Tokens four or two at a time, so that a code is looked up once for all of them; all rows with these
+// before the next, so that their activations stay in the first cache.
+template <class O, int planes, int tokens>
+inline void fast_tokens(const Matrix& m, const FastTables<O, planes>& table,
+                        const ByteActivations& a, int64_t begin, int64_t end, int64_t& first,
+                        float* sums) {
+  for (; first + tokens <= a.batch; first += tokens)
+    for (int64_t row = begin; row < end; ++row)
+      fast_row<O, planes, tokens>(m, table, a, row, first, sums + (row - begin) * a.batch + first);
+}
+
 template <class O, int planes>
 void fast_rows(const Matrix& m, const ByteTable& bytes, const ByteActivations& a, int64_t begin,
                int64_t end, float* sums) {
   const FastTables<O, planes> table(bytes);
-  for (int64_t row = begin; row < end; ++row, sums += a.batch) {
-    int64_t t = 0;
-    for (; t + 4 <= a.batch; t += 4) fast_row<O, planes, 4>(m, table, a, row, t, sums + t);
-    for (; t < a.batch; ++t) fast_row<O, planes, 1>(m, table, a, row, t, sums + t);
-  }
+  int64_t first = 0;
+  fast_tokens<O, planes, 4>(m, table, a, begin, end, first, sums);
+  fast_tokens<O, planes, 2>(m, table, a, begin, end, first, sums);
+  fast_tokens<O, planes, 1>(m, table, a, begin, end, first, sums);
 }
 
 template <class O, int planes>
