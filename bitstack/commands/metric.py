@@ -1,13 +1,14 @@
-"""`compress-model metric`: information capacity, a check of the order, and two groups.
+"""`compress-model metric`: information capacity, a check of the order, and what other files hold.
 
-The groups are `density` (see `metric_density`) and `gap` (see `metric_gap`).
+Those are the groups `density` (see `metric_density`) and `gap` (see `metric_gap`), and
+`scores` (see `metric_scores`).
 """
 
 from typing import Annotated
 
 import typer
 
-from bitstack.commands import metric_density, metric_gap
+from bitstack.commands import metric_density, metric_gap, metric_scores
 from bitstack.commands.shared import (
     STYLE,
     Budgets,
@@ -152,3 +153,6 @@ def information_capacity(
         lines.append(prediction_line(predict or "", prediction))
         record = {"models": rows, "prediction": asdict(prediction)}
     show_result(lines, record, json, quiet)
+
+
+app.command("scores")(metric_scores.scores)

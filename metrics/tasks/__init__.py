@@ -1,2 +1,3 @@
-"""Scores of benchmark tasks, measured by lm-eval, and the share of the original's score that is
-kept. Does not define tasks; their files are in `recipes/tasks`."""
+"""Scores of benchmark tasks, measured by lm-eval, the share of the original's score that is kept,
+and the scores of budgets that were not measured. Does not define tasks; their files are in
+`recipes/tasks`."""

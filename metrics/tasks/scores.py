@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bitstack.errors import UserError
 from bitstack.metrics.statistics.bootstrap import Interval, Z, bootstrap, mean_interval
 from bitstack.metrics.statistics.least_squares import monotone
+from bitstack.metrics.tasks.margins import read_margins
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,12 @@ class TaskScore:
     recovery: float | None = None
     recovery_interval: Interval | None = None
     values: tuple[float, ...] = field(default=(), repr=False)  # by document, if value is their mean
+    margins: tuple[float, ...] = field(default=(), repr=False)  # by document, if it has choices
 
     def to_json(self) -> dict[str, Any]:
-        """Returns all fields but the values of single documents."""
-        data = {k: getattr(self, k) for k in TaskScore.__dataclass_fields__ if k != "values"}
+        """Returns all fields but those of single documents."""
+        single = ("values", "margins")
+        data = {k: getattr(self, k) for k in TaskScore.__dataclass_fields__ if k not in single}
         for name in ("interval", "recovery_interval"):
             data[name] = data[name] and vars(data[name])
         return data
@@ -68,7 +71,8 @@ def read_scores(results: Any, seed: int) -> Iterator[TaskScore]:
                 continue
             error = figures.get(f"{metric}_stderr,{filtered}")
             error = float(error) if isinstance(error, (int, float)) else None
-            values = _values(samples.get(task, []), metric, filtered)
+            chosen = _chosen(samples.get(task, []), filtered)
+            values = _values(chosen, metric)
             interval = _interval(values, float(value), error, seed)
             yield TaskScore(
                 task=task,
@@ -81,6 +85,7 @@ def read_scores(results: Any, seed: int) -> Iterator[TaskScore]:
                 fewshot=int(results["n-shot"].get(task, 0)),
                 version=str(results["versions"].get(task, "")),
                 values=tuple(values) if _is_mean(values, float(value)) else (),
+                margins=read_margins(chosen, metric),
             )
 
 
@@ -114,10 +119,14 @@ def mean_accuracy(scores: Sequence[TaskScore]) -> tuple[float, float]:
     return mean, math.hypot(*errors) / len(accuracies)
 
 
-def _values(samples: Any, metric: str, filtered: str) -> list[float]:
-    """Returns the metric of every document, in order; an empty list for a group of tasks."""
-    chosen = sorted((s for s in samples if s["filter"] == filtered), key=lambda s: s["doc_id"])
-    values = [s[metric] for s in chosen]
+def _chosen(samples: Any, filtered: str) -> list[dict[str, Any]]:
+    """Returns the documents of one filter, in order; an empty list for a group of tasks."""
+    return sorted((s for s in samples if s["filter"] == filtered), key=lambda s: s["doc_id"])
+
+
+def _values(samples: list[dict[str, Any]], metric: str) -> list[float]:
+    """Returns the metric of every document; an empty list where it is no number."""
+    values = [s[metric] for s in samples]
     numbers = all(isinstance(value, (int, float, np.number)) for value in values)
     return [float(value) for value in values] if numbers else []
 
