@@ -133,7 +133,7 @@ def information_capacity(
     silence_libraries(also_bitstack=quiet)
     from dataclasses import asdict
 
-    from bitstack.commands.metric_lines import capacity_lines, prediction_line
+    from bitstack.commands.metric_lines import capacities_lines, prediction_line
     from bitstack.machine.extras import require
     from bitstack.metrics.capacity.measured import measure_capacity
     from bitstack.metrics.capacity.measured import predict as predict_loss
@@ -146,7 +146,7 @@ def information_capacity(
         progress=not quiet,
     )  # fmt: skip
     prediction = None if predict is None else predict_loss(measured, predict)
-    lines = [line for one in measured for line in capacity_lines(one)]
+    lines = capacities_lines(measured)
     rows = [one.to_json() for one in measured]
     record = one_or_all(rows)
     if prediction is not None:

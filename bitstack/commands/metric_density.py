@@ -85,7 +85,7 @@ def fit(
     Example: compress-model metric density fit results.json --output law.json
     """
     silence_libraries(also_bitstack=quiet)
-    from bitstack.commands.metric_lines import law_lines
+    from bitstack.commands.density_lines import law_lines
     from bitstack.metrics.density.fit import fit_law
     from bitstack.metrics.density.law_file import read_references, save_law
 
@@ -102,11 +102,12 @@ def score(
     models: Models,
     budget: Budgets = None,
     law: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="LAW.json",
-            help="Law that `density fit` wrote [default: the shipped one, fitted on models of 0.5M "
-            "to 5.5M parameters and old books].",
+            metavar="[classics|pythia|LAW.json]",
+            help="Law to go by: classics, of five models of 0.5M to 5.5M parameters and old books; "
+            "pythia, of public models of 70M to 12B, for --tasks lambada or the --score of it; or "
+            "a file that `density fit` wrote [default: classics].",
         ),
     ] = None,
     score: Annotated[
@@ -138,7 +139,8 @@ def score(
     Example: compress-model metric density score out/small --score 0.5
     """
     silence_libraries(also_bitstack=quiet)
-    from bitstack.commands.metric_lines import density_lines
+    from bitstack.commands.density_lines import density_lines
+    from bitstack.metrics.density.law_file import named_law
     from bitstack.metrics.density.scoring import choose_measure, score_models
 
     measure = choose_measure(
@@ -147,7 +149,7 @@ def score(
         max_bytes=max_bytes, seed=seed, progress=not quiet,
     )  # fmt: skip
     scored = score_models(models, measure, budgets=budget or (), device=device)
-    lines = [line for one in scored for line in density_lines(one)]
+    lines = [line for one in scored for line in density_lines(one, named_law(law))]
     show_result(lines, one_or_all([one.to_json() for one in scored]), json, quiet)
 
 
@@ -171,7 +173,7 @@ def loss(
     Example: compress-model metric density loss out/small --pairs pairs.jsonl
     """
     silence_libraries(also_bitstack=quiet)
-    from bitstack.commands.metric_lines import loss_lines
+    from bitstack.commands.density_lines import loss_lines
     from bitstack.metrics.density.scoring import answer_losses, answers
 
     losses = answer_losses(
@@ -215,7 +217,7 @@ def trend(
     Example: compress-model metric density trend released.json --share 0.5
     """
     silence_libraries()
-    from bitstack.commands.metric_lines import trend_lines
+    from bitstack.commands.density_lines import trend_lines
     from bitstack.metrics.density.trend import forecast
 
     prediction = forecast(released, share=share, since=since)

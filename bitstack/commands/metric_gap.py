@@ -62,7 +62,7 @@ def measure(
     Example: compress-model metric gap measure MODEL out/small --text book.txt
     """
     silence_libraries(also_bitstack=quiet)
-    from bitstack.commands.metric_lines import gap_lines
+    from bitstack.commands.gap_lines import gap_lines
     from bitstack.metrics.gap.measured import measure_gap
 
     measured = measure_gap(
@@ -101,7 +101,7 @@ def teacher(
     silence_libraries()
     from dataclasses import asdict
 
-    from bitstack.commands.metric_lines import teacher_lines
+    from bitstack.commands.gap_lines import teacher_lines
     from bitstack.metrics.gap.law import best_teacher
 
     best = best_teacher(student, tokens=tokens, law=law)
@@ -129,7 +129,7 @@ def fit(
     silence_libraries()
     from dataclasses import asdict
 
-    from bitstack.commands.metric_lines import gap_fit_lines
+    from bitstack.commands.gap_lines import gap_fit_lines
     from bitstack.metrics.gap.fit import fit_gap, read_runs
 
     line = fit_gap(read_runs(table))

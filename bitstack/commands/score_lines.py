@@ -4,18 +4,21 @@ Computes nothing; see `metrics.gap.predicted_scores`.
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from bitstack.machine.sizes import format_bytes
-from bitstack.metrics.gap.predicted_scores import PredictedScores
 from bitstack.metrics.tasks.predicted import ScoreAt
 
+if TYPE_CHECKING:  # they import torch
+    from bitstack.metrics.gap.predicted_scores import PredictedScores
 
-def score_lines(scores: PredictedScores) -> list[str]:
+
+def score_lines(scores: "PredictedScores") -> list[str]:
     """The predicted scores in words, and then those of every size by task and metric."""
     return [*_sentences(scores), *_table(scores), *_left_out(scores)]
 
 
-def _sentences(scores: PredictedScores) -> Iterator[str]:
+def _sentences(scores: "PredictedScores") -> Iterator[str]:
     for size, row in scores.sizes:
         for one in row:
             if not one.measured:
@@ -32,7 +35,7 @@ def _doubt(one: ScoreAt) -> str:
     return " Unsure: smaller than every measured size; give --measure a smaller budget."
 
 
-def _table(scores: PredictedScores) -> Iterator[str]:
+def _table(scores: "PredictedScores") -> Iterator[str]:
     _, wholes = scores.sizes[0]
     for i, whole in enumerate(wholes):
         yield f"{whole.task} ({whole.metric}), {scores.questions[whole.task]} questions"
@@ -53,6 +56,6 @@ def _table(scores: PredictedScores) -> Iterator[str]:
     yield f"KL: nats per token from the original on {scores.text}."
 
 
-def _left_out(scores: PredictedScores) -> Iterator[str]:
+def _left_out(scores: "PredictedScores") -> Iterator[str]:
     if scores.left_out:
         yield f"Not predicted, because there are no choices: {', '.join(scores.left_out)}."

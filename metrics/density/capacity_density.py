@@ -45,6 +45,7 @@ class Density:
     byte_interval: Interval | None
     extrapolated: bool  # N̂ lies outside the sizes of the reference series
     reason: str | None
+    beyond: str | None = None  # where not defined: "better" or "worse" than every size of the law
 
 
 def density(
@@ -79,10 +80,10 @@ def density(
     named = law.score.parameters
     d, top = named["d"], named["c"] + named["d"]
     if not d < score < top:
-        end = (
-            f"at or below the floor {d:.4g}" if score <= d else f"at or above the ceiling {top:.4g}"
-        )
-        return _undefined(parameters, stored_bytes, f"score {score:.4g} is {end} of the score law")
+        worse = score <= d
+        end = f"at or below the floor {d:.4g}" if worse else f"at or above the ceiling {top:.4g}"
+        reason = f"score {score:.4g} is {end} of the score law"
+        return _undefined(parameters, stored_bytes, reason, "worse" if worse else "better")
     loss = float(law.score.loss(score))
     return _density(law, loss, losses, parameters, stored_bytes, rng)
 
@@ -129,7 +130,8 @@ def _density(
     if not (math.isfinite(size) and size > 0):
         reason = f"loss {loss:.4g} is out of reach of the law: no size gets below {term:.4g}"
         reason += f" with {law.reference_tokens:.4g} training tokens"
-        return _undefined(parameters, stored_bytes, reason)
+        beyond = "better" if loss <= term or size > 0 else "worse"
+        return _undefined(parameters, stored_bytes, reason, beyond)
     interval = _interval(law, losses, rng)
     by_bytes = BYTES_PER_PARAMETER / stored_bytes if stored_bytes else None
     sizes = [reference.parameters for reference in law.references]
@@ -180,10 +182,10 @@ def _scaled(interval: Interval | None, factor: float) -> Interval | None:
     return interval and Interval(interval.low * factor, interval.high * factor, interval.level)
 
 
-def _undefined(parameters: float, stored_bytes: int | None, reason: str) -> Density:
+def _undefined(parameters: float, stored_bytes: int | None, reason: str, beyond: str) -> Density:
     values: dict[str, Any] = dict.fromkeys(Density.__dataclass_fields__)
     values |= {"parameters": parameters, "stored_bytes": stored_bytes, "extrapolated": False}
-    return Density(**values | {"reason": f"not defined: {reason}"})
+    return Density(**values | {"reason": f"not defined: {reason}", "beyond": beyond})
 
 
 def _check(parameters: float, stored_bytes: int | None) -> None:

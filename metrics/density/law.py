@@ -157,13 +157,13 @@ class Protocol:
     """How the losses of a series were measured.
 
     Nats per token do not compare across tokenizers, texts or windows, so a model must be measured
-    in the same way.
+    in the same way. Nats per answer do: there are neither windows nor a tokenizer.
     """
 
     text: str  # what the loss was measured on, in words
     score: str  # what was scored, in words
-    window: int  # tokens
-    tokenizer: str  # `metrics.loss.documents.fingerprint`
+    window: int | None  # tokens; None: the loss is of answers, given their instructions
+    tokenizer: str | None  # `metrics.loss.documents.fingerprint`
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from bitstack.metrics.density.law import DensityLaw, LossLaw, Protocol, Referenc
 from bitstack.metrics.statistics.least_squares import Fit
 
 FORMAT = 1
+SHIPPED = ("classics", "pythia")  # names of the laws in `recipes`
 
 
 def read_references(path: str | Path) -> list[Reference]:
@@ -85,14 +86,40 @@ def load_law(path: str | Path) -> DensityLaw:
     return law
 
 
+def named_law(law: str | Path | None) -> DensityLaw:
+    """Returns a shipped law by its name, "classics" or "pythia", or that of a file.
+
+    Args:
+        law: Name or file; None takes "classics".
+
+    Raises:
+        UserError: as in `load_law`.
+    """
+    name = "classics" if law is None else str(law)
+    return _shipped(name) if name in SHIPPED else load_law(name)
+
+
+def pythia_law() -> DensityLaw:
+    """Returns the law of public models, made by `scripts/fit_public_law.py`.
+
+    It was fitted on the published results of 112 checkpoints of Pythia, 70M to 12B parameters
+    (arXiv 2304.01373), on LAMBADA. The file says where they come from.
+    """
+    return _shipped("pythia")
+
+
 def classics_law() -> DensityLaw:
-    """Returns the law that comes with the project, made by `scripts/fit_reference_law.py`.
+    """Returns the law of the models made here, by `scripts/fit_reference_law.py`.
 
     It was fitted on five models of 0.46M to 5.5M parameters (with embeddings), by their loss on
     held-out old books and their score on BLiMP. Its constants are poorly known: five losses, of
     models trained on only two different numbers of tokens, leave one degree of freedom.
     """
-    with as_file(files("bitstack.recipes") / "density-law-classics.json") as path:
+    return _shipped("classics")
+
+
+def _shipped(name: str) -> DensityLaw:
+    with as_file(files("bitstack.recipes") / f"density-law-{name}.json") as path:
         return load_law(path)
 
 

@@ -77,12 +77,17 @@ def law_density(
         UserError: the model has another tokenizer than the series, or no text fills a window.
     """
     protocol = law.protocol
+    if protocol is not None and protocol.window is None:
+        raise UserError(
+            f"the density law was fitted on losses of answers ({protocol.text}), not of a text; "
+            "take --score, --tasks or --pairs, or another law"
+        )
     if protocol is not None and protocol.tokenizer != fingerprint(opened.tokenizer):
         raise UserError(
             "the density law counts loss in tokens of another tokenizer; fit one on models with "
             "this tokenizer"
         )
-    window = LAW_WINDOW if protocol is None else protocol.window
+    window = (None if protocol is None else protocol.window) or LAW_WINDOW
     loss = windowed_loss(
         opened.model, opened.tokenizer, texts, window, seed=seed, progress=progress
     )

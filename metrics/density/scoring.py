@@ -17,7 +17,7 @@ from bitstack.machine.extras import require
 from bitstack.metrics.capacity.measured import opened_models
 from bitstack.metrics.density.capacity_density import Density, density, density_of_loss
 from bitstack.metrics.density.law import DensityLaw
-from bitstack.metrics.density.law_file import classics_law, load_law
+from bitstack.metrics.density.law_file import named_law
 from bitstack.metrics.density.measured import law_density
 from bitstack.metrics.loss.conditional_loss import (
     ConditionalLoss,
@@ -129,7 +129,7 @@ def by_pairs(
     Raises:
         UserError: the law was fitted on losses over windows of a text.
     """
-    if law.protocol is not None:
+    if law.protocol is not None and law.protocol.window is not None:
         raise UserError(
             f"the law was fitted on losses over {law.protocol.window}-token windows of "
             f"{law.protocol.text}, not on answers; give one fitted on losses of these pairs"
@@ -221,14 +221,14 @@ def choose_measure(
     """Returns the measure of density from whichever of score, tasks, text and pairs is given.
 
     Args:
-        law: File of the law; None takes the shipped one.
+        law: Name of a shipped law or file of one, as in `named_law`.
 
     Raises:
         UserError: not exactly one of `score`, `tasks`, `text` and `pairs` is given.
     """
     if sum(one is not None for one in (score, tasks, text, pairs)) != 1:
         raise UserError("give one of --score, --tasks, --text and --pairs: what density goes by")
-    used = classics_law() if law is None else load_law(law)
+    used = named_law(law)
     if score is not None:
         return by_score(used, score, score_error, seed=seed)
     if tasks is not None:

@@ -1,6 +1,7 @@
 """`compress-model metric` as other tools call it: keys, exit codes, and every kind of bad input.
 
-Also covers `commands.metric_density`, `commands.metric_gap` and `commands.metric_lines`.
+Also covers `commands.metric_density`, `commands.metric_gap`, `commands.metric_lines`,
+`commands.density_lines` and `commands.gap_lines`.
 """
 
 import copy
@@ -222,8 +223,12 @@ def test_outside_the_range_it_says_so(law: Path, model: Path, score: float) -> N
     record = result("density", "score", model, "--law", law, "--score", score)
     assert record["density"] is record["effective_parameters"] is None
     assert record["reason"].startswith("not defined: score")
+    assert record["beyond"] == ("better" if score == 1 else "worse")
     done = call("density", "score", model, "--law", law, "--score", score)
-    assert "not defined" in done.stdout
+    first, *facts = done.stdout.splitlines()
+    assert ("better than" if score == 1 else "no better than a model that guesses") in first
+    assert "not defined" not in done.stdout
+    assert any(line.startswith("why") for line in facts)
     assert "nan" not in done.stdout
 
 

@@ -13,6 +13,8 @@ from bitstack.metrics.density.law import DensityLaw, Reference
 from bitstack.metrics.density.law_file import (
     classics_law,
     load_law,
+    named_law,
+    pythia_law,
     read_references,
     save_law,
     to_json,
@@ -90,3 +92,12 @@ def test_references_from_a_file(tmp_path: Path) -> None:
     path.write_text('{"a": 1}')
     with pytest.raises(UserError, match="not a list"):
         read_references(path)
+
+
+def test_laws_by_name(tmp_path: Path) -> None:
+    assert named_law(None) == named_law("classics") == classics_law()
+    assert named_law("pythia") == pythia_law()
+    save_law(pythia_law(), tmp_path / "law.json")
+    assert named_law(tmp_path / "law.json") == pythia_law()
+    with pytest.raises(UserError, match="cannot be read"):
+        named_law("none")

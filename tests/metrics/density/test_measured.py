@@ -13,7 +13,7 @@ from bitstack.errors import UserError
 from bitstack.live.opening import open_model
 from bitstack.metrics.density.capacity_density import density_of_loss
 from bitstack.metrics.density.law import Protocol
-from bitstack.metrics.density.law_file import classics_law
+from bitstack.metrics.density.law_file import classics_law, pythia_law
 from bitstack.metrics.density.measured import law_density, windowed_loss
 from bitstack.metrics.loss.documents import fingerprint
 from bitstack.metrics.statistics.bootstrap import standard_error
@@ -65,3 +65,8 @@ def test_a_model_is_scored_like_the_series(pico_model: Callable[..., Path]) -> N
 def test_another_tokenizer_has_no_density(pico_model: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match="tokens of another tokenizer"):
         law_density(open_model(pico_model("llama-gqa")), classics_law(), DOCUMENTS)
+
+
+def test_a_law_of_answers_takes_no_text(pico_model: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="losses of answers"):
+        law_density(open_model(pico_model("llama-gqa")), pythia_law(), DOCUMENTS)
