@@ -4,8 +4,8 @@ As in Clustering-On-Difficulty (arXiv 2502.17262) questions of like difficulty f
 score is their sum. But here the same questions were answered by the original and by some sizes of
 the container, so that each has a path of its own. The margin of a question (see
 `metrics.tasks.margins`) starts at the original's and moves at random as the KL grows: its variance
-grows with the KL, at a rate that is measured for each cluster of difficulty. Between two measured
-sizes the path is known at both ends, a Brownian bridge whose time is the KL. The score is the share
+grows with a power of the KL, near 1, at a rate that is measured for each cluster of difficulty.
+Between two measured sizes the path is known at both ends: a Brownian bridge. The score is the share
 of margins above 0.
 
 Does not measure anything, see `metrics.tasks.predicted`. `scripts/bench_predicted_scores.py`
@@ -25,6 +25,7 @@ from bitstack.metrics.statistics.bootstrap import Interval, Z, percentiles
 CLUSTERS = 5  # of difficulty, with about as many questions each
 LEAST = 20  # questions of a cluster
 DRAWS = 1000
+POWER, LEAST_POWER = (0.85, 0.2), 0.2  # of the KL: mean and deviation before sizes are seen
 Vector = NDArray[np.float64]
 
 
@@ -63,10 +64,11 @@ def predict_score(
         UserError: the original or every other size is missing, the sizes answered different
             numbers of questions, or the KL is not finite or below 0.
     """
-    paths = _Paths(_checked(answered, kl))
+    known = _checked(answered, kl)
+    paths = _Paths(known)
     rng = np.random.default_rng(seed)
     scores = np.array([paths.draw(rng, kl) for _ in range(DRAWS)])
-    return PredictedScore(kl, float(scores.mean()), percentiles(scores), kl > paths.kls[-1])
+    return PredictedScore(kl, float(scores.mean()), percentiles(scores), kl > known[-1].kl)
 
 
 def interpolate_kl(sizes: Sequence[tuple[int, float]], resident_bytes: int) -> float:
@@ -83,42 +85,57 @@ def interpolate_kl(sizes: Sequence[tuple[int, float]], resident_bytes: int) -> f
 
 
 class _Paths:
-    """The margins of n questions along the KL, known at the measured sizes."""
+    """The margins of n questions along the KL, known at the measured sizes.
+
+    Time is a power of the KL, near 1: that by which the variance of the margins grows.
+    """
 
     def __init__(self, answered: Sequence[Answered]) -> None:
-        self.kls = [one.kl for one in answered]
+        self.kls = np.array([one.kl for one in answered])
         self.margins = np.array([one.margins for one in answered], dtype=np.float64)
         self.cluster = _clusters(self.margins[0])
+        self.power = _power(self.kls[1:], (self.margins[1:] - self.margins[0]).var(1))
         ends = [*zip(range(len(answered) - 1), range(1, len(answered)), strict=True)]
         ends.append((0, len(answered) - 1))  # beyond the last size: as from the original to it
-        self.stretches = [self._stretch(first, last) for first, last in ends]
+        self.changes = [self._change(first, last) for first, last in ends]
 
     def draw(self, rng: np.random.Generator, kl: float) -> float:
         """Returns the score of one random path of every question, at `kl`."""
+        power, chance = max(LEAST_POWER, rng.normal(*self.power)), rng.standard_normal()
         at = int(np.searchsorted(self.kls, kl, side="right")) - 1
-        mean, variance = self.stretches[at]
-        chance = rng.standard_normal()
-        done = kl - self.kls[at]
+        mean, variance = self.changes[at]
+        now, before = kl**power, self.kls[at] ** power
         if at + 1 < len(self.kls):
-            length = self.kls[at + 1] - self.kls[at]
-            share = done / length
+            share = (now - before) / (self.kls[at + 1] ** power - before)
             centre = (1 - share) * self.margins[at] + share * self.margins[at + 1]
-            # The mean of a cluster need not move evenly: by a power of the KL, mostly 1/2 to 2.
-            moved = length * (share**2 ** (chance / Z) - share)
-            spread = done * (1 - share)
+            # The mean of a cluster need not move evenly: by a power of the time, mostly 1/2 to 2.
+            moved = share**2 ** (chance / Z) - share
+            spread = share * (1 - share)
         else:
             # Nothing is known of the mean there: it may go on as before, turn back, or stay.
-            centre, moved, spread = self.margins[at], done * chance, done
+            spread = (now - before) / before
+            centre, moved = self.margins[at], spread * chance
         own = np.sqrt(spread * variance)[self.cluster] * rng.standard_normal(len(centre))
         return float((centre + (moved * mean)[self.cluster] + own > 0).mean())
 
-    def _stretch(self, first: int, last: int) -> tuple[Vector, Vector]:
-        """Returns what margins do per nat of KL, by cluster: mean and variance of the change."""
+    def _change(self, first: int, last: int) -> tuple[Vector, Vector]:
+        """Returns how margins change from one size to another, by cluster: mean and variance."""
         change = self.margins[last] - self.margins[first]
-        length = self.kls[last] - self.kls[first]
         parts = [change[self.cluster == one] for one in range(int(self.cluster.max()) + 1)]
-        means, variances = (np.array([f(part) for part in parts]) for f in (np.mean, np.var))
-        return means / length, variances / length
+        return np.array([part.mean() for part in parts]), np.array([part.var() for part in parts])
+
+
+def _power(kls: Vector, variances: Vector) -> tuple[float, float]:
+    """Returns the power of the KL by which variances grow, and its standard deviation.
+
+    A line through the logarithms, held near POWER the more, the fewer and the closer the sizes are.
+    """
+    if variances.min() <= 0:
+        return POWER
+    mean, deviation = POWER
+    x, y = np.log(kls) - np.log(kls).mean(), np.log(variances) - np.log(variances).mean()
+    weight = 1 / (1 + x @ x)
+    return float(weight * (mean + x @ y)), deviation * math.sqrt(weight)
 
 
 def _clusters(margins: Vector) -> NDArray[np.int64]:
