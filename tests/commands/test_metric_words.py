@@ -57,7 +57,7 @@ def test_the_order_says_how_much_it_rises() -> None:
     first = order_lines(OrderCheck(stops, 0.1, 100, 32, "t.txt"))[0]
     assert "rises at 1 of 3 steps" in first
     assert "0.25 nats" in first
-    assert "12.5%" in first
+    assert "12%" in first
     good = order_lines(OrderCheck(stops[:2], 0.1, 100, 32, "t.txt"))[0]
     assert "falls at each" in good
 
