@@ -136,7 +136,8 @@ def _order_sentence(check: "OrderCheck") -> str:
         )
     most = max(b.nll_per_token - a.nll_per_token for a, b in check.violations)
     fall = losses[0] - losses[-1]
-    beside = f", {100 * most / fall:.2g}% of the {fall:.3g} nats that it falls in all" if fall > 0 else ""
+    share = f", {100 * most / fall:.2g}% of the {fall:.3g} nats that it falls in all"
+    beside = share if fall > 0 else ""
     return (
         f"The loss rises at {len(check.violations)} of {steps} steps, by {most:.2g} nats at most"
         f"{beside}: a larger model is a little worse there; a small share is harmless."
