@@ -103,8 +103,8 @@ def prediction_line(model: str, prediction: Prediction) -> str:
     """The loss predicted for another model of a series."""
     return line(
         "predicted NLL",
-        f"{prediction.nll:.4f} bits {between(prediction.interval, '.4f')} for {model}, "
-        f"from {prediction.sources} model{'s' * (prediction.sources > 1)}",
+        f"{prediction.nll:.4f} bits per token {between(prediction.interval, '.4f')} for {model}, "
+        f"if it has the capacity of the {prediction.sources} measured; lower is better",
     )
 
 
