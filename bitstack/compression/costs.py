@@ -64,7 +64,10 @@ def decompose_operations(matrix: Matrix, recipe: Recipe, *, text: bool) -> float
 def stack_products(recipe: Recipe, refit: float) -> float:
     """Returns the number of products of m n² multiply-adds for all planes of one stack, if a refit
     takes `refit` of them. Follows `decompose.nested` step by step."""
-    plan = Plan(recipe.blocks, recipe.ends, joint_planes=tuple(recipe.joint_planes))
+    plan = Plan(
+        recipe.blocks, recipe.ends, joint_planes=tuple(recipe.joint_planes),
+        joint_levels=recipe.joint_levels,
+    )  # fmt: skip
     searched = recipe.search_sweeps > 0
     chosen_again = searched and recipe.joint_passes > 0
     products = 1.0 + recipe.blocks  # of the matrix itself, and the errors of what is stored

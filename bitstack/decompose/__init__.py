@@ -46,6 +46,7 @@ def decompose(
         refit_rounds=recipe.refit_rounds,
         search_sweeps=recipe.search_sweeps,
         joint_passes=recipe.joint_passes,
+        joint_levels=recipe.joint_levels,
         level_weights=tuple(recipe.level_weights),
     )
     form = choose_form(weight, recipe, plan, moment, row_weights)

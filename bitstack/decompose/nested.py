@@ -40,6 +40,7 @@ class Plan:
     refit_rounds: int = 2  # rounds of searching a group and refitting
     search_sweeps: int = 2  # passes over all columns in each round; 0: no search
     joint_passes: int = 4  # passes over the whole codes of several levels
+    joint_levels: int = 8  # highest level of the chains that take them
     level_weights: tuple[float, ...] = (1.0,)  # how much a level's relative error counts there
 
     def damping_at(self, level: int) -> float:
@@ -54,16 +55,19 @@ class Plan:
         sizes: list[int] = []
         for size in (*self.joint_planes, *[1] * lowest):
             sizes.append(min(size, lowest - sum(sizes)))
-        yield Chain(1, [size for size in sizes if size], min(sum(self.joint_planes), lowest))
+        joint = min(sum(self.joint_planes), lowest) if lowest <= self.joint_levels else 0
+        yield Chain(1, [size for size in sizes if size], joint)
         for below, end in pairwise([lowest, *higher]):
             # Levels below its first are not stored, so all planes up to there are one group.
-            yield Chain(below + 1, [below + 1, *[1] * (end - below - 1)], end)
+            joint = end if end <= self.joint_levels else 0
+            yield Chain(below + 1, [below + 1, *[1] * (end - below - 1)], joint)
 
 
 @dataclass(frozen=True)
 class Chain:
     """Levels that share their planes: `first` is the lowest, `groups` counts the planes added at
-    once, and the first `joint` planes are chosen again together as whole codes."""
+    once, and the first `joint` planes are chosen again together as whole codes, then those above;
+    0: none are."""
 
     first: int
     groups: list[int]
@@ -71,6 +75,8 @@ class Chain:
 
     def joint_levels(self) -> Iterator[tuple[int, range]]:
         """Yields, for each choice of whole codes, the planes that stay, and the levels."""
+        if not self.joint:
+            return
         yield 0, range(self.first, self.joint + 1)
         if self.joint < sum(self.groups):
             yield self.joint, range(self.joint + 1, sum(self.groups) + 1)

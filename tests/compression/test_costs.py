@@ -37,6 +37,8 @@ MATRIX = Matrix("m", "m", "m", "linear", 512, 1024)
         {"blocks": 5, "chains": [8], "joint_planes": [2]},
         {"blocks": 4, "search_sweeps": 0},
         {"blocks": 4, "joint_passes": 0, "refit_rounds": 1},
+        {"blocks": 8, "joint_levels": 4},
+        {"blocks": 5, "chains": [8], "joint_levels": 4},
     ],
 )
 def test_products_are_counted_exactly(

@@ -31,6 +31,7 @@ def stored(done: Decomposed, level: int) -> Tensor:
         Plan(6, (4,)),
         Plan(3, (1,)),
         Plan(6, (2, 4)),
+        Plan(6, (4,), joint_levels=4),
         Plan(3, (1, 2)),
     ],
 )
@@ -55,6 +56,18 @@ def test_searching_beats_closed_form_scales_alone() -> None:
     searched = decompose_codes(weight, Plan(4), moment=moment)
     for level in (2, 3, 4):
         assert searched.relative_errors[level - 1] < 0.7 * plain.relative_errors[level - 1]
+
+
+def test_passes_are_left_out_above_a_level() -> None:
+    weight, moment = layer(64, 48)
+    whole, part, none = (
+        decompose_codes(weight, plan, moment=moment).relative_errors
+        for plan in (Plan(8, (4,)), Plan(8, (4,), joint_levels=4), Plan(8, (4,), joint_levels=3))
+    )
+    assert part[:4] == whole[:4]
+    assert none[:4] != whole[:4]
+    assert part[4:] == none[4:] != whole[4:]
+    assert all(b < 0.5 * a for a, b in pairwise(part[3:]))
 
 
 @pytest.mark.parametrize(
