@@ -10,9 +10,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bitstack.container.blocks import StackSpec
+from bitstack.nn.experts import PackedExperts
 from bitstack.nn.modules import (
     PackedEmbedding,
-    PackedExperts,
     PackedLinear,
     PartedEmbedding,
     PartedLinear,

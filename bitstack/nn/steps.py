@@ -17,7 +17,6 @@ from bitstack.kernels.matmul import release
 from bitstack.kernels.ops import MATMUL_FROM
 from bitstack.kernels.threads import torch_threads
 from bitstack.nn.attention import attention_of_steps
-from bitstack.nn.modules import PackedExperts
 
 _LARGE = 1 << 20  # weights from which the product of a dense matrix needs all threads
 _LONG = 4096  # tokens of KV cache above which reading it needs all threads
@@ -48,8 +47,7 @@ def is_packed_whole(model: nn.Module) -> bool:
     whole = model.__dict__.get("_packed_whole")
     if whole is None:
         dense = any(p.ndim > 1 and p.numel() >= _LARGE for p in model.parameters())
-        unpacked = any(isinstance(m, PackedExperts) for m in model.modules())
-        whole = model.__dict__["_packed_whole"] = not (dense or unpacked)
+        whole = model.__dict__["_packed_whole"] = not dense
     return bool(whole)
 
 

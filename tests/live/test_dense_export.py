@@ -18,7 +18,7 @@ from bitstack import UserError, export, load
 from bitstack.cli import app
 from bitstack.container.reading import BlockReader
 from bitstack.kernels import set_accuracy
-from bitstack.nn.modules import PackedExperts
+from bitstack.nn.experts import PackedExperts
 
 Folder = Callable[..., Path]
 MODULE = import_module("bitstack.live.dense_export")  # the name itself is the function

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from bitstack import kernels
 from bitstack.container.blocks import StackSpec
 from bitstack.errors import UserError
-from bitstack.nn import Stack
-from bitstack.nn.modules import PackedEmbedding, PackedExperts, PackedLinear, TiedHead
+from bitstack.nn.modules import PackedEmbedding, PackedLinear, TiedHead
 
 SPEC = StackSpec("codes", 11, 13, 3)
 MATRIX = matrix_of(SPEC, random_tensors(SPEC), 3)
@@ -93,31 +92,3 @@ def test_a_tied_head_has_no_blocks_of_its_own(with_bias: bool) -> None:
     assert (head.in_features, head.out_features) == (13, 11)
     assert not list(head.buffers())
     assert not list(head.children())
-
-
-@pytest.mark.parametrize("transposed", [False, True])
-def test_experts_are_unpacked_by_their_number(transposed: bool) -> None:
-    stacks, matrices = [Stack(SPEC, torch.float32) for _ in range(3)], []
-    for i, stack in enumerate(stacks):
-        tensors = random_tensors(SPEC, seed=i)
-        stack.set_level(2, tensors.__getitem__)
-        matrix = matrix_of(SPEC, tensors, 2)
-        matrices.append(matrix.T if transposed else matrix)
-    experts = PackedExperts(stacks, transposed)
-    for i in (2, 0, 1):
-        close(experts[i], matrices[i])
-        assert torch.equal(experts[torch.tensor(i)], experts[i])
-    assert experts.shape == torch.stack(matrices).shape
-    assert experts.device == torch.device("cpu")
-    assert experts.half()[0].dtype == torch.float16
-
-
-def test_experts_are_multiplied_all_at_once() -> None:
-    stacks = [Stack(SPEC, torch.float32) for _ in range(3)]
-    for i, stack in enumerate(stacks):
-        stack.set_level(2, random_tensors(SPEC, seed=i).__getitem__)
-    experts = PackedExperts(stacks, transposed=True)
-    x = torch.randn(3, 4, SPEC.columns)
-    close(torch.bmm(x, experts), torch.bmm(x, torch.stack([experts[i] for i in range(3)])))
-    with pytest.raises(TypeError):
-        torch.bmm(x, PackedExperts(stacks, transposed=False))

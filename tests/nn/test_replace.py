@@ -11,7 +11,8 @@ from torch import nn
 import pico
 from bitstack.container.blocks import StackSpec
 from bitstack.nn import pack_model, resident_bytes, stacks
-from bitstack.nn.modules import PackedEmbedding, PackedExperts, PackedLinear, TiedHead
+from bitstack.nn.experts import PackedExperts
+from bitstack.nn.modules import PackedEmbedding, PackedLinear, TiedHead
 from bitstack.original.matrices import Matrix, find_dense, find_matrices
 from bitstack.original.skeleton import skeleton
 
@@ -90,7 +91,7 @@ def test_an_embedding_keeps_what_its_class_adds(name: str, factor: float) -> Non
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_experts_are_unpacked_one_by_one(transposed: bool) -> None:
+def test_experts_take_the_place_of_their_parameter(transposed: bool) -> None:
     class Experts(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -115,7 +116,7 @@ def test_experts_are_unpacked_one_by_one(transposed: bool) -> None:
     assert isinstance(module, PackedExperts)
     for e in range(3):
         matrix = matrix_of(spec, random_tensors(spec, e), 1)
-        unpacked = module[torch.tensor(e)]
+        unpacked = module[torch.tensor(e)].unpacked()
         torch.testing.assert_close(unpacked, matrix.T if transposed else matrix)
 
 
