@@ -157,6 +157,8 @@ class LayerRunner:
                 logits = self._call_model(ids)
             except NotAlone as reason:
                 raise self._refusal(str(reason)) from None
+        if last is not None and logits is ids:  # an observer has seen all it wanted
+            return last, logits
         if len(recorder.calls) != len(self) or recorder.first is None:
             raise self._refusal(NOT_IN_ORDER)
         if last is None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bitstack.calibration.layer_calls import Stop
 from bitstack.original.matrices import Matrix
 
 _BLOCK = 256  # columns of a block of second moments
@@ -67,9 +68,15 @@ class Moments:
 
 @dataclass
 class InputObserver:
-    """Collects `Moments` by matrix name; matrices fed by one tensor (q, k, v) share theirs."""
+    """Collects `Moments` by matrix name; matrices fed by one tensor (q, k, v) share theirs.
+
+    A pass ends, by `layer_calls.Stop`, before the product at which all of `until` have been seen:
+    of a head only the inputs are wanted, and logits are large.
+    """
 
     moments: dict[str, Moments] = field(default_factory=dict)
+    until: frozenset[str] = frozenset()  # names of matrices; empty: passes go on to their end
+    _met: set[str] = field(default_factory=set)  # of `until`, in this pass
     _seen: dict[int, tuple[Tensor, Moments]] = field(default_factory=dict)
     _batch: torch.Size | None = None  # samples, tokens
 
@@ -78,10 +85,14 @@ class InputObserver:
         # The tensor is kept until the batch ends, or its id could be another one's by then.
         if id(x) in self._seen:
             self.moments.setdefault(matrix.name, self._seen[id(x)][1])
-            return
-        own = self.moments.setdefault(matrix.name, Moments.zero(matrix.columns, x.device))
-        own.add(self._by_sample(x))
-        self._seen[id(x)] = (x, own)
+        else:
+            own = self.moments.setdefault(matrix.name, Moments.zero(matrix.columns, x.device))
+            own.add(self._by_sample(x))
+            self._seen[id(x)] = (x, own)
+        self._met.add(matrix.name)
+        if self.until and self._met >= self.until:
+            self._met.clear()
+            raise Stop
 
     def observe_output(self, matrix: Matrix, y: Tensor) -> None:
         """Does nothing: only inputs are collected."""
@@ -149,11 +160,13 @@ def observed(model: nn.Module, matrices: list[Matrix], observer: Observer) -> It
 def _hook(module: nn.Module, matrix: Matrix, observer: Observer) -> Any:
     """Registers the observer at a module; returns the function that removes it."""
 
-    def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        observer.observe_input(matrix, args[0])
-        observer.observe_output(matrix, output)
-
-    return module.register_forward_hook(hook).remove
+    if isinstance(observer, InputObserver):
+        return module.register_forward_pre_hook(
+            lambda _, args: observer.observe_input(matrix, args[0])
+        ).remove
+    return module.register_forward_hook(
+        lambda _, args, output: observer.observe_output(matrix, output)
+    ).remove
 
 
 class _ExpertProducts(TorchFunctionMode):

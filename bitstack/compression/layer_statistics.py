@@ -104,9 +104,10 @@ class LayerStatistics:
 
     def of_outer(self, own: list[Matrix]) -> list[Statistics]:
         """Returns the statistics of each of `own`, of the loaded parts outside all layers."""
-        observer = InputObserver()
+        seen = frozenset(m.name for m in own if m.kind != "embedding" or m.tied)
+        observer = InputObserver(until=seen)
         with observed(self.runner.source.model, own, observer):
-            for batch in range(len(self.runner.windows) if own else 0):
+            for batch in range(len(self.runner.windows) if seen else 0):
                 last = self._state(len(self.runner), batch)
                 for _ in self.runner.logits_by_part(batch, last):
                     observer.end_batch()

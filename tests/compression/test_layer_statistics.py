@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+import pico
 from bitstack.compression.job import Job, open_job
 from bitstack.compression.layer_statistics import LayerStatistics
 from bitstack.original.matrices import Matrix
@@ -88,3 +89,31 @@ def test_there_are_none_without_text(model: Path, tmp_path: Path) -> None:
     with statistics.runner.layer_loaded(LAYER), torch.no_grad():
         found = statistics.of_layer(LAYER, matrices, matrices, folds=True)
     assert found == [(None, None)] * len(matrices)
+
+
+def test_each_outer_matrix_alone_and_without_logits(text_file: Path, tmp_path: Path) -> None:
+    """As a worker has them: of a matrix before the layers (OPT-350m's), or of the head."""
+    config = pico.build("opt").config
+    config.word_embed_proj_dim = 20
+    path = tmp_path / "model"
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    pico.tokenizer().save_pretrained(path)
+    job, statistics = opened(path, tmp_path / "out", text_file)
+    statistics.calibrate(lambda _: False)
+    outer = [matrix for matrix in job.matrices if matrix.layer is None]
+    assert len({matrix.module for matrix in outer}) > 2
+    head = statistics.runner.source.model.get_output_embeddings()
+    multiplied: list[int] = []
+    head.register_forward_hook(lambda *_: multiplied.append(1))
+    with statistics.runner.outer_loaded(), torch.no_grad():
+        together = statistics.of_outer(outer)
+        for matrix, (moment, weights) in zip(outer, together, strict=True):
+            [(alone, alone_weights)] = statistics.of_outer([matrix])
+            assert moment is not None
+            assert alone is not None
+            assert torch.equal(alone, moment)
+            if weights is None:  # gradients go no further back than the first layer
+                assert alone_weights is None
+            else:
+                assert torch.equal(alone_weights, weights)
+    assert not multiplied
