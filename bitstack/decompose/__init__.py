@@ -46,7 +46,8 @@ def decompose(
         refit_rounds=recipe.refit_rounds,
         search_sweeps=recipe.search_sweeps,
         joint_passes=recipe.joint_passes,
-        joint_levels=recipe.joint_levels,
+        # Without a moment the passes take no products with it, so that they cost next to nothing.
+        joint_levels=recipe.joint_levels if moment is not None else recipe.blocks,
         level_weights=tuple(recipe.level_weights),
     )
     form = choose_form(weight, recipe, plan, moment, row_weights)

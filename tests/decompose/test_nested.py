@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from bitstack import kernels
+from bitstack.decompose import decompose
 from bitstack.decompose.nested import Plan
 from bitstack.decompose.result import Decomposed
 from bitstack.decompose.rows import decompose_codes
+from bitstack.recipe import load_recipe
 
 from .problems import layer
 
@@ -68,6 +70,15 @@ def test_passes_are_left_out_above_a_level() -> None:
     assert none[:4] != whole[:4]
     assert part[4:] == none[4:] != whole[4:]
     assert all(b < 0.5 * a for a, b in pairwise(part[3:]))
+
+
+def test_without_text_no_pass_is_left_out() -> None:
+    weight, _ = layer(64, 48)
+    few, all_ = (
+        decompose(weight, load_recipe("fast", joint_levels=levels)).relative_errors
+        for levels in (4, 8)
+    )
+    assert few == all_
 
 
 @pytest.mark.parametrize(
