@@ -4,6 +4,8 @@ Every message is one line that names the field or file, the value, what is allow
 do. The command line prints it and exits with code 2; any other exception is a bug.
 """
 
+import textwrap
+
 
 class UserError(ValueError):
     """Input that cannot be used: a folder, a budget, a recipe, a text, a device.
@@ -18,3 +20,10 @@ class UserError(ValueError):
         ...     print(error)
         budget '1 byte' is not understood; allowed: a number with ...
     """
+
+
+def one_line(error: Exception) -> str:
+    """Returns the message of an error on one line; transformers' lists of all models are cut."""
+    kind = type(error).__name__
+    text = f"{kind}: {error}" if isinstance(error, KeyError) else str(error) or kind
+    return textwrap.shorten(text, 300, placeholder=" …")

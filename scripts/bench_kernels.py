@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitstack import kernels
-from bitstack.kernels import native
+from bitstack.kernels import native, selection
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Bench:
 
     def batch_one(
         self,
-        variant: native.Variant,
+        variant: selection.Variant,
         accuracy: str,
         packed: tuple[Tensor, list[list[Tensor]], Tensor],
     ) -> Line:
@@ -176,7 +176,7 @@ def print_table(lines: list[Line]) -> None:
 def measure(options: argparse.Namespace) -> tuple[list[Line], list[Extra]]:
     """Returns the rows of the table, and what forms add."""
     bench = Bench(options.rows, options.columns, options.megabytes << 20, options.rounds)
-    variants = [variant for variant in native.variants() if variant.runs]
+    variants = [variant for variant in selection.variants() if variant.runs]
     if options.variant:
         variants = [variant for variant in variants if variant.name in options.variant]
     lines: list[Line] = []

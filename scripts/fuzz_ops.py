@@ -25,7 +25,7 @@ from torch import Tensor
 from wrong_arguments import WRONG, right_arguments
 
 from bitstack import kernels
-from bitstack.kernels import codes, dispatch, native, outliers, reference, rotation
+from bitstack.kernels import codes, dispatch, native, outliers, reference, rotation, selection
 
 _RAISE, _RIGHT, _WRONG = 10, 11, 12
 _OUTCOMES = {_RAISE: "raise", _RIGHT: "right", _WRONG: "wrong"}
@@ -72,7 +72,7 @@ def _repeats(x: Any) -> bool:
 
 
 def _native(a: Arguments) -> Tensor:
-    variant = dispatch.cpu_variant() or native.variants()[-1]
+    variant = dispatch.cpu_variant() or selection.variants()[-1]
     signs = rotation.signs(a["x"].shape[-1], a["seed"]) if a["seed"] else None
     parts = a["planes"], a["scale"], a["rows"], a["bias"], signs, a["kept"]
     return native.linear(variant, True, a["x"], *parts)

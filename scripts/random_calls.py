@@ -13,12 +13,13 @@ from torch import Tensor
 from bitstack.kernels import (
     codes,
     dispatch,
+    layout,
     native,
     ops,
     outliers,
-    packing,
     reference,
     rotation,
+    selection,
 )
 from bitstack.kernels.attention import attend
 
@@ -30,7 +31,7 @@ _CLOSE = {torch.float32: 2e-2, torch.bfloat16: 4e-2, torch.float16: 2e-2}  # `fa
 def calls(seed: int) -> Iterator[tuple[str, Callable[[], None]]]:
     """Yields names and calls without end, each with a variant and a number of threads."""
     chance = random.Random(seed)
-    names = [variant.name for variant in native.variants() if variant.runs]
+    names = [variant.name for variant in selection.variants() if variant.runs]
     kinds = [_linear, _rows, _dequantize, _rotate, _values, _sums, _attention, _hostile]
     while True:
         os.environ["BITSTACK_KERNEL"] = chance.choice(names)
@@ -44,7 +45,7 @@ def calls(seed: int) -> Iterator[tuple[str, Callable[[], None]]]:
 def matrix(chance: random.Random) -> tuple[list[Tensor], Tensor, int, int]:
     """A random coded matrix: planes, scale set, rows and columns; planes at odd addresses."""
     rows, columns, count = chance.choice(_SIZES), chance.choice(_SIZES), chance.randint(1, 8)
-    size, shift = rows * packing.row_bytes(columns), chance.randint(0, 3)
+    size, shift = rows * layout.row_bytes(columns), chance.randint(0, 3)
     memory = [torch.randint(0, 256, (size + shift,), dtype=torch.uint8) for _ in range(count)]
     # Copies of the exact size are the ones whose ends a sanitizer can watch.
     planes = [m[shift:].clone() if chance.random() < 0.5 else m[shift:] for m in memory]

@@ -14,10 +14,12 @@ from transformers import PretrainedConfig
 from bitstack.container.blocks import StackSpec, TensorSpec, tensor_order
 from bitstack.container.entries import DenseEntry, StackEntry
 from bitstack.container.journal import Journal
+from bitstack.container.kv_cache import kv_cache
 from bitstack.container.manifest import Manifest
 from bitstack.container.shards import write_shards
 from bitstack.decompose.form import ROTATION
 from bitstack.original.matrices import find_dense, find_matrices
+from bitstack.original.model_limits import positions
 from bitstack.original.skeleton import skeleton
 
 
@@ -74,12 +76,14 @@ def random_container(
         shards=shards,
         recipe={"name": "random", "seed": seed},
         versions={"bitstack": version("bitstack")},
+        positions=positions(model),
+        kv_cache=kv_cache(model),
     ).write(folder)
     return folder
 
 
 def _random(spec: StackSpec, tensor: TensorSpec, generator: torch.Generator) -> Tensor:
-    if tensor.dtype == torch.uint8:
+    if tensor.dtype == "uint8":
         plane = torch.randint(256, tensor.shape, dtype=torch.uint8, generator=generator)
         if spec.columns % 8:
             plane[:, -1] &= (1 << spec.columns % 8) - 1  # bits beyond the last column are zero

@@ -46,9 +46,9 @@ def build(folder: Path) -> Path:
 
     Sources of variants that this machine cannot run are compiled without, which is much quicker.
     """
-    from bitstack.kernels import native
+    from bitstack.kernels import selection
 
-    idle = {variant.name.replace("-", "_") for variant in native.variants() if not variant.runs}
+    idle = {variant.name.replace("-", "_") for variant in selection.variants() if not variant.runs}
 
     def compile_one(source: Path) -> str:
         made = folder / f"{source.stem}.o"

@@ -20,15 +20,15 @@ def random_tensors(spec: StackSpec, seed: int = 0) -> Tensors:
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for t in spec.all():
-        if t.dtype == torch.uint8:
+        if t.dtype == "uint8":
             bits = torch.randint(2, (spec.rows, spec.columns), generator=generator).numpy()
             packed = np.packbits(bits.astype(np.uint8), axis=1, bitorder=bit_order(spec))
             tensors[t.name] = torch.from_numpy(packed)
         elif t.name == "outlier_positions":
             positions = torch.randperm(spec.rows * spec.columns, generator=generator)
-            tensors[t.name] = positions[: spec.outliers].sort().values.to(t.dtype)
+            tensors[t.name] = positions[: spec.outliers].sort().values.to(getattr(torch, t.dtype))
         else:
-            tensors[t.name] = torch.randn(t.shape, generator=generator).to(t.dtype)
+            tensors[t.name] = torch.randn(t.shape, generator=generator).to(getattr(torch, t.dtype))
     return tensors
 
 

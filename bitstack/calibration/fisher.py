@@ -20,7 +20,7 @@ from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.observers import GradientObserver, observed
 from bitstack.calibration.spill import Spill
 from bitstack.machine.workers import Workers
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 
 GRADIENT_TOKENS = 16384  # tokens run backward: a mean of squares needs fewer than a second moment
 _PARTS = 16  # groups of batches; each is summed up alone, so no sum depends on the worker count

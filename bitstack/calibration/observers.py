@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bitstack.calibration.layer_calls import Stop
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 
 _BLOCK = 256  # columns of a block of second moments
 _PRODUCTS = (F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor, nn
 
 from bitstack.calibration.observers import Moments
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 
 _OFFSET = 1e-3  # added to the norms, arXiv 2410.23918
 _TOLERANCE = 1e-3  # relative; a wrong fold is off by its whole scale

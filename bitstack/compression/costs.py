@@ -24,7 +24,7 @@ from bitstack.machine.device import product_dtype
 from bitstack.ordering.greedy import MEASURED_SHARES, PROBED_LEVELS, TRIED_SIZES
 from bitstack.original.config_facts import inner_width, text_config, width
 from bitstack.original.decoder_layers import find_layers
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 from bitstack.original.source import Source
 from bitstack.recipe import Recipe
 

@@ -20,7 +20,7 @@ from bitstack.compression.layer_statistics import LayerStatistics, Statistics
 from bitstack.compression.matrix_pool import MatrixPool, MatrixTask
 from bitstack.machine.allocator import give_back
 from bitstack.machine.workers import shares
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 
 _log = logging.getLogger(__name__)
 _BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"

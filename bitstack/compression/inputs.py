@@ -26,7 +26,8 @@ from bitstack.original.config_facts import width
 from bitstack.original.decoder_layers import find_layers
 from bitstack.original.dry_pass import dry_pass
 from bitstack.original.hub_cache import Located
-from bitstack.original.matrices import Dense, Matrix, find_dense, find_matrices
+from bitstack.original.matrices import find_dense, find_matrices
+from bitstack.original.matrix import Dense, Matrix
 from bitstack.original.row_parts import in_parts
 from bitstack.original.source import Source, open_source
 from bitstack.original.unreached import unreached_line

@@ -32,7 +32,7 @@ from bitstack.container.manifest import MANIFEST
 from bitstack.machine.folder_lock import FolderLock
 from bitstack.machine.workers import Workers
 from bitstack.original.hub_cache import Located
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 from bitstack.recipe import NO_TEXT, Recipe
 
 _log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from bitstack.compression.column_scaling import fold_scales, scaled_moment
 from bitstack.compression.job import Job
 from bitstack.compression.matrix_statistics import row_weights, second_moment
 from bitstack.machine.device import product_dtype
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 
 _FISHER = "~fisher"  # key of the journal; no matrix has this name
 

@@ -20,7 +20,7 @@ from bitstack.decompose import Decomposed, decompose
 from bitstack.decompose.rounding import rounding_error
 from bitstack.decompose.rows import blocks_of
 from bitstack.kernels.threads import set_openmp
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 from bitstack.recipe import Recipe
 
 

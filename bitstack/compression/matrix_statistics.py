@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitstack.calibration.fisher import FisherInformation
 from bitstack.calibration.observers import Moments
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 
 
 def second_moment(matrix: Matrix, moments: dict[str, Moments]) -> Tensor | None:

@@ -19,6 +19,7 @@ from bitstack.compression.tune_stage import tune
 from bitstack.container.blocks import tensor_order
 from bitstack.container.entries import DenseEntry
 from bitstack.container.journal import FOLDER
+from bitstack.container.kv_cache import kv_cache
 from bitstack.container.manifest import MANIFEST, Manifest
 from bitstack.container.shards import write_shards
 from bitstack.container.small_files import RECIPE, sums_of
@@ -29,6 +30,7 @@ from bitstack.machine.files import disk_errors, sync
 from bitstack.machine.folder_lock import FolderLock
 from bitstack.machine.workers import open_workers
 from bitstack.original.hub_cache import locate
+from bitstack.original.model_limits import positions
 from bitstack.original.side_files import copy_beside, write_config
 from bitstack.original.source import Source
 from bitstack.recipe import Recipe, load_recipe
@@ -164,6 +166,8 @@ def _write_container(job: Job, order: list[int]) -> None:
             recipe=job.recipe.model_dump() | {"calibration": job.text_name},
             text=job.text_record(),
             versions={name: version(name) for name in ("bitstack", "torch", "transformers")},
+            positions=positions(job.source.model),
+            kv_cache=kv_cache(job.source.model),
             files=sums_of(job.folder),
         ).write(job.folder)
 

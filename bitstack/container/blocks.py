@@ -11,25 +11,24 @@ needs. Does not interpret their values; see `kernels`.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from typing import Literal
 
-import torch
-
-from bitstack.kernels.packing import row_bytes
-from bitstack.kernels.reference import scale_length
+from bitstack.container.dtypes import BYTES
+from bitstack.kernels.layout import row_bytes, scale_length
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name within its stack, dtype and shape of one stored tensor."""
+    """Name within its stack, dtype (as torch names it) and shape of one stored tensor."""
 
     name: str
-    dtype: torch.dtype
+    dtype: str
     shape: tuple[int, ...]
 
     @property
     def bytes(self) -> int:
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+        return prod(self.shape) * BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,10 @@ class StackSpec:
         if self.format == "codes":
             # The first level of a chain shares no plane with the chain below: all are new.
             new = self.planes(level)[0 if level == self.chain(level).start else -1 :]
-            return [TensorSpec(name, torch.uint8, shape) for name in new]
-        plane = TensorSpec(f"plane_{level}", torch.uint8, shape)
-        left = TensorSpec(f"left_{level}", torch.float16, (self.rows, self.rank))
-        right = TensorSpec(f"right_{level}", torch.float16, (self.rank, self.columns))
+            return [TensorSpec(name, "uint8", shape) for name in new]
+        plane = TensorSpec(f"plane_{level}", "uint8", shape)
+        left = TensorSpec(f"left_{level}", "float16", (self.rows, self.rank))
+        right = TensorSpec(f"right_{level}", "float16", (self.rank, self.columns))
         return [plane, left, right]
 
     def scales(self, level: int) -> list[TensorSpec]:
@@ -84,18 +83,18 @@ class StackSpec:
         if self.format == "signs":
             return []
         length = scale_length(self.rows, self.columns, level)
-        return [TensorSpec(f"scale_{level}", torch.float16, (length,))]
+        return [TensorSpec(f"scale_{level}", "float16", (length,))]
 
     @property
     def kept(self) -> list[TensorSpec]:
         """The outliers, in memory at every level: positions row · columns + column, and values."""
         if not self.outliers:
             return []
-        wide = torch.int32 if self.rows * self.columns < 2**31 else torch.int64
+        wide = "int32" if self.rows * self.columns < 2**31 else "int64"
         shape = (self.outliers,)
         return [
             TensorSpec("outlier_positions", wide, shape),
-            TensorSpec("outlier_values", torch.float16, shape),
+            TensorSpec("outlier_values", "float16", shape),
         ]
 
     def stored(self, level: int) -> list[TensorSpec]:
@@ -136,9 +135,9 @@ def stored_tensors(
     Raises:
         ValueError: Two have the same name.
     """
-    named = [(guard, TensorSpec(guard, torch.float32, (0,)))]
+    named = [(guard, TensorSpec(guard, "float32", (0,)))]
     for name, (dtype, shape) in dense.items():
-        named.append((name, TensorSpec(name, getattr(torch, dtype), tuple(shape))))
+        named.append((name, TensorSpec(name, dtype, tuple(shape))))
     for name, level in _steps(list(stacks), order):
         named += [(f"{name}.{spec.name}", spec) for spec in stacks[name].stored(level)]
     stored = dict(named)

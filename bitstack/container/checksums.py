@@ -8,8 +8,6 @@ not compare them; see `container.reading` and `container.small_files`.
 import json
 from typing import Any
 
-import torch
-from torch import Tensor
 from xxhash import xxh3_64
 
 PATTERN = r"^[0-9a-f]{16}$"
@@ -19,12 +17,6 @@ Digest = xxh3_64  # takes bytes by `update`, gives `hexdigest`
 def of_bytes(data: Any) -> str:
     """Returns the checksum of bytes, or of anything with a contiguous buffer."""
     return xxh3_64(data).hexdigest()
-
-
-def of_tensor(tensor: Tensor) -> str:
-    """Returns the checksum of a tensor's bytes, as they lie in a file."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return of_bytes(flat.view(torch.uint8).numpy())
 
 
 def of_json(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The entries of a manifest, each within bounds: a stack, a dense tensor, a safetensors file.
+"""The entries of a manifest, each within bounds: a stack, a dense tensor, a file, a cache.
 
 Everything is bounded, so that a manifest that came from elsewhere cannot ask for absurd work. How
 entries fit one another is checked in `container.consistency`.
@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bitstack.container import checksums
 from bitstack.container.blocks import StackSpec
-from bitstack.container.shard_header import DTYPES
-from bitstack.original.matrices import Dense, Matrix
+from bitstack.container.dtypes import BYTES
+from bitstack.original.matrix import Dense, Matrix
 
 MOST_CODE_LEVELS = 8  # a code fits into one byte
 _MOST_BYTES = 2**50  # of one tensor or file: a pebibyte
@@ -129,7 +129,7 @@ class DenseEntry(Entry):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        needed = prod(self.shape) * DTYPES[self.dtype].itemsize
+        needed = prod(self.shape) * BYTES[self.dtype]
         if self.bytes != needed:
             raise ValueError(f"bytes {self.bytes}: {self.shape} of {self.dtype} has {needed}")
         return self
@@ -143,6 +143,20 @@ class DenseEntry(Entry):
             bytes=dense.bytes,
             persistent=dense.persistent,
         )
+
+
+class CacheEntry(Entry):
+    """What some layers of the model keep of a text, in bytes of the model's dtype: `fixed` of any
+    text, and `per_token` of each of its tokens, or of its last `window` ones."""
+
+    window: Index | None
+    fixed: int = Field(ge=0, le=_MOST_BYTES)
+    per_token: int = Field(ge=0, le=_MOST_BYTES)
+
+    def bytes(self, context: int) -> int:
+        """Returns the bytes kept of one sequence of `context` tokens."""
+        kept = context if self.window is None else min(context, self.window)
+        return self.fixed + self.per_token * kept
 
 
 class ShardEntry(Entry):

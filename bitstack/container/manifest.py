@@ -24,11 +24,13 @@ from bitstack.container.consistency import (
     check_stacks,
 )
 from bitstack.container.entries import (
+    CacheEntry,
     Checksum,
     DenseEntry,
     Entry,
     Finite,
     ShardEntry,
+    Size,
     StackEntry,
 )
 from bitstack.errors import UserError
@@ -38,11 +40,13 @@ from bitstack.machine.plain_files import plain_file
 
 MANIFEST = "bitstack.json"
 # 2: stacks whose upper levels have planes of their own; 3: any number of chains; 4: rotated inputs;
-# 5: outliers; 6: embedding and head in parts of some rows; 7: checksums
-FORMAT = 7
+# 5: outliers; 6: embedding and head in parts of some rows; 7: checksums; 8: KV cache
+FORMAT = 8
 FIRST_WITH_CHECKSUMS = 7
+FIRST_WITH_CACHE = 8
 INDEX = "model.safetensors.index.bitstack.json"
 MOST_BYTES = 64 << 20  # of the manifest; 20,000 stacks of 8 levels have about 20 MB
+_MOST_CACHES = 1000  # one for each length of window
 _UNSUMMED = {"checksum", "files"}  # what the manifest's own checksum leaves out
 
 
@@ -68,6 +72,9 @@ class Manifest(Entry):
     recipe: dict[str, Any]
     text: dict[str, Any] | None = None
     versions: dict[str, str]
+    positions: Size | None = None  # most tokens that the model reads at once; None: not known
+    # Of the KV cache of one sequence; None: the model keeps none, or one that grows otherwise.
+    kv_cache: Annotated[list[CacheEntry], Field(max_length=_MOST_CACHES)] | None = None
     files: dict[str, Checksum] = Field(default_factory=dict)
     checksum: Checksum | None = None
 

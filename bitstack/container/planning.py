@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedModel
-
 from bitstack.container.budget import EVERYTHING, FLOOR, Budget, Budgets
-from bitstack.container.kv_cache import kv_cache_bytes
+from bitstack.container.entries import CacheEntry
 from bitstack.container.levels import budget_bytes
-from bitstack.container.manifest import Manifest, read_manifest
-from bitstack.container.skeleton_of import skeleton_of
+from bitstack.container.manifest import FIRST_WITH_CACHE, Manifest, read_manifest
+from bitstack.container.small_files import CONFIG, check_sums
 from bitstack.errors import UserError
-from bitstack.kernels import Choice, which
-from bitstack.machine.device import pick_device
+from bitstack.kernels import selection
+from bitstack.kernels.selection import Choice
+from bitstack.machine.gpu_driver import has_gpu
 from bitstack.original.hub_cache import locate
-from bitstack.original.model_limits import positions
 
 DEFAULT_CONTEXT = 4096  # tokens, or the model's positions where those are fewer
 DEFAULT_STEPS = 6  # from the floor to everything
@@ -75,11 +73,12 @@ def plan(
     """
     folder = locate(path).folder
     manifest = read_manifest(folder)
-    context, cache = _context_and_cache_bytes(skeleton_of(folder, manifest), context)
+    check_sums(folder, manifest, [CONFIG])
+    context, cache = _context_and_cache_bytes(*_limits(folder, manifest), context)
     if isinstance(budgets, str | int | Budget):
         budgets = [budgets]
     sizes = [_text_and_bytes(manifest, one) for one in budgets] or _default(manifest.budgets)
-    kernel = which(pick_device("auto"))
+    kernel = selection.for_gpu() if has_gpu() else selection.for_cpu()[0]
     return [_row(manifest, text, size, context, cache, kernel) for text, size in sizes]
 
 
@@ -120,17 +119,32 @@ def _default(budgets: Budgets) -> list[tuple[str, int]]:
     return list(zip(names, sizes, strict=True))
 
 
-def _context_and_cache_bytes(model: PreTrainedModel, context: int | None) -> tuple[int | None, int]:
+def _limits(folder: Path, manifest: Manifest) -> tuple[int | None, list[CacheEntry] | None]:
+    """The positions of the model, and what its KV cache takes."""
+    if manifest.format >= FIRST_WITH_CACHE:
+        return manifest.positions, manifest.kv_cache
+    # Imported for older containers only: torch and the model's code take seconds.
+    from bitstack.container.kv_cache import kv_cache
+    from bitstack.container.skeleton_of import skeleton_of
+    from bitstack.original.model_limits import positions
+
+    model = skeleton_of(folder, manifest)
+    return positions(model), kv_cache(model)
+
+
+def _context_and_cache_bytes(
+    limit: int | None, entries: list[CacheEntry] | None, context: int | None
+) -> tuple[int | None, int]:
     """The context length and the bytes of its cache; (None, 0) for a model that keeps none."""
-    limit = positions(model)
     if context is not None and not 1 <= context <= (limit or context):
         most = f" and at most {limit}, the positions of the model" if limit else ""
         raise UserError(f"context is {context} tokens; it must be at least 1{most}")
     length = context or min(DEFAULT_CONTEXT, limit or DEFAULT_CONTEXT)
-    cache = kv_cache_bytes(model, length)
-    if cache is None and context is not None:
+    if entries is None and context is not None:
         raise UserError(
-            f"model type {model.config.model_type!r}: the size of its KV cache is not known (it "
-            "has none, or one of an unknown kind); leave the context length out"
+            "the size of this model's KV cache is not known (it has none, or one of an unknown "
+            "kind); leave the context length out"
         )
-    return (None, 0) if cache is None else (length, cache)
+    if entries is None:
+        return None, 0
+    return length, sum(entry.bytes(length) for entry in entries)

@@ -151,7 +151,7 @@ class BlockReader:
         read_into(opened.file, data.numpy().data, name, summed)
         if summed and digest.hexdigest() != wanted:
             raise ValueError(f"{name} is not what was written: its checksum is another")
-        tensor = data.view(place.spec.dtype).view(place.spec.shape)
+        tensor = data.view(getattr(torch, place.spec.dtype)).view(place.spec.shape)
         _check_values(name, tensor, place.spec, self.manifest)
         return tensor
 
@@ -180,7 +180,7 @@ def _check_values(name: str, tensor: Tensor, spec: TensorSpec, manifest: Manifes
     if spec.name == name:
         return  # a dense tensor, or the guard
     stack = manifest.specs[name.rpartition(".")[0]]
-    if spec.dtype == torch.float16 and not tensor.isfinite().all():
+    if spec.dtype == "float16" and not tensor.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite numbers")
     if spec.name == "outlier_positions":
         inside = int(tensor[0]) >= 0 and int(tensor[-1]) < stack.rows * stack.columns

@@ -8,21 +8,13 @@ not read the data; see `container.reading`.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from io import FileIO
-from math import prod
 from typing import Any
 
-import torch
-
 from bitstack.container.blocks import TensorSpec
+from bitstack.container.dtypes import STORED
 from bitstack.machine.json_file import parse_json
 from bitstack.machine.plain_files import read_into
 
-_STORED = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
-    "I32": torch.int32, "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F32": torch.float32, "F64": torch.float64,
-}  # fmt: skip
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _STORED.values()}
 _LARGEST = 100_000_000  # bytes; the format's own limit
 
 
@@ -80,14 +72,14 @@ def _place(name: str, entry: Any, spec: TensorSpec) -> Place:
         raise ValueError(f"{name}: its entry is not dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     whole = all(_counts(part) for part in (shape, offsets))
-    if not isinstance(dtype, str) or dtype not in _STORED or not whole or len(offsets) != 2:
+    if not isinstance(dtype, str) or dtype not in STORED or not whole or len(offsets) != 2:
         raise ValueError(f"{name}: its dtype, shape or data_offsets is none")
-    if (_STORED[dtype], tuple(shape)) != (spec.dtype, spec.shape):
+    if (STORED[dtype], tuple(shape)) != (spec.dtype, spec.shape):
         raise ValueError(
             f"{name} is {shape} of {dtype}, but must be {list(spec.shape)} of {spec.dtype}"
         )
     begin, end = offsets
-    if end - begin != prod(shape) * spec.dtype.itemsize:
+    if end - begin != spec.bytes:
         raise ValueError(f"{name} has {end - begin} bytes, which is not {shape} of {spec.dtype}")
     return Place(begin, spec)
 

@@ -59,7 +59,7 @@ def write_shards(
     def read(some: list[str]) -> Iterator[tuple[str, Tensor]]:
         for name in some:
             tensor = source.get(name)
-            sums[name] = checksums.of_tensor(tensor)
+            sums[name] = tensor_sum(tensor)
             yield name, tensor
 
     if guard is not None:
@@ -124,6 +124,12 @@ def grouped(tensors: Iterable[tuple[str, Tensor]], size: int) -> Iterator[dict[s
         held += tensor.nbytes
     if group:
         yield group
+
+
+def tensor_sum(tensor: Tensor) -> str:
+    """Returns the checksum of a tensor's bytes, as they lie in a file."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return checksums.of_bytes(flat.view(torch.uint8).numpy())
 
 
 def sha256(path: Path) -> str:

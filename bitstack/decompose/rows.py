@@ -70,7 +70,8 @@ def decompose_codes(
     tensors = _joined(spec, blocks)
     whole = sum(block.squares for block in blocks)
     if values is not None:
-        kept = {spec.kept[0].name: positions.to(spec.kept[0].dtype), spec.kept[1].name: values}
+        where, what = spec.kept
+        kept = {where.name: positions.to(getattr(torch, where.dtype)), what.name: values}
         tensors = kept | tensors
         whole = sum(_squares(space, weight[rows], weights[rows]) for rows in _slices(weight))
     return Decomposed(spec, tensors, torch.cat([block.errors for block in blocks], 1), whole)

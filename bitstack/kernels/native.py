@@ -1,20 +1,20 @@
 """Calls the compiled CPU kernels, a library beside this file, with raw pointers.
 
-Knows which variants the machine runs and how to call one. Every call checks dtypes, strides and
-devices here and counts in the library, since a wrong one would read or write foreign memory. Does
-not choose a variant (see `kernels.dispatch`) nor know autograd or other devices (`kernels.ops`).
+Knows how to call each variant. Every call checks dtypes, strides and devices here and counts in
+the library, since a wrong one would read or write foreign memory. Does not choose a variant (see
+`kernels.selection`) nor know autograd or other devices (`kernels.ops`).
 """
 
 import ctypes
 import weakref
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bitstack.kernels import checks, library, threads
+from bitstack.kernels.selection import Variant
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _NO_BUFFER = (0, 0)  # a null pointer
@@ -22,31 +22,6 @@ _NO_BIAS = (0, 0, 0)
 _NO_OUTLIERS = (0, 0, 0, *_NO_BUFFER)
 Kept = tuple[Tensor, Tensor]  # positions and values of outliers, see `kernels.outliers`
 Buffer = tuple[int, int]  # address and number of elements
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One compiled kernel, and whether this machine `runs` it."""
-
-    index: int  # the lower, the faster
-    name: str
-    runs: bool
-    fast: bool  # has 8-bit dot products
-    halves: bool  # can unpack to 16 bits, for matrix products in bf16
-
-
-@cache
-def variants() -> tuple[Variant, ...]:
-    """Returns all compiled variants, best first; none where the library was not built."""
-    compiled: list[Variant] = []
-    while (functions := library.load()) is not None:
-        flags = [ctypes.c_int32() for _ in range(3)]
-        name = functions.bitstack_variant(len(compiled), *[ctypes.byref(flag) for flag in flags])
-        if name is None:
-            break
-        has = [bool(flag.value) for flag in flags]
-        compiled.append(Variant(len(compiled), name.decode(), *has))
-    return tuple(compiled)
 
 
 def supports(dtype: torch.dtype) -> bool:

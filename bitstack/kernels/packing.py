@@ -10,14 +10,10 @@ import torch
 from torch import Tensor
 
 from bitstack.kernels import checks
+from bitstack.kernels.layout import row_bytes
 
 _WEIGHTS = {"little": [1, 2, 4, 8, 16, 32, 64, 128], "big": [128, 64, 32, 16, 8, 4, 2, 1]}
 _SHIFTS = {"little": [0, 1, 2, 3, 4, 5, 6, 7], "big": [7, 6, 5, 4, 3, 2, 1, 0]}
-
-
-def row_bytes(columns: int) -> int:
-    """Returns the bytes of one packed row of `columns` bits."""
-    return (columns + 7) // 8
 
 
 def pack(bits: Tensor, *, order: str = "little") -> Tensor:

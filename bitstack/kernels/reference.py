@@ -12,11 +12,6 @@ from torch import Tensor
 from bitstack.kernels import packing
 
 
-def scale_length(rows: int, columns: int, planes: int) -> int:
-    """Returns the numbers in the scale set of a level: m + n + 2^j."""
-    return rows + columns + 2**planes
-
-
 def split_scale(scale: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
     """Returns views (u [m], v [n], T [2^j]) of one scale set."""
     return scale[:rows], scale[rows : rows + columns], scale[rows + columns :]

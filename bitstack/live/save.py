@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 
 from bitstack.container.blocks import tensor_order
 from bitstack.container.entries import DenseEntry
+from bitstack.container.kv_cache import kv_cache
 from bitstack.container.manifest import FORMAT, MANIFEST, Manifest
 from bitstack.container.reading import BlockReader
 from bitstack.container.shards import write_shards
@@ -23,7 +24,9 @@ from bitstack.live.arguments import VARIANT
 from bitstack.live.resident import Resident, resident_of
 from bitstack.machine.files import disk_errors
 from bitstack.nn.modules import PackedEmbedding, PartedEmbedding
+from bitstack.original.model_limits import positions
 from bitstack.original.side_files import config_of, write_config
+from bitstack.original.skeleton import skeleton
 
 
 def add_save(model: Any) -> None:
@@ -92,10 +95,13 @@ def _write(folder: Path, model: Any, resident: Resident) -> None:
     finally:
         tensors.reader.close()
     dtype = str(resident.stacks[0].dtype).removeprefix("torch.")
-    _write_config(folder, model, config_of(model, resident.folder, dtype))
+    config = config_of(model, resident.folder, dtype)
+    _write_config(folder, model, config)
+    outline = skeleton(config, resident.stacks[0].dtype)
     changed: dict[str, Any] = {
         "stacks": kept, "dense": dense, "order": order, "shards": shards, "dtype": dtype,
-        "format": FORMAT, "files": sums_of(folder),
+        "format": FORMAT, "positions": positions(outline), "kv_cache": kv_cache(outline),
+        "files": sums_of(folder),
     }  # fmt: skip
     same = resident.manifest.model_dump(exclude={*changed, "losses"})
     Manifest(**same | changed).write(folder)

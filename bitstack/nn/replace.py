@@ -19,7 +19,7 @@ from bitstack.nn.modules import (
     TiedHead,
 )
 from bitstack.nn.stack import Stack
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 
 
 def pack_model(model: nn.Module, matrices: list[Matrix], specs: list[StackSpec]) -> None:

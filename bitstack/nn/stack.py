@@ -10,9 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from bitstack import kernels
 from bitstack.container.blocks import StackSpec
-from bitstack.kernels import outliers
+from bitstack.kernels import ops, outliers, signs
 
 Read = Callable[[str], Tensor]  # name within the stack -> tensor
 
@@ -62,8 +61,10 @@ class Stack(nn.Module):
         reads them.
         """
         specs = self.spec.resident(level)
+        kinds = {t.name: (t.shape, getattr(torch, t.dtype)) for t in specs}
         self.hold(
-            level, {t.name: torch.empty(t.shape, dtype=t.dtype, device="meta") for t in specs}
+            level,
+            {n: torch.empty(shape, dtype=d, device="meta") for n, (shape, d) in kinds.items()},
         )
         self._non_persistent_buffers_set = {t.name for t in specs}
 
@@ -90,19 +91,19 @@ class Stack(nn.Module):
     def dequantize(self) -> Tensor:
         """Returns the matrix, fp32 [rows, columns]."""
         if self.spec.format == "signs":
-            return kernels.sign_dequantize(*self._signs(), self.spec.columns)
-        rows = kernels.dequantize(*self._coded(), self.spec.rows, self.spec.columns)
-        rows = kernels.rotate(rows, self.spec.rotation, back=True)
+            return signs.sign_dequantize(*self._signs(), self.spec.columns)
+        rows = ops.dequantize(*self._coded(), self.spec.rows, self.spec.columns)
+        rows = ops.rotate(rows, self.spec.rotation, back=True)
         return outliers.add_to(rows, *self._kept()) if self.spec.outliers else rows
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Returns `x` [..., columns] times the transposed matrix plus `bias`: [..., rows]."""
         if self.spec.format == "signs":
-            return kernels.sign_linear(x, *self._signs(), bias)
+            return signs.sign_linear(x, *self._signs(), bias)
         spec = self.spec
         kept = self._kept() if spec.outliers else None
         coded = self._coded()
-        return kernels.coded_linear(x, *coded, spec.rows, bias, seed=spec.rotation, kept=kept)
+        return ops.coded_linear(x, *coded, spec.rows, bias, seed=spec.rotation, kept=kept)
 
     def gather(self, ids: Tensor) -> Tensor:
         """Returns rows `ids` (int64, any shape) of the matrix, fp32 [*ids.shape, columns]."""
@@ -112,10 +113,10 @@ class Stack(nn.Module):
             flat = ids.reshape(-1)
             # Planes and left factors have a row for every row of the matrix; right factors do not.
             chosen = [p[flat] for p in planes], [a[flat] for a in lefts]
-            rows = kernels.sign_dequantize(*chosen, rights, spec.columns)
+            rows = signs.sign_dequantize(*chosen, rights, spec.columns)
             return rows.view(*ids.shape, spec.columns)
-        rows = kernels.coded_rows(ids, *self._coded(), spec.rows, spec.columns)
-        rows = kernels.rotate(rows, spec.rotation, back=True)
+        rows = ops.coded_rows(ids, *self._coded(), spec.rows, spec.columns)
+        rows = ops.rotate(rows, spec.rotation, back=True)
         return rows + outliers.rows(ids, *self._kept(), spec.columns) if spec.outliers else rows
 
     def extra_repr(self) -> str:

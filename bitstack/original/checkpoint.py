@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from bitstack.errors import UserError
+from bitstack.errors import UserError, one_line
 from bitstack.original.headers import (
     Header,
     check_checkpoint,
     keys_by_tensor,
-    one_line,
     read_headers,
     stored_dtype,
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
-from transformers.utils import CHAT_TEMPLATE_DIR
+CHAT_TEMPLATE_DIR = "additional_chat_templates"  # as in transformers
 
 # Names under which any tokenizer of transformers keeps its files.
 TOKENIZER = (

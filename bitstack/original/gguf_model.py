@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from bitstack.errors import UserError
+from bitstack.errors import UserError, one_line
 from bitstack.machine.extras import require
 from bitstack.machine.free_memory import memory_room
 from bitstack.machine.sizes import format_bytes
 from bitstack.original.file_names import LEGAL, files_beside
-from bitstack.original.headers import one_line
 from bitstack.original.hub_cache import GGUF, Located
 
 LOSSLESS_BITS = 8  # a GGUF of fewer bits per weight has a loss of its own that can be told

@@ -4,7 +4,6 @@ Reads names, dtypes and shapes only, before and after transformers' own renaming
 not read values; see `original.source`.
 """
 
-import textwrap
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from bitstack.errors import UserError
+from bitstack.errors import UserError, one_line
 
 _FLOATS = {
     "F64": torch.float64,
@@ -125,13 +124,6 @@ def mismatch(folder: Path, name: str, stored: Shape, needed: Shape) -> UserError
         f"{folder}: weights for {name} are {tuple(stored)} in the files, but config.json makes "
         f"them {tuple(needed)}: it is another model's"
     )
-
-
-def one_line(error: Exception) -> str:
-    """Returns the message of an error on one line; transformers' lists of all models are cut."""
-    kind = type(error).__name__
-    text = f"{kind}: {error}" if isinstance(error, KeyError) else str(error) or kind
-    return textwrap.shorten(text, 300, placeholder=" …")
 
 
 def _targets(name: str, pattern: str | None, converters: list[WeightConverter]) -> list[str]:

@@ -25,9 +25,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm
 
-from bitstack.errors import UserError
+from bitstack.errors import UserError, one_line
 from bitstack.original.file_names import BESIDE, TEMPLATES
-from bitstack.original.headers import one_line
 
 # Config, manifest and index, tokenizer, licence: all that is not weights.
 SMALL = ("*.json", "*.txt", *(name for name in BESIDE if name != TEMPLATES))

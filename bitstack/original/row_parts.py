@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 
 # Where parts end, in 16ths of the rows. The shares of tokens in text fall fastest at the beginning:
 # with a thousand parts instead of six, bits per row could follow them only a little better.

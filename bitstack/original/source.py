@@ -20,13 +20,13 @@ from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
-from bitstack.errors import UserError
+from bitstack.errors import UserError, one_line
 from bitstack.machine.json_file import parse_json, read_bytes, reason_of
 from bitstack.original.acceptance import check_config, refuse_adapter
 from bitstack.original.checkpoint import read_checkpoint
 from bitstack.original.file_names import TOKENIZER, files_beside
 from bitstack.original.gguf_model import find_gguf, open_gguf
-from bitstack.original.headers import OTHER_MODEL, Header, mismatch, one_line
+from bitstack.original.headers import OTHER_MODEL, Header, mismatch
 from bitstack.original.hub_cache import Located, locate, name_in_cache
 from bitstack.original.skeleton import module_and_key, tie
 from bitstack.original.weight_files import fetch_weights, weight_files

@@ -7,7 +7,7 @@ import json
 import os
 from functools import wraps
 
-from bitstack.kernels import library, native
+from bitstack.kernels import library, selection
 
 from .library import EmulatedLibrary
 
@@ -20,4 +20,4 @@ def _load() -> EmulatedLibrary:
 
 
 library.load = _load  # type: ignore[assignment]
-native.variants.cache_clear()
+selection.variants.cache_clear()

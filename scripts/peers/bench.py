@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bitstack.calibration.windows import READ_FACTOR
 from bitstack.metrics.gap.capacity_gap import capacity_gap
 from bitstack.metrics.loss.perplexity import perplexity
-from bitstack.original.matrices import Matrix, find_matrices
+from bitstack.original.matrices import find_matrices
+from bitstack.original.matrix import Matrix
 from bitstack.original.text import token_ids, windows
 from peers.limits import Limits
 from peers.remembered import Remembered

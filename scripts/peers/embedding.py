@@ -11,7 +11,8 @@ from functools import partial
 
 from torch import Tensor
 
-from bitstack.original.matrices import Matrix, find_matrices
+from bitstack.original.matrices import find_matrices
+from bitstack.original.matrix import Matrix
 from peers.bench import HALF, Bench, Clock, Row
 from peers.grid import grouped_bytes, rounded
 from peers.limits import EIGHT

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bitstack.original.decoder_layers import find_layers
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 from peers import embedding
 from peers.bench import Bench, Clock, Row
 from peers.grid import best_range, grouped_bytes

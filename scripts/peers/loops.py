@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import Tensor
 from tqdm import tqdm
 
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 from peers.bench import Bench
 
 Done = Callable[[str, str], bool]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 from peers import embedding
 from peers.bench import Bench, Clock, Row
 from peers.gptq import column_weights, feed_back, layer_by_layer

@@ -9,7 +9,7 @@ import torch
 import pico
 from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.observers import InputObserver, Moments, observed
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 
 from .whole_model import LENGTH, close, streamed, whole
 

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 import pico
 from bitstack.calibration.gradients import draw_labels
 from bitstack.calibration.layers import LayerRunner
-from bitstack.original.matrices import Matrix, find_matrices
+from bitstack.original.matrices import find_matrices
+from bitstack.original.matrix import Matrix
 from bitstack.original.source import open_source
 
 LENGTH, SEED = 24, 5

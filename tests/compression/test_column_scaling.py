@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bitstack.calibration.observers import Moments
 from bitstack.compression.column_scaling import fold_scales, scaled_moment
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 
 
 class Norm(nn.Module):

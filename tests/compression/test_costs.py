@@ -21,7 +21,8 @@ from bitstack.decompose import decompose, nested
 from bitstack.decompose.level import Level
 from bitstack.decompose.problem import Problem
 from bitstack.decompose.refit import PRODUCTS
-from bitstack.original.matrices import Matrix, find_matrices
+from bitstack.original.matrices import find_matrices
+from bitstack.original.matrix import Matrix
 from bitstack.original.source import open_source
 from bitstack.recipe import Recipe, load_recipe
 

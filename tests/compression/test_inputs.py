@@ -13,7 +13,7 @@ from bitstack import UserError
 from bitstack.compression import inputs
 from bitstack.compression.inputs import existing_folder, open_inputs, stack_spec
 from bitstack.container.manifest import read_manifest
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 from bitstack.recipe import load_recipe
 
 Folder = Callable[..., Path]

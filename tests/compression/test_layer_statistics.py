@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 import pico
 from bitstack.compression.job import Job, open_job
 from bitstack.compression.layer_statistics import LayerStatistics
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 from bitstack.recipe import load_recipe
 
 LAYER = 1

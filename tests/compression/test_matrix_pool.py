@@ -7,7 +7,7 @@ from bitstack.compression import matrix_pool
 from bitstack.compression.matrix_pool import MatrixPool, MatrixTask
 from bitstack.decompose import decompose
 from bitstack.decompose import rows as rows_module
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 from bitstack.recipe import load_recipe
 
 RECIPE = load_recipe("fast", blocks=3)

@@ -7,7 +7,7 @@ from torch import Tensor
 from bitstack.calibration.fisher import FisherInformation
 from bitstack.calibration.observers import Moments
 from bitstack.compression.matrix_statistics import row_weights, second_moment
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 
 
 def moments(x: Tensor) -> Moments:

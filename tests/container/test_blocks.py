@@ -1,12 +1,18 @@
-"""Shapes and bytes of blocks and scale sets, against the formulas."""
+"""Shapes and bytes of blocks and scale sets, against the formulas.
 
+Also covers `container.dtypes`.
+"""
+
+import json
 from typing import Literal
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from bitstack.container.blocks import StackSpec
+from bitstack.container.dtypes import BYTES, STORED
 
 sizes = st.integers(1, 70)
 some_levels = st.sets(st.integers(1, 7))
@@ -76,4 +82,11 @@ def test_every_stored_tensor_once(spec: StackSpec) -> None:
     assert len(names) == len(set(names))
     assert set(names) == {t.name for j in range(1, spec.levels + 1) for t in spec.resident(j)}
     for tensor in spec.all():
-        assert tensor.bytes == torch.empty(tensor.shape, dtype=tensor.dtype).nbytes
+        assert tensor.bytes == torch.empty(tensor.shape, dtype=getattr(torch, tensor.dtype)).nbytes
+
+
+def test_dtypes_are_those_of_torch_and_safetensors() -> None:
+    for code, name in STORED.items():
+        one = torch.zeros(1, dtype=getattr(torch, name))
+        assert one.itemsize == BYTES[name]
+        assert json.loads(save({"x": one})[8:].partition(b"}}")[0] + b"}}")["x"]["dtype"] == code

@@ -3,17 +3,22 @@
 Also covers `container.levels`.
 """
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import python
 from transformers import AutoConfig
 
 import bitstack
 from bitstack import kernels
 from bitstack.compression.pipeline import compress
+from bitstack.container import planning
 from bitstack.container.kv_cache import kv_cache_bytes
+from bitstack.container.manifest import FIRST_WITH_CACHE, MANIFEST, checksum_of
 from bitstack.container.planning import DEFAULT_STEPS, plan
 from bitstack.errors import UserError
 from bitstack.live.loading import load
@@ -77,14 +82,34 @@ def test_what_cannot_be_planned_is_refused(container: Path, tmp_path: Path) -> N
         plan(tmp_path / "nowhere")
 
 
+def test_containers_of_older_formats_are_planned_too(container: Path, tmp_path: Path) -> None:
+    """Their manifest does not say what the KV cache takes: the model's code does."""
+    shutil.copytree(container, tmp_path / "c")
+    path = tmp_path / "c" / MANIFEST
+    data = json.loads(path.read_text()) | {"format": FIRST_WITH_CACHE - 1}
+    del data["positions"], data["kv_cache"]
+    path.write_text(json.dumps(data | {"checksum": checksum_of(data)}))
+    assert plan(tmp_path / "c", context=100) == plan(container, context=100)
+
+
+def test_a_plan_imports_no_torch(container: Path) -> None:
+    code = (
+        "import sys, bitstack\n"
+        f"rows = bitstack.plan({str(container)!r})\n"
+        "print(len(rows), [m for m in ('torch', 'transformers', 'scipy') if m in sys.modules])"
+    )
+    result = python("-c", code)
+    assert result.stdout == f"{DEFAULT_STEPS + 1} []\n", result.stderr
+
+
 def test_the_kernel_and_why(container: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(planning, "has_gpu", lambda: False)
     for row in plan(container):
         assert (row.kernel, row.kernel_reason) == kernels.which("cpu")
     monkeypatch.setenv("BITSTACK_KERNEL", "reference")
     assert plan(container)[0].kernel == "reference"
     assert plan(container)[0].kernel_reason == "set by BITSTACK_KERNEL"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(planning, "has_gpu", lambda: True)
     assert plan(container)[0].kernel == kernels.which("cuda").name
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitstack.kernels import native, packing, reference
+from bitstack.kernels import packing, reference, selection
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def coded() -> Callable[..., Coded]:
     return make_coded
 
 
-_COMPILED = [variant.name for variant in native.variants()]
-_ABLE = [variant.name for variant in native.variants() if variant.runs]
+_COMPILED = [variant.name for variant in selection.variants()]
+_ABLE = [variant.name for variant in selection.variants() if variant.runs]
 
 
 @pytest.fixture(params=[*(_COMPILED or ["compiled kernels"]), "reference"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitstack.kernels import library, native, rotation
+from bitstack.kernels import library, native, rotation, selection
 
 from .conftest import make_coded
 
@@ -85,7 +85,7 @@ def test_a_variant_needs_nothing_that_its_processor_lacks(
     """An instruction that a processor does not know would end the program."""
     emulated = EmulatedLibrary(build.ARM.command(program, cpu=cpu))
     monkeypatch.setattr(library, "load", lambda: emulated)
-    variant = next(v for v in native.variants.__wrapped__() if v.runs)
+    variant = next(v for v in selection.variants.__wrapped__() if v.runs)
     assert variant.name == PROCESSORS[cpu][0]
     x = torch.randn(5, 700, generator=torch.Generator().manual_seed(0))
     for planes in range(1, 9):

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bitstack.kernels import library, native
+from bitstack.kernels import library, native, selection
 from bitstack.kernels.attention import attend, can_attend
 
 Case = tuple[Tensor, Tensor, Tensor, Tensor | None]
@@ -166,7 +166,7 @@ def test_reference_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
      {"mask": (10, 0, 0)}],
 )  # fmt: skip
 def test_library_refuses_sizes_beyond_the_buffers(change: dict) -> None:
-    if not native.variants():
+    if not selection.variants():
         pytest.skip("the compiled kernels were not built")
     query, key, value, _ = make(2, 2, 2, 1, 9, (8, 8))
     mask = torch.ones(2, 1, 1, 9, dtype=torch.bool)
@@ -180,7 +180,7 @@ def test_library_refuses_sizes_beyond_the_buffers(change: dict) -> None:
     def run(sizes: library.AttentionSizes, count: int) -> int:
         functions = library.load()
         assert functions is not None
-        last = native.variants()[-1].index
+        last = selection.variants()[-1].index
         tensors = [(t.data_ptr(), t.numel()) for t in (query, key, value, mask, out)]
         flat = [number for pair in tensors for number in pair]
         code: int = functions.bitstack_attention(

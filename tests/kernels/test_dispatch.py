@@ -1,4 +1,7 @@
-"""Which kernel runs and why, the forcing variable, accuracies, and the pool of threads."""
+"""Which kernel runs and why, the forcing variable, accuracies, and the pool of threads.
+
+Also covers `kernels.selection`.
+"""
 
 import os
 import threading
@@ -9,21 +12,21 @@ import torch
 
 from bitstack import kernels
 from bitstack.errors import UserError
-from bitstack.kernels import dispatch, native
+from bitstack.kernels import dispatch, native, selection
 
 from .conftest import Coded, make_coded
 
 
 @pytest.fixture
 def fresh_choice() -> Iterator[None]:
-    dispatch._cpu.cache_clear()
+    selection._for_cpu.cache_clear()
     yield
-    dispatch._cpu.cache_clear()
+    selection._for_cpu.cache_clear()
 
 
 def test_the_best_able_variant_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BITSTACK_KERNEL", raising=False)
-    able = [variant for variant in native.variants() if variant.runs]
+    able = [variant for variant in selection.variants() if variant.runs]
     choice = kernels.which()
     assert choice.name == (able[0].name if able else "reference")
     assert choice.reason
@@ -33,7 +36,7 @@ def test_without_a_compiled_library_it_says_slow(
     monkeypatch: pytest.MonkeyPatch, fresh_choice: None
 ) -> None:
     monkeypatch.delenv("BITSTACK_KERNEL", raising=False)
-    monkeypatch.setattr(native, "variants", lambda: ())
+    monkeypatch.setattr(selection, "variants", lambda: ())
     assert kernels.which().name == "reference"
     assert "slow" in kernels.which().reason
     assert "compiler" in kernels.which().reason
@@ -48,10 +51,10 @@ def test_a_processor_without_vectors_is_called_slow(
 ) -> None:
     monkeypatch.delenv("BITSTACK_KERNEL", raising=False)
     only = (
-        native.Variant(0, "avx2", False, False, False),
-        native.Variant(1, "portable", True, False, False),
+        selection.Variant(0, "avx2", False, False, False),
+        selection.Variant(1, "portable", True, False, False),
     )
-    monkeypatch.setattr(native, "variants", lambda: only)
+    monkeypatch.setattr(selection, "variants", lambda: only)
     assert kernels.which().name == "portable"
     assert "slow" in kernels.which().reason
 
@@ -60,13 +63,13 @@ def test_what_the_processor_lacks_is_named(
     monkeypatch: pytest.MonkeyPatch, fresh_choice: None
 ) -> None:
     arm = (
-        native.Variant(0, "neon-i8mm", False, True, True),
-        native.Variant(1, "neon-dotprod", True, True, False),
-        native.Variant(2, "neon", True, True, False),
-        native.Variant(3, "portable", True, False, False),
+        selection.Variant(0, "neon-i8mm", False, True, True),
+        selection.Variant(1, "neon-dotprod", True, True, False),
+        selection.Variant(2, "neon", True, True, False),
+        selection.Variant(3, "portable", True, False, False),
     )
     monkeypatch.delenv("BITSTACK_KERNEL", raising=False)
-    monkeypatch.setattr(native, "variants", lambda: arm)
+    monkeypatch.setattr(selection, "variants", lambda: arm)
     choice = kernels.which()
     assert choice.name == "neon-dotprod"
     assert "lacks what neon-i8mm need" in choice.reason

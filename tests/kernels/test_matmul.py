@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitstack import kernels
-from bitstack.kernels import dispatch, matmul, native
+from bitstack.kernels import dispatch, matmul, selection
 from bitstack.kernels import threads as kernel_threads
 
 from .conftest import make_coded
@@ -24,7 +24,7 @@ def test_panels_cover_every_row_once(rows: int, row_bytes: int, threads: int) ->
     assert len(ranges) >= min(threads, rows // 64) / 2  # all threads, but for rounding to 64 rows
 
 
-@pytest.mark.skipif(not native.variants(), reason="the compiled kernels were not built")
+@pytest.mark.skipif(not selection.variants(), reason="the compiled kernels were not built")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_product(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, with_bias: bool) -> None:
@@ -41,12 +41,12 @@ def test_product(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, with_bias:
     assert (out - expected).norm() / expected.norm() < (1e-5 if dtype == torch.float32 else 1e-2)
 
 
-@pytest.mark.skipif(not native.variants(), reason="the compiled kernels were not built")
+@pytest.mark.skipif(not selection.variants(), reason="the compiled kernels were not built")
 @pytest.mark.parametrize("wide", [False, True])
 def test_16_bits_are_multiplied_in_fp32_where_that_is_faster(
     monkeypatch: pytest.MonkeyPatch, wide: bool
 ) -> None:
-    variant = native.variants()[-1]  # portable
+    variant = selection.variants()[-1]  # portable
     monkeypatch.setattr(dispatch, "widens", lambda _: wide)
     matrix, x = make_coded(70, 90, 2), torch.randn(30, 90).bfloat16()
     dtypes = set()
@@ -80,7 +80,7 @@ def test_work_is_shared_and_torch_keeps_its_threads() -> None:
 
 
 def test_panels_are_used_again_and_given_back() -> None:
-    if not native.variants():
+    if not selection.variants():
         pytest.skip("the compiled kernels were not built")
     small, large = make_coded(100, 300, 3), make_coded(900, 700, 3)
     matmul.release()

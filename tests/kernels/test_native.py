@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitstack.kernels import library, native, reference
+from bitstack.kernels import library, native, reference, selection
 
 from .conftest import Coded, make_coded
 
-BUILT = native.variants()
+BUILT = selection.variants()
 built = pytest.mark.skipif(not BUILT, reason="the compiled kernels were not built")
 able = pytest.mark.parametrize("variant", [v for v in BUILT if v.runs], ids=lambda v: v.name)
 
@@ -34,7 +34,7 @@ def test_variants_are_numbered_and_the_last_runs_anywhere() -> None:
 
 def test_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "load", lambda: None)
-    assert native.variants.__wrapped__() == ()
+    assert selection.variants.__wrapped__() == ()
     assert native.compiled() is None
 
 
@@ -57,7 +57,7 @@ def test_dtypes() -> None:
 @built
 @able
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_unpacked_rows(variant: native.Variant, dtype: torch.dtype) -> None:
+def test_unpacked_rows(variant: selection.Variant, dtype: torch.dtype) -> None:
     matrix = make_coded(19, 77, 3)
     out = torch.full((6, 77), 99.0, dtype=dtype)
     native.unpack(variant, matrix.planes, matrix.scale, 19, out, begin=5)
@@ -72,7 +72,7 @@ def test_unpacked_rows(variant: native.Variant, dtype: torch.dtype) -> None:
 @built
 @able
 def test_halves_without_the_columns_scales(
-    variant: native.Variant, coded: Callable[..., Coded]
+    variant: selection.Variant, coded: Callable[..., Coded]
 ) -> None:
     """Together they are the matrix: v on the activations, u and the table in the weights."""
     if not variant.halves:
@@ -92,7 +92,7 @@ def test_halves_without_the_columns_scales(
 @built
 @able
 @pytest.mark.parametrize("fast", [False, True])
-def test_product(variant: native.Variant, fast: bool) -> None:
+def test_product(variant: selection.Variant, fast: bool) -> None:
     matrix, x = make_coded(33, 129, 2), torch.randn(2, 3, 129)
     bias = torch.randn(33)
     out = native.linear(variant, fast, x, matrix.planes, matrix.scale, 33, bias)

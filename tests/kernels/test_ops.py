@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bitstack import kernels
 from bitstack.errors import UserError
-from bitstack.kernels import matmul, native, reference
+from bitstack.kernels import matmul, reference, selection
 
 from .conftest import make_coded
 
@@ -107,7 +107,7 @@ def test_another_device_is_refused() -> None:
 
 @pytest.mark.parametrize("tokens", [3, 40])
 def test_many_threads_get_what_one_gets(tokens: int) -> None:
-    if not native.variants():
+    if not selection.variants():
         pytest.skip("the compiled kernels were not built")
     matrix = make_coded(1000, 2050, 3)
     x = torch.randn(tokens, 2050)

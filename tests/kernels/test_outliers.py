@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bitstack import kernels
 from bitstack.kernels import native, outliers
+from bitstack.kernels.layout import scale_length
 
 from .conftest import make_coded
 
@@ -40,7 +41,7 @@ def product(
     """With a coded matrix whose table is zero: what is left are outliers and bias."""
     columns = x.shape[-1]
     planes = [torch.zeros(rows, (columns + 7) // 8, dtype=torch.uint8)]
-    scale = torch.zeros(kernels.scale_length(rows, columns, 1)).half()
+    scale = torch.zeros(scale_length(rows, columns, 1)).half()
     return kernels.coded_linear(x, planes, scale, rows, bias, seed=seed, kept=kept)
 
 

@@ -1,4 +1,7 @@
-"""Packed bits are numpy's, in both orders, and come back; planes join to codes."""
+"""Packed bits are numpy's, in both orders, and come back; planes join to codes.
+
+Also covers `kernels.layout`.
+"""
 
 from typing import Literal
 
@@ -9,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bitstack.kernels import packing
+from bitstack.kernels import layout, packing
 
 Order = Literal["little", "big"]
 ORDERS = st.sampled_from(["little", "big"])
@@ -28,13 +31,13 @@ def test_packed_and_unpacked(bits: Tensor, order: Order, as_numbers: bool) -> No
     expected = np.packbits(bits.numpy(), axis=1, bitorder=order)  # unused bits are zero
     assert plane.dtype == torch.uint8
     assert torch.equal(plane, torch.from_numpy(expected))
-    assert plane.shape[1] == packing.row_bytes(bits.shape[1])
+    assert plane.shape[1] == layout.row_bytes(bits.shape[1])
     assert torch.equal(packing.unpack(plane, bits.shape[1], order=order), bits.byte())
 
 
 @pytest.mark.parametrize(("columns", "size"), [(1, 1), (8, 1), (9, 2), (64, 8), (65, 9)])
 def test_row_bytes(columns: int, size: int) -> None:
-    assert packing.row_bytes(columns) == size
+    assert layout.row_bytes(columns) == size
 
 
 def test_which_bit_is_which_column() -> None:

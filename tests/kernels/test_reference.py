@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitstack.kernels import packing, reference
+from bitstack.kernels.layout import scale_length
 
 from .conftest import make_coded
 
@@ -24,7 +25,7 @@ def test_every_number_of_the_matrix(rows: int, columns: int, planes: int) -> Non
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 8))
 def test_the_parts_of_a_scale_set(rows: int, columns: int, planes: int) -> None:
-    scale = torch.arange(reference.scale_length(rows, columns, planes)).half()
+    scale = torch.arange(scale_length(rows, columns, planes)).half()
     u, v, table = reference.split_scale(scale, rows, columns)
     assert (len(u), len(v), len(table)) == (rows, columns, 2**planes)
     assert torch.equal(torch.cat([u, v, table]), scale)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitstack import kernels
-from bitstack.kernels import dispatch, native, rotation
+from bitstack.kernels import dispatch, rotation, selection
 
 WIDTHS = [1, 2, 3, 7, 8, 31, 64, 70, 128, 576, 1021, 1536, 2048]
 
@@ -36,7 +36,7 @@ def test_the_signs_are_those_of_the_format() -> None:
 
 @pytest.mark.parametrize("columns", WIDTHS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("variant", [v.name for v in native.variants() if v.runs])
+@pytest.mark.parametrize("variant", [v.name for v in selection.variants() if v.runs])
 def test_every_kernel_computes_the_reference(
     columns: int, dtype: torch.dtype, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

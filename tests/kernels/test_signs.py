@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bitstack import kernels
-from bitstack.kernels import native, packing, sign_dequantize, sign_linear, signs
+from bitstack.kernels import packing, selection, sign_dequantize, sign_linear, signs
 
 
 def _stack(
@@ -45,7 +45,7 @@ def test_matches_the_formula(kernel: str, rows: int, columns: int, planes: int, 
         assert (half - expected).norm() / expected.norm() < 1e-2
 
 
-@pytest.mark.skipif(not native.variants(), reason="the compiled kernels were not built")
+@pytest.mark.skipif(not selection.variants(), reason="the compiled kernels were not built")
 def test_few_tokens_never_see_the_dense_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     packed, lefts, rights, dense = _stack(40, 65, 2, 3)
     x = torch.randn(9, 65)

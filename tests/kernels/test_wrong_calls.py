@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bitstack import kernels
-from bitstack.kernels import library, native, outliers, reference
+from bitstack.kernels import library, native, outliers, reference, selection
 
 from .conftest import Coded, make_coded
 
@@ -122,7 +122,7 @@ def test_what_is_not_finite_stays_so(kernel: str, strange: float) -> None:
     assert torch.equal(result.isfinite(), expected.isfinite())
 
 
-@pytest.mark.skipif(not native.variants(), reason="the compiled kernels were not built")
+@pytest.mark.skipif(not selection.variants(), reason="the compiled kernels were not built")
 def test_a_plane_that_lost_its_memory_is_seen_although_it_was_checked() -> None:
     matrix, x = make_coded(ROWS, COLUMNS, 3), torch.randn(1, COLUMNS)
     kernels.coded_linear(x, matrix.planes, matrix.scale, ROWS)
@@ -131,7 +131,7 @@ def test_a_plane_that_lost_its_memory_is_seen_although_it_was_checked() -> None:
         kernels.coded_linear(x, matrix.planes, matrix.scale, ROWS)
 
 
-@pytest.mark.skipif(not native.variants(), reason="the compiled kernels were not built")
+@pytest.mark.skipif(not selection.variants(), reason="the compiled kernels were not built")
 def test_checked_matrices_are_forgotten_with_their_tensors() -> None:
     before = len(native._known)
     matrix = make_coded(ROWS, COLUMNS, 3)
@@ -141,11 +141,11 @@ def test_checked_matrices_are_forgotten_with_their_tensors() -> None:
     assert len(native._known) == before
 
 
-@pytest.mark.skipif(not native.variants(), reason="the compiled kernels were not built")
+@pytest.mark.skipif(not selection.variants(), reason="the compiled kernels were not built")
 def test_a_variant_that_cannot_run_here_is_refused() -> None:
     matrix = make_coded(ROWS, COLUMNS, 3)
-    nobody = native.Variant(99, "nobody", True, False, False)
-    idle = [variant for variant in native.variants() if not variant.runs]
+    nobody = selection.Variant(99, "nobody", True, False, False)
+    idle = [variant for variant in selection.variants() if not variant.runs]
     for variant in [nobody, *idle]:
         with pytest.raises(ValueError, match="kernel"):
             native.linear(
@@ -162,14 +162,14 @@ def test_a_library_with_other_arguments_is_passed_over() -> None:
         library.declare(Old())  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(not native.variants(), reason="the compiled kernels were not built")
+@pytest.mark.skipif(not selection.variants(), reason="the compiled kernels were not built")
 def test_the_library_itself_counts() -> None:
     """What Python could get wrong, the library still refuses."""
     functions = native.compiled()
     assert functions is not None
     coded = library.Coded(rows=2, columns=8, planes=9)
     address = ctypes.addressof(coded)
-    last = native.variants()[-1].index
+    last = selection.variants()[-1].index
     out = (ctypes.c_float * 16)()
     unpack = functions.bitstack_unpack
     arguments = (address, 0, 0, 0, 2, ctypes.addressof(out), 16, 0, 1)

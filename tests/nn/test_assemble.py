@@ -82,7 +82,9 @@ def test_places_that_another_loader_fills(container: Path) -> None:
     for entry, level in zip(manifest.stacks, levels, strict=True):
         stack = stacks(model)[entry.name]
         places = {name: (b.shape, b.dtype) for name, b in stack.named_buffers()}
-        assert places == {t.name: (t.shape, t.dtype) for t in entry.spec.resident(level)}
+        assert places == {
+            t.name: (t.shape, getattr(torch, t.dtype)) for t in entry.spec.resident(level)
+        }
         assert stack.device.type == "meta"
     assert set(model.state_dict()) == {d.name for d in manifest.dense if d.persistent}
 

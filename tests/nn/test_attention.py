@@ -11,14 +11,14 @@ from transformers import AttentionInterface
 
 import pico
 from bitstack import load
-from bitstack.kernels import native
+from bitstack.kernels import selection
 from bitstack.nn import attention
 from bitstack.nn.attention import attention_of_steps
 
 Folder = Callable[..., Path]
 IDS = torch.arange(40)[None] * 7 % pico.VOCABULARY
 
-pytestmark = pytest.mark.skipif(not native.variants(), reason="the kernels were not built")
+pytestmark = pytest.mark.skipif(not selection.variants(), reason="the kernels were not built")
 
 
 @pytest.fixture

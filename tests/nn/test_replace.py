@@ -13,7 +13,8 @@ from bitstack.container.blocks import StackSpec
 from bitstack.nn import pack_model, resident_bytes, stacks
 from bitstack.nn.experts import PackedExperts
 from bitstack.nn.modules import PackedEmbedding, PackedLinear, TiedHead
-from bitstack.original.matrices import Matrix, find_dense, find_matrices
+from bitstack.original.matrices import find_dense, find_matrices
+from bitstack.original.matrix import Matrix
 from bitstack.original.skeleton import skeleton
 
 Folder = Callable[..., Path]

@@ -10,7 +10,7 @@ from torch import nn
 
 import pico
 from bitstack import load
-from bitstack.kernels import matmul, native, threads
+from bitstack.kernels import matmul, selection, threads
 from bitstack.nn import steps
 
 Folder = Callable[..., Path]
@@ -53,7 +53,7 @@ def test_a_step_leaves_the_cores_to_the_products(free: Folder) -> None:
 
 
 def test_a_prompt_leaves_no_panels_behind(free: Folder) -> None:
-    if not native.variants():
+    if not selection.variants():
         pytest.skip("the compiled kernels were not built")
     model = load(free("llama-gqa"))
     held: list[int] = []

@@ -18,7 +18,6 @@ from bitstack.original.headers import (
     check_checkpoint,
     keys_by_tensor,
     mismatch,
-    one_line,
     read_headers,
     stored_dtype,
 )
@@ -86,16 +85,3 @@ def test_a_mismatch_names_both_shapes() -> None:
     assert str(error).startswith(
         "folder: weights for x.weight are (2, 3) in the files, but config.json makes them (4, 3)"
     )
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (ValueError("one\n  two\tthree"), "one two three"),
-        (KeyError("name"), "KeyError: 'name'"),
-        (RuntimeError(), "RuntimeError"),
-    ],
-)
-def test_one_line(error: Exception, text: str) -> None:
-    assert one_line(error) == text
-    assert len(one_line(ValueError("word " * 200))) <= 300

@@ -1,4 +1,7 @@
-"""Every weight of every layout is a matrix or is listed dense; nothing twice, nothing left out."""
+"""Every weight of every layout is a matrix or is listed dense; nothing twice, nothing left out.
+
+Also covers `original.matrix`.
+"""
 
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +14,8 @@ from transformers import AutoModelForCausalLM, GptOssConfig
 from transformers.pytorch_utils import Conv1D
 
 import pico
-from bitstack.original.matrices import Dense, Matrix, find_dense, find_matrices
+from bitstack.original.matrices import find_dense, find_matrices
+from bitstack.original.matrix import Dense, Matrix
 
 ATTENTION = {f"model.layers.self_attn.{p}_proj" for p in "qkvo"}
 MLP = {f"model.layers.mlp.{p}_proj" for p in ("gate", "up", "down")}

@@ -15,7 +15,7 @@ from bitstack.kernels import set_accuracy
 from bitstack.live.draft import draft
 from bitstack.nn import resident_bytes
 from bitstack.original import row_parts
-from bitstack.original.matrices import Matrix
+from bitstack.original.matrix import Matrix
 from bitstack.original.row_parts import in_parts
 from bitstack.recipe import load_recipe
 

@@ -11,7 +11,7 @@ from bitstack.tuning.tuned_stack import Planes, TunedStack
 def moved(columns: int, level: int) -> float:
     """How far a steady gradient moved the weights within their cells in five steps at `level`."""
     spec = StackSpec("codes", 2, columns, 3)
-    kept = {t.name: torch.zeros(t.shape, dtype=t.dtype) for t in spec.all()}
+    kept = {t.name: torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in spec.all()}
     for j in (1, 2, 3):
         kept[f"scale_{j}"][-(2**j) :] = torch.linspace(-1, 1, 2**j)  # the table, of even steps
     stack = TunedStack(spec, kept.__getitem__, codes_learn=True)
