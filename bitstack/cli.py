@@ -90,9 +90,11 @@ def _fail_of_usage(error: Any, command: str) -> NoReturn:
     """Prints what is wrong with the words of a command line, and where its options are listed."""
     if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command prints its help
         raise error
-    message = error.format_message().rstrip(".")
-    if problems := getattr(error.__cause__, "errors", None):  # typer's words leave out the value
-        message += f" (given: {problems()[0]['input']!r})"
+    message = error.format_message().rstrip(".").replace("Value error, ", "")
+    # The words of typer may leave out the value.
+    if problems := getattr(error.__cause__, "errors", None):
+        given = repr(problems()[0]["input"])
+        message += "" if given in message else f" (given: {given})"
     command = error.ctx.command_path if error.ctx else command
     _fail(f"{message}; see {command} --help")
 

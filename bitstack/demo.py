@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from bitstack import recipes
 from bitstack.compression.pipeline import compress
 from bitstack.container.manifest import Manifest, read_manifest
@@ -20,6 +18,8 @@ from bitstack.live.generation import generate
 from bitstack.live.opening import open_model
 from bitstack.machine.extras import require
 from bitstack.machine.files import write_json
+from bitstack.machine.new_folder import check_new_folder
+from bitstack.machine.progress import bar
 from bitstack.metrics.capacity.decode_speed import seconds_per_token
 from bitstack.metrics.loss.curve import CurvePoint, plot_memory_quality
 from bitstack.metrics.loss.evaluation import Evaluation, score
@@ -96,7 +96,7 @@ def run_demo(
     manifest = read_manifest(container)
     rows = []
     models = list(_models(model, container, manifest))
-    for name, path, budget in tqdm(models, desc="measure", disable=None if progress else True):
+    for name, path, budget in bar(models, desc="measure", show=progress):
         rows.append(_measure(name, path, budget, text, max_tokens, window))
     demo = Demo(rows, PROMPT, manifest.budgets.floor_bytes, _recipe(manifest), _plot(rows, folder))
     results = [asdict(row) for row in rows]
@@ -165,10 +165,7 @@ def _plot(rows: list[DemoRow], folder: Path) -> list[Path]:
 
 def _emptied(folder: Path) -> Path:
     """Makes the folder and its mark; removes what an earlier demonstration wrote, nothing else."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder}: is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
-        raise UserError(f"--output {folder}: holds other files; name a new or empty folder")
+    check_new_folder(folder, marks=[MARK])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARK).touch()

@@ -266,7 +266,8 @@ def test_usage_errors_exit_with_2(model: Path, tmp_path: Path) -> None:
     assert "'--window'" in number
     assert "'wide'" in number
     deep = fails("metric", "gap", "teacher", "--student", "big")
-    assert deep.endswith("'big'); see compress-model metric gap teacher --help")
+    assert "'big' is no number above 0" in deep
+    assert deep.endswith("; see compress-model metric gap teacher --help")
 
 
 def test_a_group_without_a_command_prints_its_help() -> None:

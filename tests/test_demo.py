@@ -100,7 +100,7 @@ def test_it_replaces_its_own_output_and_no_other(
     assert [row.scored for row in again.rows] == [row.scored for row in demo.rows]
     assert [row.continuation for row in again.rows] == [row.continuation for row in demo.rows]
     (tmp_path / "model").mkdir()
-    with pytest.raises(UserError, match="holds other files"):
+    with pytest.raises(UserError, match="is not empty"):
         run_demo(tmp_path, **small)
     assert (tmp_path / "model").is_dir()
     with pytest.raises(UserError, match="is a file"):

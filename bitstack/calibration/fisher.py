@@ -19,6 +19,7 @@ from bitstack.calibration.hidden_states import read_state, spill_states, state_k
 from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.observers import GradientObserver, observed
 from bitstack.calibration.spill import Spill
+from bitstack.machine.progress import bar
 from bitstack.machine.workers import Workers
 from bitstack.original.matrix import Matrix
 
@@ -69,21 +70,27 @@ def token_shares(windows: list[Tensor], vocabulary: int) -> Tensor:
 
 
 def measure_fisher(
-    runner: LayerRunner, matrices: list[Matrix], spill: Spill, *, seed: int, workers: Workers
+    runner: LayerRunner,
+    matrices: list[Matrix],
+    spill: Spill,
+    *,
+    seed: int,
+    workers: Workers,
+    show: bool = False,
 ) -> FisherInformation:
     """Measures the Fisher information of `matrices` and of the embedding over some windows.
 
     Labels are drawn from the model's own predictions, not read from the text: squared gradients of
     these are the Fisher information, which is the curvature of the loss even where its slope is
-    zero. Leaves the files of `state_key` in `spill`.
+    zero. Leaves the files of `state_key` in `spill`. Bars are shown if `show`.
     """
     chosen = gradient_batches(runner.windows)
     parts = [chosen[p::_PARTS] for p in range(min(_PARTS, len(chosen)))]
     own_parts = {p: parts[p] for p in range(workers.rank, len(parts), workers.count)}
     others = sorted({*range(len(runner.windows))} - {*chosen})[workers.rank :: workers.count]
     own = [batch for batches in own_parts.values() for batch in batches]
-    spill_states(runner, spill, own + others)
-    _backward(runner, matrices, spill, own_parts, seed)
+    spill_states(runner, spill, own + others, show=show)
+    _backward(runner, matrices, spill, own_parts, seed, show)
     workers.wait("fisher")
     tokens = sum(runner.windows[batch].numel() for batch in chosen)
     return _mean_over_tokens(spill, len(runner), len(parts), tokens)
@@ -102,6 +109,7 @@ def _backward(
     spill: Spill,
     parts: dict[int, list[int]],
     seed: int,
+    show: bool,
 ) -> None:
     """Runs the batches of `parts` back to the embedding.
 
@@ -111,7 +119,8 @@ def _backward(
     by_layer = _by_layer(matrices)
     top = len(runner)
     reached = {part: _reached(spill, top, part, batches) for part, batches in parts.items()}
-    for layer in range(top, _BELOW - 1, -1):
+    layers = range(top, _BELOW - 1, -1)
+    for layer in bar(layers, desc="gradients", show=show, unit="layer"):
         left = {part: own for part, own in parts.items() if reached[part] > layer}
         if not left:
             continue

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.spill import Spill
+from bitstack.machine.progress import bar
 
 
 def state_key(layer: int, batch: int) -> str:
@@ -16,10 +17,13 @@ def state_key(layer: int, batch: int) -> str:
     return f"state-{layer}-{batch}"
 
 
-def spill_states(runner: LayerRunner, spill: Spill, batches: list[int]) -> None:
+def spill_states(
+    runner: LayerRunner, spill: Spill, batches: list[int], *, show: bool = False
+) -> None:
     """Writes the hidden states that enter every layer, and those that leave the last, to files.
 
-    Files that are there already, from a run that was interrupted, are not made again.
+    Files that are there already, from a run that was interrupted, are not made again. A bar is
+    shown if `show`.
     """
 
     def missing(layer: int) -> list[int]:
@@ -30,7 +34,7 @@ def spill_states(runner: LayerRunner, spill: Spill, batches: list[int]) -> None:
             runner.record_calls()
             for batch in missing(0):
                 spill.put(state_key(0, batch), [runner.embed_batch(batch)])
-        for index in range(len(runner)):
+        for index in bar(range(len(runner)), desc="calibration", show=show, unit="layer"):
             if not (left := missing(index + 1)):
                 continue
             with runner.layer_loaded(index):

@@ -7,17 +7,23 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitstack.commands.early import check_inputs
 from bitstack.commands.shared import (
     Budget,
     Device,
     DrawSeed,
+    Json,
+    MaxNewTokens,
     Model,
+    Quiet,
     Temperature,
     silence_libraries,
+    write_result,
 )
 from bitstack.errors import UserError
 
@@ -38,12 +44,12 @@ def chat(
         str | None,
         typer.Option(metavar="TEXT", help='How to answer, for example "Answer in one sentence."'),
     ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option(metavar="TOKENS", help="Most tokens of an answer.")
-    ] = 512,
+    max_new_tokens: MaxNewTokens = 512,
     temperature: Temperature = 0.0,
     seed: DrawSeed = 0,
+    json: Json = None,
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Talk with a chat model, and change its size meanwhile.
 
@@ -53,7 +59,8 @@ def chat(
 
     Example: compress-model chat out/small --budget 1GiB
     """
-    silence_libraries()
+    check_inputs(model, budgets=[budget])
+    silence_libraries(also_bitstack=quiet)
     from bitstack.live.conversation import Conversation
     from bitstack.live.opening import open_model
 
@@ -61,15 +68,26 @@ def chat(
     conversation = Conversation(
         opened, system=system, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
-    if sys.stdin.isatty():
+    if sys.stdin.isatty() and not quiet:
         typer.echo(f"{_sizes(conversation)}; /help lists the commands", err=True)
+    record: dict[str, Any] = {"model": model, "answers": []}
+    try:
+        _talk(conversation, record["answers"], shown=json != "-")
+    finally:  # also of a chat that Ctrl-C ends
+        write_result(json, record)
+
+
+def _talk(conversation: "Conversation", answers: list[dict[str, Any]], *, shown: bool) -> None:
+    """Answers until the input ends; adds every answer to `answers` as JSON values."""
     last: Answer | None = None
     for line in _lines():
         try:
             if line.startswith("/"):
                 _command(line, conversation, last)
             else:
-                last = _answer(conversation, line)
+                last = _answer(conversation, line, shown)
+                size = {"resident_bytes": _resident_bytes(conversation)}
+                answers.append({"message": line} | asdict(last) | size)
         except UserError as error:  # of a message or command; the chat goes on
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
 
@@ -87,15 +105,14 @@ def _lines() -> Iterator[str]:
             yield line
 
 
-def _answer(conversation: "Conversation", text: str) -> "Answer":
-    """Prints the answer to a message as it comes; Ctrl-C stops it."""
+def _answer(conversation: "Conversation", text: str, shown: bool) -> "Answer":
+    """Gives the answer to a message, printed as it comes if it is `shown`; Ctrl-C stops it."""
     from transformers import TextStreamer
 
-    streamer = TextStreamer(
-        conversation.opened.tokenizer, skip_prompt=True, skip_special_tokens=True
-    )
+    tokenizer = conversation.opened.tokenizer
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     with _stopped_by_interrupt(conversation):
-        answer = conversation.reply(text, streamer)
+        answer = conversation.reply(text, streamer if shown else None)
     if answer.stopped:
         typer.echo("(stopped)", err=True)
     elif not answer.text.strip():
@@ -161,7 +178,7 @@ def _sizes(conversation: "Conversation") -> str:
     model = conversation.opened.model
     resident = getattr(model, "bitstack", None)
     if resident is None:
-        return f"original model, {format_bytes(conversation.opened.resident_bytes)} in memory"
+        return f"original model, {format_bytes(_resident_bytes(conversation))} in memory"
     budgets = resident.manifest.budgets
     low, high = format_bytes(budgets.floor_bytes), format_bytes(budgets.total_bytes)
     return (
@@ -169,3 +186,10 @@ def _sizes(conversation: "Conversation") -> str:
         f"per weight, levels {min(resident.levels)} to {max(resident.levels)} "
         f"(it can have {low} to {high})"
     )
+
+
+def _resident_bytes(conversation: "Conversation") -> int:
+    """Bytes of the model now; `opened` has those of the beginning."""
+    opened = conversation.opened
+    resident = getattr(opened.model, "bitstack", None)
+    return int(opened.resident_bytes if resident is None else resident.resident_bytes)

@@ -4,6 +4,7 @@ from typing import Any
 
 import typer
 
+from bitstack.commands.early import check_inputs
 from bitstack.commands.shared import (
     Budget,
     Device,
@@ -23,6 +24,8 @@ from bitstack.commands.shared import (
     split_names,
     write_result,
 )
+from bitstack.errors import UserError
+from bitstack.machine.extras import require
 from bitstack.machine.workers import is_first
 
 
@@ -49,18 +52,19 @@ def evaluate(
 
     Example: compress-model eval out/small --text book.txt --budget 2.5bpw
     """
-    silence_libraries(also_bitstack=quiet)
-    from bitstack.commands.tables import console, evaluation_lines, task_table
-    from bitstack.errors import UserError
-    from bitstack.machine.extras import require
-    from bitstack.metrics.loss.evaluation import evaluate
-
     if text is None and tasks is None:
         raise UserError("give --text FILE, --tasks NAME,NAME or both: what to measure on")
     if original is not None and tasks is None:
         raise UserError(f"--original {original}: its task scores are compared; give --tasks A,B")
     if tasks is not None:
         require("lm_eval")  # said before the text is measured
+    check_inputs(model, budgets=[budget], level=level, texts=[text], tasks_folder=tasks_folder)
+    if original is not None:
+        check_inputs(original)
+    silence_libraries(also_bitstack=quiet)
+    from bitstack.commands.tables import console, evaluation_lines, task_table
+    from bitstack.metrics.loss.evaluation import evaluate
+
     prints, record = is_first() and json != "-" and not quiet, dict[str, Any]()
     if text is not None:
         evaluation = evaluate(

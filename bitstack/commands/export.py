@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bitstack.commands.early import check_container
 from bitstack.commands.shared import (
     Budget,
     Container,
@@ -14,6 +15,7 @@ from bitstack.commands.shared import (
     silence_libraries,
     write_result,
 )
+from bitstack.machine.new_folder import check_new_folder
 
 
 def export(
@@ -33,6 +35,8 @@ def export(
 
     Example: compress-model export out/small --budget 3bpw --output out/dense
     """
+    check_new_folder(output)
+    check_container(folder, budgets=[budget], level=level)
     silence_libraries(also_bitstack=quiet)
     from bitstack.live.dense_export import export
     from bitstack.machine.sizes import format_bytes

@@ -4,11 +4,13 @@ from typing import Annotated
 
 import typer
 
+from bitstack.commands.early import check_inputs
 from bitstack.commands.shared import (
     Budget,
     Device,
     DrawSeed,
     Json,
+    MaxNewTokens,
     Model,
     Quiet,
     Temperature,
@@ -23,9 +25,7 @@ def generate(
         str, typer.Option(metavar="TEXT", help='Text to continue, for example "The river".')
     ],
     budget: Budget = None,
-    max_new_tokens: Annotated[
-        int, typer.Option(metavar="TOKENS", help="Most tokens to add to the prompt.")
-    ] = 64,
+    max_new_tokens: MaxNewTokens = 64,
     temperature: Temperature = 0.0,
     seed: DrawSeed = 0,
     draft_budget: Annotated[
@@ -51,6 +51,7 @@ def generate(
 
     Example: compress-model generate out/small --budget 50% --prompt "The river"
     """
+    check_inputs(model, budgets=[budget, draft_budget])
     silence_libraries(also_bitstack=quiet)
     from transformers import TextStreamer
 

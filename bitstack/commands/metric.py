@@ -4,11 +4,13 @@ Those are the groups `density` (see `metric_density`) and `gap` (see `metric_gap
 `scores` (see `metric_scores`).
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from bitstack.commands import metric_density, metric_gap, metric_scores
+from bitstack.commands.early import check_container, check_inputs
+from bitstack.commands.numbers import whole
 from bitstack.commands.shared import (
     STYLE,
     Budgets,
@@ -26,6 +28,7 @@ from bitstack.commands.shared import (
     show_result,
     silence_libraries,
 )
+from bitstack.machine.extras import require
 
 app = typer.Typer(
     help="Measure models in other ways than by perplexity.\n\n"
@@ -52,6 +55,7 @@ def order(
     window: Window = None,
     max_tokens: MaxTokens = None,
     json: Json = None,
+    device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Check that a container's loss falls as it grows.
@@ -61,13 +65,16 @@ def order(
 
     Example: compress-model metric order out/small --text book.txt
     """
+    check_container(folder)
+    check_inputs(texts=[text])
     silence_libraries(also_bitstack=quiet)
     from bitstack.commands.metric_lines import order_lines
     from bitstack.metrics.loss.order_check import check_order
 
     check = check_order(
-        folder, text, step=step, window=window, max_tokens=max_tokens, progress=not quiet
-    )
+        folder, text, step=step, window=window, max_tokens=max_tokens, device=device,
+        progress=not quiet,
+    )  # fmt: skip
     show_result(order_lines(check), check.to_json(), json, quiet)
 
 
@@ -77,20 +84,21 @@ def information_capacity(
     text: Text,
     budget: Budgets = None,
     variant: Annotated[
-        str,
+        Literal["faithful", "bytes"],
         typer.Option(
-            metavar="[faithful|bytes]",
             help="How the capacity is counted: faithful, per token, as published (arXiv "
             "2511.08066); or bytes, per byte of text, which also compares models with different "
             "tokenizers.",
         ),
     ] = "faithful",
-    max_length: Annotated[
+    window: Annotated[
         int | None,
         typer.Option(
             metavar="TOKENS",
-            help="Cut every document of the text to its first TOKENS tokens [default: as many as "
-            "the model reads, 1024 at most].",
+            parser=whole,
+            help="Length of the windows that the text is cut into, in tokens; with --variant "
+            "faithful, of the beginning of every document that is measured [default: as many as "
+            "the model reads; with faithful 1024 at most].",
         ),
     ] = None,
     bias: Annotated[
@@ -102,9 +110,8 @@ def information_capacity(
         ),
     ] = None,
     denominator: Annotated[
-        str | None,
+        Literal["flops", "bytes", "nanoseconds"] | None,
         typer.Option(
-            metavar="[flops|bytes|nanoseconds]",
             help="What a byte of text costs: operations, bytes read from memory, or measured time; "
             "only with --variant bytes [default: flops].",
         ),
@@ -130,18 +137,18 @@ def information_capacity(
 
     Example: compress-model metric information-capacity out/small --text book.txt
     """
+    if predict is not None:
+        require("scipy")  # said before hours of measuring
+    check_inputs(*models, budgets=budget or (), texts=[text])
     silence_libraries(also_bitstack=quiet)
     from dataclasses import asdict
 
     from bitstack.commands.metric_lines import capacities_lines, prediction_line
-    from bitstack.machine.extras import require
     from bitstack.metrics.capacity.measured import measure_capacity
     from bitstack.metrics.capacity.measured import predict as predict_loss
 
-    if predict is not None:
-        require("scipy")  # said before hours of measuring
     measured = measure_capacity(
-        models, text, budgets=budget or (), variant=variant, max_length=max_length, bias=bias,
+        models, text, budgets=budget or (), variant=variant, max_length=window, bias=bias,
         denominator=denominator, max_bytes=max_bytes, device=device, seed=seed,
         progress=not quiet,
     )  # fmt: skip

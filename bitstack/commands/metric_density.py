@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from bitstack.commands.early import check_inputs
+from bitstack.commands.numbers import number
 from bitstack.commands.shared import (
     STYLE,
     Budgets,
@@ -21,8 +23,11 @@ from bitstack.commands.shared import (
     one_or_all,
     show_result,
     silence_libraries,
+    silence_warnings,
     split_names,
+    writable,
 )
+from bitstack.errors import UserError
 
 app = typer.Typer(
     help="Capacity density: effective size over actual size.\n\n"
@@ -53,14 +58,20 @@ def fit(
         ),
     ],
     output: Annotated[
-        Path, typer.Option(metavar="LAW.json", help="File to write the fitted law to.")
+        Path,
+        typer.Option(
+            metavar="LAW.json",
+            callback=writable("--output"),
+            help="File to write the fitted law to.",
+        ),
     ],
-    reference_tokens: Annotated[
+    training_tokens: Annotated[
         float,
         typer.Option(
             metavar="TOKENS",
+            parser=number,
             help="Training tokens that every model is imagined to have, so that sizes compare, "
-            "for example 1e12.",
+            "for example 1T.",
         ),
     ] = 1e12,
     floor: Annotated[
@@ -78,23 +89,23 @@ def fit(
             help="Best score that a model can have, for example 1 [default: fitted].",
         ),
     ] = None,
+    json: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Fit the laws of loss and score to reference models.
 
     Example: compress-model metric density fit results.json --output law.json
     """
-    silence_libraries(also_bitstack=quiet)
+    silence_warnings(also_bitstack=quiet)
     from bitstack.commands.density_lines import law_lines
     from bitstack.metrics.density.fit import fit_law
-    from bitstack.metrics.density.law_file import read_references, save_law
+    from bitstack.metrics.density.law_file import read_references, save_law, to_json
 
     law = fit_law(
-        read_references(results), reference_tokens=reference_tokens, floor=floor, ceiling=ceiling
+        read_references(results), reference_tokens=training_tokens, floor=floor, ceiling=ceiling
     )
     save_law(law, output)
-    if not quiet:
-        typer.echo("\n".join([*law_lines(law), f"wrote {output}"]))
+    show_result([*law_lines(law), f"wrote {output}"], to_json(law), json, quiet)
 
 
 @app.command("score")
@@ -138,18 +149,27 @@ def score(
 
     Example: compress-model metric density score out/small --score 0.5
     """
-    silence_libraries(also_bitstack=quiet)
+    silence_warnings(also_bitstack=quiet)
     from bitstack.commands.density_lines import density_lines
+    from bitstack.metrics.density import known_score
     from bitstack.metrics.density.law_file import named_law
-    from bitstack.metrics.density.scoring import choose_measure, score_models
 
-    measure = choose_measure(
-        law, score=score, score_error=score_error, text=text, pairs=pairs,
-        tasks=split_names(tasks), tasks_folder=tasks_folder, limit=limit,
-        max_bytes=max_bytes, seed=seed, progress=not quiet,
-    )  # fmt: skip
-    scored = score_models(models, measure, budgets=budget or (), device=device)
-    lines = [line for one in scored for line in density_lines(one, named_law(law))]
+    known_score.check_one_measure(score=score, tasks=tasks, text=text, pairs=pairs)
+    check_inputs(*models, budgets=budget or (), texts=[text], tasks_folder=tasks_folder)
+    used = named_law(law)
+    if score is not None:
+        known = known_score.by_score(used, score, score_error, seed=seed)
+        scored = known_score.score_known(models, known, budget or ())
+    else:
+        silence_libraries(also_bitstack=quiet)
+        from bitstack.metrics.density.scoring import choose_measure, score_models
+
+        measure = choose_measure(
+            law, text=text, pairs=pairs, tasks=split_names(tasks), tasks_folder=tasks_folder,
+            limit=limit, max_bytes=max_bytes, seed=seed, progress=not quiet,
+        )  # fmt: skip
+        scored = score_models(models, measure, budgets=budget or (), device=device)
+    lines = [line for one in scored for line in density_lines(one, used)]
     show_result(lines, one_or_all([one.to_json() for one in scored]), json, quiet)
 
 
@@ -172,6 +192,9 @@ def loss(
 
     Example: compress-model metric density loss out/small --pairs pairs.jsonl
     """
+    if (pairs is None) == (tasks is None):
+        raise UserError("give --pairs FILE.jsonl or --tasks NAME,NAME: whose answers")
+    check_inputs(*models, budgets=budget or (), tasks_folder=tasks_folder)
     silence_libraries(also_bitstack=quiet)
     from bitstack.commands.density_lines import loss_lines
     from bitstack.metrics.density.scoring import answer_losses, answers
@@ -209,6 +232,7 @@ def trend(
         ),
     ] = None,
     json: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Fit how fast the best density grows in time.
 
@@ -216,9 +240,9 @@ def trend(
 
     Example: compress-model metric density trend released.json --share 0.5
     """
-    silence_libraries()
+    silence_warnings(also_bitstack=quiet)
     from bitstack.commands.density_lines import trend_lines
     from bitstack.metrics.density.trend import forecast
 
     prediction = forecast(released, share=share, since=since)
-    show_result(trend_lines(prediction), prediction.to_json(), json)
+    show_result(trend_lines(prediction), prediction.to_json(), json, quiet)

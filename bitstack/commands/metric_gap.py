@@ -1,10 +1,12 @@
 """`compress-model metric gap`: a student against its teacher, and the best size of a teacher."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from bitstack.commands.early import check_inputs
+from bitstack.commands.numbers import number
 from bitstack.commands.shared import (
     STYLE,
     Budget,
@@ -16,6 +18,7 @@ from bitstack.commands.shared import (
     Text,
     show_result,
     silence_libraries,
+    silence_warnings,
     window_option,
 )
 
@@ -61,6 +64,8 @@ def measure(
 
     Example: compress-model metric gap measure MODEL out/small --text book.txt
     """
+    check_inputs(teacher, texts=[text])
+    check_inputs(student, budgets=[budget])
     silence_libraries(also_bitstack=quiet)
     from bitstack.commands.gap_lines import gap_lines
     from bitstack.metrics.gap.measured import measure_gap
@@ -75,37 +80,41 @@ def measure(
 @app.command("teacher")
 def teacher(
     student: Annotated[
-        float, typer.Option(metavar="N", help="Parameters of the student, for example 350e6.")
+        float,
+        typer.Option(
+            metavar="N", parser=number, help="Parameters of the student, for example 350M or 1.5B."
+        ),
     ],
-    tokens: Annotated[
+    training_tokens: Annotated[
         float | None,
         typer.Option(
             metavar="TOKENS",
-            help="Training tokens of the student, for example 20e9; needed by --law scratch.",
+            parser=number,
+            help="Training tokens of the student, for example 20B; needed by --law scratch.",
         ),
     ] = None,
     law: Annotated[
-        str,
+        Literal["pruned", "scratch"],
         typer.Option(
-            metavar="[pruned|scratch]",
             help="How the student begins: pruned, cut out of its teacher (arXiv 2311.07052); or "
             "scratch, from random weights (arXiv 2502.08606).",
         ),
     ] = "pruned",
     json: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Compute the best size of a teacher for a student.
 
-    Example: compress-model metric gap teacher --student 350e6
+    Example: compress-model metric gap teacher --student 350M
     """
-    silence_libraries()
+    silence_warnings(also_bitstack=quiet)
     from dataclasses import asdict
 
     from bitstack.commands.gap_lines import teacher_lines
     from bitstack.metrics.gap.law import best_teacher
 
-    best = best_teacher(student, tokens=tokens, law=law)
-    show_result(teacher_lines(best), asdict(best), json)
+    best = best_teacher(student, tokens=training_tokens, law=law)
+    show_result(teacher_lines(best), asdict(best), json, quiet)
 
 
 @app.command("fit")
@@ -119,6 +128,7 @@ def fit(
         ),
     ],
     json: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Fit the best teacher's size to your own runs.
 
@@ -126,11 +136,11 @@ def fit(
 
     Example: compress-model metric gap fit runs.csv
     """
-    silence_libraries()
+    silence_warnings(also_bitstack=quiet)
     from dataclasses import asdict
 
     from bitstack.commands.gap_lines import gap_fit_lines
     from bitstack.metrics.gap.fit import fit_gap, read_runs
 
     line = fit_gap(read_runs(table))
-    show_result(gap_fit_lines(line), asdict(line), json)
+    show_result(gap_fit_lines(line), asdict(line), json, quiet)

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from bitstack.commands.early import check_container, check_inputs
+from bitstack.commands.numbers import size
 from bitstack.commands.shared import (
     Budgets,
     Container,
@@ -19,6 +21,7 @@ from bitstack.commands.shared import (
     silence_libraries,
     split_names,
 )
+from bitstack.errors import UserError
 
 
 def scores(
@@ -47,7 +50,9 @@ def scores(
     max_bytes: Annotated[
         int,
         typer.Option(
-            metavar="BYTES", help="Measure the KL divergence on about the first BYTES of the text."
+            metavar="BYTES",
+            parser=size,
+            help="Measure the KL divergence on about the first BYTES of the text.",
         ),
     ] = 20_000,
     seed: Seed = 0,
@@ -63,16 +68,17 @@ def scores(
 
     Example: compress-model metric scores out --original M --text T --tasks piqa
     """
-    silence_libraries(also_bitstack=quiet)
-    from bitstack.commands.score_lines import score_lines
-    from bitstack.errors import UserError
-    from bitstack.metrics.gap.predicted_scores import MEASURED, PREDICTED, predict_scores
-
     if original is None:
         raise UserError(
             "--original is missing: predictions start from the scores of the model that the "
             "container was made from; give its folder or its name on the Hub"
         )
+    check_container(folder, budgets=[*(budget or []), *(measure or [])])
+    check_inputs(original, texts=[text], tasks=split_names(tasks), tasks_folder=tasks_folder)
+    silence_libraries(also_bitstack=quiet)
+    from bitstack.commands.score_lines import score_lines
+    from bitstack.metrics.gap.predicted_scores import MEASURED, PREDICTED, predict_scores
+
     predicted = predict_scores(
         folder, split_names(tasks) or [], tasks_folder, text, original=original,
         budgets=budget or PREDICTED, measured=measure or MEASURED, limit=limit, max_bytes=max_bytes,

@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
+from bitstack.commands.numbers import whole
 from bitstack.commands.shared import (
     Budgets,
     Container,
     Json,
     Quiet,
-    silence_libraries,
+    silence_warnings,
     write_result,
 )
 
@@ -21,6 +22,7 @@ def plan(
         int | None,
         typer.Option(
             metavar="TOKENS",
+            parser=whole,
             help="Length of one sequence, in tokens, whose KV cache is added to the bytes "
             "[default: what the model reads, 4096 at most].",
         ),
@@ -35,7 +37,7 @@ def plan(
 
     Example: compress-model plan out/small --budget 1.5GiB --context 2048
     """
-    silence_libraries(also_bitstack=quiet)
+    silence_warnings(also_bitstack=quiet)
     from dataclasses import asdict
 
     from bitstack.commands.tables import cache_line, console, kernel_line, plan_table

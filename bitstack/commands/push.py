@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bitstack.commands.early import check_container, check_inputs
 from bitstack.commands.shared import (
     Budgets,
     Device,
@@ -18,6 +19,7 @@ from bitstack.commands.shared import (
     split_names,
     write_result,
 )
+from bitstack.errors import UserError
 
 
 def push(
@@ -78,17 +80,19 @@ def push(
 
     Example: compress-model push out/small owner/name --text book.txt --dry-run
     """
+    if original and not text:
+        raise UserError(f"--original {original}: is measured on a text; name one with --text")
+    every = [*(budget or []), *(split_names(budgets) or [])]
+    check_container(str(folder), budgets=every)
+    check_inputs(texts=[text])
     silence_libraries(also_bitstack=quiet)
     from bitstack.commands.tables import push_lines
-    from bitstack.errors import UserError
     from bitstack.hub.measured import Text
     from bitstack.hub.upload import push
 
-    if original and not text:
-        raise UserError(f"--original {original}: is measured on a text; name one with --text")
     measured = Text(text, original, max_tokens, window, device) if text else None
     pushed = push(
-        folder, name, private=private, budgets=[*(budget or []), *(split_names(budgets) or [])],
+        folder, name, private=private, budgets=every,
         text=measured, base_model=base_model, license=license, dry_run=dry_run,
         progress=not quiet,
     )  # fmt: skip

@@ -44,7 +44,8 @@ def _option(name: str, default: Any) -> Parameter:
     extra = field.json_schema_extra
     metavar = str(extra["metavar"]) if isinstance(extra, dict) else _metavar(field.annotation)
     words = _FIELD.sub(lambda match: _flag(match[1]), field.description or "")
-    text = f"{words} [default: {default_text(default)}]"
+    # An empty list or mapping is no value that could be typed.
+    text = words if default in ([], {}) else f"{words} [default: {default_text(default)}]"
     return _parameter(name, field.annotation, metavar=metavar, help=text)
 
 

@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from bitstack.commands.early import check_container, check_inputs
 from bitstack.commands.shared import (
     Budgets,
     Container,
     Device,
+    Json,
     Limit,
     MaxTokens,
     Original,
@@ -20,6 +22,8 @@ from bitstack.commands.shared import (
     Window,
     silence_libraries,
     split_names,
+    writable,
+    write_result,
 )
 
 
@@ -29,6 +33,7 @@ def report(
         Path,
         typer.Option(
             metavar="FILE.html",
+            callback=writable("--output"),
             help="Web page to write; the same as .md and .json is written beside it.",
         ),
     ] = Path("report.html"),
@@ -41,6 +46,7 @@ def report(
     tasks: Tasks = None,
     tasks_folder: TasksFolder = None,
     limit: Limit = None,
+    json: Json = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -52,7 +58,9 @@ def report(
 
     Example: compress-model report out/small --text book.txt --output page.html
     """
-    silence_libraries()
+    check_container(folder, budgets=budget or ())
+    check_inputs(texts=[text], tasks_folder=tasks_folder)
+    silence_libraries(also_bitstack=quiet)
     from bitstack.metrics.report import collect, output_files, write_report
 
     output_files(output)  # a wrong name is refused before hours of measuring
@@ -62,5 +70,7 @@ def report(
         limit=limit, device=device, progress=not quiet,
     )  # fmt: skip
     for file in write_report(page, output):
-        if not quiet:
+        if not quiet and json != "-":
             typer.echo(f"wrote {file}")
+    if json:
+        write_result(json, page.to_json())

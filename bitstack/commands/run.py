@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bitstack.commands.early import check_model_there
 from bitstack.commands.shared import (
     STYLE,
     Json,
@@ -91,11 +92,17 @@ def run(
     Example: compress-model run MODEL --output out/small --calibration a.txt
     """
     from bitstack.commands.recipe_options import recipe_fields
-    from bitstack.recipe import load_recipe
+    from bitstack.container.output import check_output
+    from bitstack.original.documents import check_source
+    from bitstack.recipe import GENERAL, NO_TEXT, load_recipe
 
     if quiet:
         silence_bitstack()
     resolved = load_recipe(recipe, **recipe_fields(options))
+    check_output(output)
+    check_model_there(model)
+    if resolved.calibration not in (GENERAL, NO_TEXT):
+        check_source(resolved.calibration)
     silence_libraries(also_bitstack=quiet)
     if dry_run:
         _predict(model, output, resolved, gguf_file, time, json, quiet)
@@ -119,7 +126,7 @@ def run(
 @contextmanager
 def _told_how_to_go_on(output: Path) -> Iterator[None]:
     """Within it, an interrupt says how the run goes on, once there is something to go on from."""
-    from bitstack.container.journal import FOLDER
+    from bitstack.container.manifest import FOLDER
 
     try:
         yield

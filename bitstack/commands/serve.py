@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitstack.commands.shared import Budget, Device, Model, silence_libraries
+from bitstack.commands.early import check_inputs
+from bitstack.commands.numbers import size as parse_size
+from bitstack.commands.numbers import whole
+from bitstack.commands.shared import (
+    Budget,
+    Device,
+    Json,
+    Model,
+    Quiet,
+    silence_libraries,
+    write_result,
+)
 from bitstack.errors import UserError
+from bitstack.machine.extras import require
 
 if TYPE_CHECKING:
     from bitstack.live.opening import Opened
@@ -27,9 +39,10 @@ def serve(
         ),
     ] = False,
     keep_free: Annotated[
-        str | None,
+        int | None,
         typer.Option(
             metavar="SIZE",
+            parser=parse_size,
             help="Memory that --follow-memory keeps free, for example 500MB [default: 2GiB].",
         ),
     ] = None,
@@ -54,24 +67,26 @@ def serve(
         ),
     ] = 8,
     max_new_tokens: Annotated[
-        int, typer.Option(metavar="TOKENS", min=1, help="Most tokens a client may ask for.")
+        int, typer.Option(metavar="TOKENS", parser=whole, help="Most tokens a client may ask for.")
     ] = 4096,
+    json: Json = None,
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Serve a model to OpenAI clients, and change its size meanwhile.
 
     POST /v1/chat/completions, /v1/completions and /v1/responses answer as OpenAI does. GET /health
     tells the bytes in memory and the levels, and POST /budget with {"budget": "3bpw"} changes them
-    while requests run. Ctrl-C ends the server.
+    while requests run. With --json, address and bytes are written once it is served. Ctrl-C ends
+    the server.
 
     Example: compress-model serve out/small --budget 1.5GiB --follow-memory --keep-free 2GiB
     """
-    silence_libraries()
-    from bitstack.machine.extras import require
-
     if keep_free is not None and not follow_memory:
         raise UserError(f"--keep-free {keep_free}: give --follow-memory, too, which it belongs to")
     require("fastapi", "openai", "starlette", "uvicorn")
+    check_inputs(model, budgets=[budget])
+    silence_libraries(also_bitstack=quiet)
     from bitstack.serving.listening import bind
 
     bound = bind(host, port)  # before the model is loaded, which takes longer
@@ -89,7 +104,9 @@ def serve(
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
     listen(bound)
-    typer.echo("\n".join(_lines(service, opened, address(bound), host)), err=True)
+    if not quiet:
+        typer.echo("\n".join(_lines(service, opened, address(bound), host)), err=True)
+    write_result(json, {"url": f"{address(bound)}/v1", "model": name} | size.summary())
     try:
         serve_on(service, bound)
     finally:

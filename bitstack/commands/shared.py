@@ -4,15 +4,17 @@ torch, transformers and pydantic are never imported here, so that `--help` answe
 """
 
 import logging
+import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from bitstack.commands.numbers import size, whole
 from bitstack.errors import UserError
 
 _BUDGET = (
@@ -31,6 +33,7 @@ def window_option(at_most: int) -> Any:
     """The option `--window` of a command whose windows hold `at_most` tokens by default."""
     return typer.Option(
         metavar="TOKENS",
+        parser=whole,
         help="Length of the windows that the text is cut into, in tokens "
         f"[default: as many as the model reads, {at_most} at most].",
     )
@@ -74,6 +77,7 @@ Level = Annotated[
     int | None,
     typer.Option(
         metavar="J",
+        parser=whole,
         help="Load every matrix at level J (J bits per weight), instead of a "
         "--budget; for example 3.",
     ),
@@ -85,6 +89,7 @@ Stride = Annotated[
     int | None,
     typer.Option(
         metavar="TOKENS",
+        parser=whole,
         help="Distance between the starts of two windows, in tokens; less than the window gives "
         "every scored token more context and takes longer [default: the window].",
     ),
@@ -92,13 +97,25 @@ Stride = Annotated[
 MaxTokens = Annotated[
     int | None,
     typer.Option(
-        metavar="TOKENS", help="Measure on the first TOKENS tokens of the text, for example 20000."
+        metavar="TOKENS",
+        parser=whole,
+        help="Measure on the first TOKENS tokens of the text, for example 20k.",
     ),
 ]
 MaxBytes = Annotated[
     int | None,
     typer.Option(
-        metavar="BYTES", help="Measure on about the first BYTES bytes of the text, such as 500000."
+        metavar="BYTES",
+        parser=size,
+        help="Measure on about the first BYTES bytes of the text, such as 500kB.",
+    ),
+]
+MaxNewTokens = Annotated[
+    int,
+    typer.Option(
+        metavar="TOKENS",
+        parser=whole,
+        help="Most tokens of an answer, for example 200.",
     ),
 ]
 Tasks = Annotated[
@@ -118,7 +135,9 @@ TasksFolder = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Score the first N documents of each task only, for example 100."
+        metavar="N",
+        parser=whole,
+        help="Score the first N documents of each task only, for example 100.",
     ),
 ]
 Seed = Annotated[
@@ -142,28 +161,35 @@ DrawSeed = Annotated[
     ),
 ]
 Device = Annotated[
-    str,
+    Literal["auto", "cpu", "cuda"],
     typer.Option(
-        metavar="[auto|cpu|cuda]",
         help="Where the model runs; auto takes a GPU if there is one.",
     ),
 ]
 
 
-def _writable_json(target: str | None) -> str | None:
-    """Refuses a file that could not be written, before the work is done."""
-    if target not in (None, "-"):
-        from bitstack.machine.files import check_target
+def writable(option: str) -> Callable[[Any], Any]:
+    """Returns the callback that refuses a file that could not be written, before the work is done.
 
-        check_target(str(target), option="--json")
-    return target
+    Args:
+        option: The option that names the file.
+    """
+
+    def check(target: Any) -> Any:
+        if target is not None and str(target) != "-":
+            from bitstack.machine.files import check_target
+
+            check_target(str(target), option=option)
+        return target
+
+    return check
 
 
 Json = Annotated[
     str | None,
     typer.Option(
         "--json",
-        callback=_writable_json,
+        callback=writable("--json"),
         metavar="FILE",
         help="Also write the result to FILE as JSON; - writes it to stdout and prints no table.",
     ),
@@ -249,22 +275,33 @@ def silence_bitstack() -> None:
     logging.getLogger("bitstack").setLevel(logging.ERROR)
 
 
-def silence_libraries(*, also_bitstack: bool = False) -> None:
-    """Hides progress bars and warnings of transformers and huggingface_hub.
+def silence_warnings(*, also_bitstack: bool = False) -> None:
+    """Hides Python's warnings, without importing anything; `also_bitstack` hides bitstack's, too.
 
-    They would stand between the lines of a command. With `also_bitstack`, the warnings of bitstack
-    and the bars of downloads are hidden too.
+    Where a library is imported later after all, it hides its own.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
     if also_bitstack:
-        from huggingface_hub.utils import disable_progress_bars
-
-        disable_progress_bars()
         silence_bitstack()
+
+
+def silence_libraries(*, also_bitstack: bool = False) -> None:
+    """Imports transformers, and hides its progress bars and warnings and those of huggingface_hub.
+
+    They would stand between the lines of a command. With `also_bitstack`, the warnings of bitstack
+    and the bars of downloads are hidden too. Takes seconds: see `commands.early` for what is said
+    before.
+    """
+    silence_warnings(also_bitstack=also_bitstack)
+    from huggingface_hub.utils import enable_progress_bars
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
     hub_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # and with it those of downloads
+    if not also_bitstack:
+        enable_progress_bars()

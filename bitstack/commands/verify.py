@@ -2,6 +2,7 @@
 
 import typer
 
+from bitstack.commands.early import check_model_there
 from bitstack.commands.shared import Container, Json, Quiet, silence_libraries, write_result
 
 
@@ -13,6 +14,7 @@ def verify(folder: Container, json: Json = None, quiet: Quiet = False) -> None:
 
     Example: compress-model verify out/small
     """
+    check_model_there(folder)
     silence_libraries(also_bitstack=quiet)
     from bitstack.commands.tables import verified_lines
     from bitstack.container.verification import verify

@@ -10,7 +10,6 @@ import logging
 import time
 
 import torch
-from tqdm import tqdm
 
 from bitstack.compression.against_rounding import warning
 from bitstack.compression.clock import poorest
@@ -19,6 +18,7 @@ from bitstack.compression.job import Job
 from bitstack.compression.layer_statistics import LayerStatistics, Statistics
 from bitstack.compression.matrix_pool import MatrixPool, MatrixTask
 from bitstack.machine.allocator import give_back
+from bitstack.machine.progress import SHARE, Bar, bar
 from bitstack.machine.workers import shares
 from bitstack.original.matrix import Matrix
 
@@ -42,7 +42,7 @@ class DecomposeStage:
         self.statistics = LayerStatistics(job)
         self.runner = self.statistics.runner
         self._own_keys = self._share()
-        self._bar: tqdm
+        self._bar: Bar
         self._late = False  # whether the clock has run out: what is left is done in fewer passes
         self._start = self._todo = self._done = 0.0
         self._pool: MatrixPool
@@ -53,10 +53,9 @@ class DecomposeStage:
         self._start = time.perf_counter()
         todo = [m for m in self.job.matrices if self._is_own(m)]
         self._todo = sum(map(self._cost, todo))
-        self._bar = tqdm(
-            total=self._todo, desc="decompose", bar_format=_BAR,
-            disable=not self.job.progress or None,
-        )  # fmt: skip
+        self._bar = bar(
+            desc="decompose", show=self.job.progress, total=self._todo, unit=SHARE, bar_format=_BAR
+        )
         with self._bar, torch.no_grad(), MatrixPool(self.runner.device) as self._pool:
             for index in range(first, len(self.runner)):
                 self._decompose_layer(index)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from bitstack.compression.clock import describe, fit, predict
 from bitstack.compression.costs import measure_speed, predict_seconds
-from bitstack.compression.inputs import existing_folder, open_inputs, tell_remarks
+from bitstack.compression.inputs import open_inputs, tell_remarks
 from bitstack.machine.free_memory import memory_room
+from bitstack.machine.new_folder import existing_folder
 from bitstack.original.hub_cache import locate
 from bitstack.recipe import Recipe
 

@@ -6,7 +6,6 @@ a run; see `compression.job`.
 
 import difflib
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +14,12 @@ from pathlib import Path
 from bitstack.calibration.windows import CalibrationText, read_text
 from bitstack.compression.costs import peak_memory
 from bitstack.container.blocks import StackSpec
-from bitstack.container.journal import FOLDER
-from bitstack.container.manifest import MANIFEST
+from bitstack.container.manifest import FOLDER
+from bitstack.container.output import check_output
 from bitstack.errors import UserError
 from bitstack.machine.device import pick_device
 from bitstack.machine.free_memory import memory_room
+from bitstack.machine.new_folder import existing_folder
 from bitstack.machine.sizes import format_bytes
 from bitstack.ordering.reference import BYTES_PER_TOKEN, KEPT_TOKENS
 from bitstack.original.config_facts import width
@@ -115,6 +115,7 @@ def open_inputs(model: str | Path | Located, output: str | Path, recipe: Recipe)
         UserError: for input that cannot be used, an output folder that is taken, or too little
             disk or memory.
     """
+    check_output(output)
     source = open_source(model)
     text = read_text(source, recipe)
     matrices = _find_recipe_matrices(source, recipe)
@@ -122,7 +123,6 @@ def open_inputs(model: str | Path | Located, output: str | Path, recipe: Recipe)
     if any(m.kind == "expert" for m in matrices):
         source.model.set_experts_implementation("eager")  # one expert's product at a time
     inputs = Inputs(source, recipe, Path(output), text, matrices, dense)
-    _check_output(inputs.folder)
     _check_room(inputs)
     return inputs
 
@@ -137,11 +137,6 @@ def stack_spec(matrix: Matrix, recipe: Recipe) -> StackSpec:
     """Returns the shape of the stack of a matrix under `recipe`, the recipe of this matrix."""
     rank = min(recipe.rank, matrix.rows, matrix.columns) if recipe.method == "signs" else 0
     return StackSpec(recipe.method, matrix.rows, matrix.columns, recipe.blocks, rank, recipe.ends)
-
-
-def existing_folder(folder: Path) -> Path:
-    """Returns the folder, or the nearest above it that exists."""
-    return next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
 
 
 def _find_recipe_matrices(source: Source, recipe: Recipe) -> list[Matrix]:
@@ -172,25 +167,6 @@ def _find_recipe_matrices(source: Source, recipe: Recipe) -> list[Matrix]:
         raise UserError(f"recipe {recipe.name}: nothing is left to decompose")
     parted = recipe.method == "codes" and recipe.calibration != NO_TEXT
     return in_parts(kept) if parted else kept
-
-
-def _check_output(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder}: is a file; name a folder")
-    if (folder / MANIFEST).exists() and not (folder / FOLDER).is_dir():
-        raise holds_container(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / FOLDER).is_dir():
-        raise UserError(f"--output {folder}: is not empty; name a new folder")
-    if not os.access(existing_folder(folder), os.W_OK | os.X_OK):
-        raise UserError(
-            f"--output {folder}: cannot write (permission denied); name a folder that you may "
-            "write to"
-        )
-
-
-def holds_container(folder: Path) -> UserError:
-    """Returns the error for an output that is a finished container."""
-    return UserError(f"--output {folder}: already holds a container; name another folder")
 
 
 def _check_room(inputs: Inputs) -> None:

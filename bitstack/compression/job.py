@@ -20,15 +20,15 @@ from bitstack.compression.fingerprint import fingerprint
 from bitstack.compression.inputs import (
     BATCH_TOKENS,
     Inputs,
-    holds_container,
     open_inputs,
     stack_spec,
     tell_remarks,
 )
 from bitstack.container.budget import Budgets
 from bitstack.container.entries import StackEntry
-from bitstack.container.journal import FOLDER, Journal, recorded_fingerprint, remove_work
-from bitstack.container.manifest import MANIFEST
+from bitstack.container.journal import Journal, recorded_fingerprint, remove_work
+from bitstack.container.manifest import FOLDER, MANIFEST
+from bitstack.container.output import holds_container
 from bitstack.machine.folder_lock import FolderLock
 from bitstack.machine.workers import Workers
 from bitstack.original.hub_cache import Located

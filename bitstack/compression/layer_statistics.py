@@ -153,11 +153,17 @@ class LayerStatistics:
         workers = self.job.workers
         if _FISHER in self.journal:
             own = [*range(len(self.runner.windows))][workers.rank :: workers.count]
-            spill_states(self.runner, self._spill, own)  # does nothing unless some were lost
+            # Does nothing unless some were lost.
+            spill_states(self.runner, self._spill, own, show=self.job.progress)
             workers.wait("states")
         else:
             fisher = measure_fisher(
-                self.runner, self.job.matrices, self._spill, seed=self.recipe.seed, workers=workers
+                self.runner,
+                self.job.matrices,
+                self._spill,
+                seed=self.recipe.seed,
+                workers=workers,
+                show=self.job.progress,
             )
             if workers.rank == 0:
                 tensors = {f"~{name}": rows for name, rows in fisher.rows.items()}

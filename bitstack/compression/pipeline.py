@@ -18,9 +18,8 @@ from bitstack.compression.order_stage import choose_order
 from bitstack.compression.tune_stage import tune
 from bitstack.container.blocks import tensor_order
 from bitstack.container.entries import DenseEntry
-from bitstack.container.journal import FOLDER
 from bitstack.container.kv_cache import kv_cache
-from bitstack.container.manifest import MANIFEST, Manifest
+from bitstack.container.manifest import FOLDER, MANIFEST, Manifest
 from bitstack.container.shards import write_shards
 from bitstack.container.small_files import RECIPE, sums_of
 from bitstack.errors import UserError

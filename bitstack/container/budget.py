@@ -7,6 +7,7 @@ Pure arithmetic over the sizes of a stacked model. Does not read the sizes and t
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fractions import Fraction
 from math import ceil
 from typing import Literal
@@ -18,6 +19,8 @@ from bitstack.errors import UserError
 from bitstack.machine.sizes import UNITS, format_bytes, parse_bytes
 
 FLOOR, EVERYTHING = "floor", "everything"  # budgets that are words: the smallest, the whole model
+WORDS = (FLOOR, EVERYTHING)
+_NUMBER = re.compile(r"\d+\.?\d*|\.\d+", re.ASCII)
 _LIKELY_BITS = re.compile(r"([1-9]|1[0-6])(\.\d+)?", re.ASCII)  # nobody means so few bytes
 _RELATIVE = re.compile(r"(\d+\.?\d*|\.\d+)\s*(%|[Bb][Pp][Ww])", re.ASCII)
 
@@ -63,12 +66,37 @@ def parse_budget(text: str | int) -> Budget:
         return Budget(Fraction(number), "bpw", text)
     if not _LIKELY_BITS.fullmatch(text) and (size := parse_bytes(text)) is not None:
         return Budget(size, "bytes", text)
-    meant = f"did you mean {text}bpw? " if _LIKELY_BITS.fullmatch(text) else ""
     raise UserError(
-        f"budget {text!r} is not understood; {meant}allowed: a number with {', '.join(UNITS)}, a "
-        "whole number of bytes, N% of the original's bytes, or Nbpw for mean bits per decomposed "
-        "weight; for example 800MB, 1.5GiB, 50%, 2.5bpw, floor or everything"
+        f"budget {text!r} is not understood; {_meant(text)}allowed: a number with "
+        f"{', '.join(UNITS)}, a whole number of bytes, N% of the original's bytes, Nbpw for mean "
+        f"bits per compressed weight, {FLOOR} (the smallest model) or {EVERYTHING}; for example "
+        "800MB, 1.5GiB, 50%, 2.5bpw"
     )
+
+
+def _meant(text: str) -> str:
+    """A question about what was probably meant."""
+    if _NUMBER.fullmatch(text):
+        return f"did you mean {text}bpw ({text} bits a weight) or {text}GiB? "
+    if near := get_close_matches(text.lower(), WORDS, n=1):
+        return f"did you mean {near[0]}? "
+    return ""
+
+
+def as_word(budget: str | int | Budget) -> str | None:
+    """Returns the one of `WORDS` that a budget is; None where it is none."""
+    word = budget.strip().lower() if isinstance(budget, str) else None
+    return word if word in WORDS else None
+
+
+def check_budget(text: str) -> None:
+    """Checks that a budget is one of `WORDS` or what `parse_budget` takes.
+
+    Raises:
+        UserError: It is not.
+    """
+    if as_word(text) is None:
+        parse_budget(text)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,12 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bitstack.container.manifest import FOLDER
 from bitstack.errors import UserError
 from bitstack.machine.files import disk_errors, publish, reading_errors, unreadable
 from bitstack.machine.folder_lock import LOCK
 from bitstack.machine.json_file import parse_json
 
-FOLDER = ".work"
 _RUN = "run.json"  # whose work the folder holds; the last file to go
 
 

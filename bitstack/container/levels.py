@@ -3,7 +3,7 @@
 Reads a manifest, never a tensor. Does not do the arithmetic; see `container.budget`.
 """
 
-from bitstack.container.budget import EVERYTHING, FLOOR, Budget, parse_budget
+from bitstack.container.budget import EVERYTHING, FLOOR, Budget, as_word, parse_budget
 from bitstack.container.manifest import Manifest
 from bitstack.errors import UserError
 
@@ -40,9 +40,9 @@ def budget_bytes(manifest: Manifest, budget: str | int | Budget) -> int:
     Raises:
         UserError: The budget is not understood.
     """
-    words = {FLOOR: manifest.budgets.floor_bytes, EVERYTHING: manifest.budgets.total_bytes}
-    if isinstance(budget, str) and (size := words.get(budget.strip().lower())) is not None:
-        return size
+    if word := as_word(budget):
+        sizes = {FLOOR: manifest.budgets.floor_bytes, EVERYTHING: manifest.budgets.total_bytes}
+        return sizes[word]
     parsed = budget if isinstance(budget, Budget) else parse_budget(budget)
     return parsed.to_bytes(
         original_bytes=manifest.original_bytes,

@@ -39,6 +39,7 @@ from bitstack.machine.json_file import parse_json, read_bytes, reason_of
 from bitstack.machine.plain_files import plain_file
 
 MANIFEST = "bitstack.json"
+FOLDER = ".work"  # of an unfinished run; see `container.journal`
 # 2: stacks whose upper levels have planes of their own; 3: any number of chains; 4: rotated inputs;
 # 5: outliers; 6: embedding and head in parts of some rows; 7: checksums; 8: KV cache
 FORMAT = 8

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from bitstack.container.entries import ShardEntry
 from bitstack.container.manifest import INDEX, MANIFEST, Manifest, read_manifest
 from bitstack.container.placement import read_index
@@ -19,6 +17,7 @@ from bitstack.container.skeleton_of import skeleton_of
 from bitstack.container.small_files import CONFIG, check_sums, fault_of
 from bitstack.errors import UserError
 from bitstack.machine.json_file import reason_of
+from bitstack.machine.progress import bar
 from bitstack.original.hub_cache import Located, locate
 
 _SHARDS = "model.bitstack-*.safetensors"
@@ -112,7 +111,7 @@ def _verify(place: Located, manifest: Manifest, reader: BlockReader, progress: b
     folder = place.folder
     faults = [*_small_faults(folder, manifest), *_index_faults(folder, manifest, reader)]
     read = 0
-    shards = tqdm(manifest.shards, desc="verify", disable=None if progress else True)
+    shards = bar(manifest.shards, desc="verify", show=progress, unit="file")
     for shard in shards:
         found = [*_shard_faults(folder, shard, reader)]
         read += sum(placed.shard is shard for placed in reader.placed.values())

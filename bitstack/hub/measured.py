@@ -11,8 +11,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from bitstack.container.budget import EVERYTHING, FLOOR, Budget, parse_budget
 from bitstack.container.manifest import MANIFEST, Manifest
 from bitstack.container.planning import PlanRow, plan
@@ -22,6 +20,7 @@ from bitstack.live.opening import open_model
 from bitstack.machine.files import write_json
 from bitstack.machine.json_file import read_json
 from bitstack.machine.plain_files import plain_file
+from bitstack.machine.progress import bar
 from bitstack.metrics.loss.evaluation import Evaluation, score
 from bitstack.original.source import load_tokenizer
 from bitstack.original.text import Tokens, token_ids
@@ -124,7 +123,7 @@ def _scores(
     keys = [ORIGINAL] if text.original else []
     keys += [str(row.resident_bytes) for row in planned]
     missing = [key for key in dict.fromkeys(keys) if key not in scores]
-    for key in tqdm(missing, desc="measure", disable=None if progress else True):
+    for key in bar(missing, desc="measure", show=progress):
         scores[key] = _score(folder, key, text, tokens)
         measured = {name: scored.to_json() for name, scored in scores.items()}
         write_json(folder / EVALUATIONS, {"asked": settings, "measured": measured})

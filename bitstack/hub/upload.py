@@ -27,7 +27,6 @@ from huggingface_hub.utils import (
     disable_progress_bars,
     enable_progress_bars,
 )
-from tqdm import tqdm
 
 from bitstack.container.budget import Budget
 from bitstack.container.manifest import INDEX, MANIFEST, Manifest, read_manifest
@@ -38,6 +37,7 @@ from bitstack.errors import UserError
 from bitstack.hub.card import CARD, MARK, PICTURE, Subject, draw, render
 from bitstack.hub.measured import EVALUATIONS, Row, Text, budget_rows
 from bitstack.machine.extras import require
+from bitstack.machine.progress import bar
 from bitstack.original.file_names import files_beside
 from bitstack.original.hub_cache import LOG_IN, hub_errors, is_name
 
@@ -207,7 +207,7 @@ def _upload(
     with hub_errors(f"{name}: cannot be pushed"), _bars(progress):
         held = api.list_repo_files(name)
         removed = sorted(file for file in held if fnmatch(file, _SHARDS) and file not in files)
-        for each in tqdm(_large(added), desc="upload", disable=None if progress else True):
+        for each in bar(_large(added), desc="upload", show=progress, unit="file"):
             api.preupload_lfs_files(name, [each], free_memory=False)
         done = api.create_commit(
             name,

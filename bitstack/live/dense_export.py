@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers.core_model_loading import revert_weight_conversion
 
 from bitstack.container.budget import Budget
@@ -23,6 +22,8 @@ from bitstack.container.shards import Reader, grouped, write_files, write_index
 from bitstack.container.skeleton_of import skeleton_of
 from bitstack.errors import UserError
 from bitstack.machine.files import disk_errors
+from bitstack.machine.new_folder import check_new_folder, existing_folder
+from bitstack.machine.progress import bar
 from bitstack.machine.sizes import format_bytes
 from bitstack.nn import Stack
 from bitstack.nn.assemble import tensor_reader
@@ -68,13 +69,15 @@ def export(
         >>> folder = bitstack.export("my-container", "dense-model", budget="50%")
         >>> model = AutoModelForCausalLM.from_pretrained(folder)
     """
-    place, target = locate(path), Path(output)
+    target = Path(output)
+    check_new_folder(target)
+    place = locate(path)
     folder = place.folder
     manifest, levels, reader = open_container(place, budget, level)
     model = skeleton_of(folder, manifest)
     tensors = _stored_tensors(model)
     total = sum(t.numel() * t.element_size() for t in tensors.values())
-    _check_output(target, total)
+    _check_room(target, total)
     partial = target.with_name(f".{target.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -132,7 +135,7 @@ def _by_layer(model: Any, source: _DenseReader, progress: bool) -> Iterator[tupl
     groups: dict[int | None, list[str]] = defaultdict(list)
     for name in source.shapes:
         groups[layer_of(name, layers)].append(name)
-    for names in tqdm(groups.values(), desc="export", disable=None if progress else True):
+    for names in bar(groups.values(), desc="export", show=progress, unit="layer"):
         state = {name: source.get(name) for name in names}
         for name, tensor in revert_weight_conversion(model, state).items():
             yield name, tensor.contiguous()
@@ -154,11 +157,8 @@ def _write_beside(folder: Path, container: Path, model: Any, dtype: str) -> None
     copy_beside(container, folder)
 
 
-def _check_output(target: Path, needed: int) -> None:
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UserError(f"--output {target}: already there; name a new folder")
-    parent = next(p for p in target.absolute().parents if p.is_dir())
-    free = shutil.disk_usage(parent).free
+def _check_room(target: Path, needed: int) -> None:
+    free = shutil.disk_usage(existing_folder(target)).free
     if free < needed:
         raise UserError(
             f"--output {target}: the dense model takes {format_bytes(needed)}, but "

@@ -10,10 +10,9 @@ from typing import Any
 from transformers import AutoModelForCausalLM
 
 from bitstack.container.budget import Budget
-from bitstack.container.journal import FOLDER
 from bitstack.container.levels import budget_bytes
-from bitstack.container.manifest import MANIFEST
-from bitstack.container.small_files import check_sums, read_config, tokenizer_files
+from bitstack.container.recognition import is_container
+from bitstack.container.small_files import check_sums, tokenizer_files
 from bitstack.errors import UserError
 from bitstack.live.loading import load_located
 from bitstack.machine.device import pick_device
@@ -33,14 +32,6 @@ class Opened:
     original_bytes: int
     bits_per_weight: float  # of a decomposed weight; of every weight in an original model
     parameters: int  # of the original model, tied ones once
-
-
-def is_container(path: str | Path) -> bool:
-    """Returns whether a folder is a container, be it a finished one, unfinished or damaged."""
-    folder = Path(path)
-    return (
-        (folder / MANIFEST).is_file() or (folder / FOLDER).is_dir() or _config_of_container(folder)
-    )
 
 
 def open_model(
@@ -113,11 +104,3 @@ def _refuse_budget(path: str | Path, place: Located) -> None:
         f"{path}: an original model takes no budget or level; compress it first with "
         f"`compress-model run {path} --output DIR` and name that folder"
     )
-
-
-def _config_of_container(folder: Path) -> bool:
-    """Recognises a container that lost its manifest by its config.json."""
-    try:
-        return read_config(folder)["quantization_config"]["quant_method"] == "bitstack"
-    except (UserError, KeyError, TypeError):
-        return False

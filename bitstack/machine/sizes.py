@@ -1,5 +1,6 @@
-"""Reads sizes in bytes as people write them, and writes them as people read them."""
+"""Reads sizes in bytes and counts as people write them, and writes sizes as people read them."""
 
+import math
 import re
 from fractions import Fraction
 
@@ -10,6 +11,8 @@ UNITS = (
     | {f"{prefix.upper()}iB": 1024**i for i, prefix in enumerate(PREFIXES, start=1)}
 )
 _UNITS = {unit.lower(): size for unit, size in UNITS.items()}
+_COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+_COUNT = re.compile(r"(\d+\.?\d*(?:e\+?\d+)?|\.\d+)\s*([kmbt]?)", re.ASCII | re.IGNORECASE)
 _SIZE = re.compile(r"(\d+\.?\d*|\.\d+)\s*([A-Za-z]*)", re.ASCII)
 
 
@@ -27,6 +30,20 @@ def parse_bytes(text: str) -> Fraction | None:
         size = _UNITS.get(unit.lower())
         return None if size is None else Fraction(number) * size
     return Fraction(number) if number.isdecimal() else None
+
+
+def parse_count(text: str) -> float | None:
+    """Returns the number that a text such as `350M`, `1.5B`, `20k`, `350e6` or `1000` names.
+
+    K, M, B and T, of any case, are thousands, millions, billions (10^9) and trillions. For any
+    other text, and for what is not above 0, the result is None.
+    """
+    match = _COUNT.fullmatch(text.strip())
+    if match is None:
+        return None
+    number, letter = match.groups()
+    count = float(number) * _COUNTS[letter.lower()]
+    return count if 0 < count < math.inf else None
 
 
 def format_bytes(size: int) -> str:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from tqdm import tqdm
+from bitstack.machine.progress import bar
 
 Measure = Callable[[list[int]], float]  # level of every stack -> nats per token
 PROBED_LEVELS = 3  # levels of every role that are measured; above, the loss is as good as quadratic
@@ -64,7 +64,7 @@ def corrected_by_role(
     base = measure(tops)
     result = [list(own) for own in losses]
     levels = range(1, PROBED_LEVELS + 1)
-    with tqdm(total=len(levels) * len(set(roles)), desc="order", disable=not show or None) as bar:
+    with bar(desc="order", show=show, total=len(levels) * len(set(roles))) as shown:
         for role in sorted(set(roles)):
             members = [i for i, r in enumerate(roles) if r == role]
             factor = 1.0
@@ -78,7 +78,7 @@ def corrected_by_role(
                     # The highest measured level speaks for those above it.
                     above = slice(level - 1, None if level == levels[-1] else level)
                     result[i][above] = [loss * factor for loss in losses[i][above]]
-                bar.update()
+                shown.update()
     return result
 
 
@@ -120,7 +120,7 @@ def best_path(paths: Sequence[list[list[int]]], measure: Measure, *, show: bool 
         return 0
     log_losses: dict[tuple[int, ...], float] = {}
     distinct = {tuple(levels) for path in paths for levels in path}
-    for levels in tqdm(sorted(distinct), desc="orders", disable=not show or None):
+    for levels in bar(sorted(distinct), desc="orders", show=show):
         log_losses[levels] = math.log(max(measure(list(levels)), _LEAST_LOSS))
     means = [sum(log_losses[tuple(levels)] for levels in path) for path in paths]
     return means.index(min(means))
@@ -137,7 +137,7 @@ def perplexity_order(tops: Sequence[int], measure: Measure, *, show: bool = Fals
     """
     order: list[int] = []
     total = sum(top - 1 for top in tops)
-    with tqdm(total=total, desc="order", disable=None if show else True) as bar:
+    with bar(desc="order", show=show, total=total) as shown:
         for level in range(1, max(tops)):
             losses = []
             for index, top in enumerate(tops):
@@ -145,7 +145,7 @@ def perplexity_order(tops: Sequence[int], measure: Measure, *, show: bool = Fals
                     levels = [min(level, t) for t in tops]
                     levels[index] += 1
                     losses.append((measure(levels), index))
-                    bar.update()
+                    shown.update()
             order += [index for _, index in sorted(losses)]
     return order
 

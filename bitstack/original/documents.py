@@ -65,6 +65,16 @@ def read_documents(source: str, render: Render | None = None) -> Iterator[str]:
     return chain([first], documents)
 
 
+def check_source(source: str) -> None:
+    """Checks that the file or folder of a text source is there; data sets of the Hub are not asked.
+
+    Raises:
+        UserError: It is not.
+    """
+    if not source.startswith(HUB) and not _path_and_column(source)[0].exists():
+        raise UserError(f"text source {source!r} does not exist; give {FORMS}")
+
+
 def has_rows(source: str) -> bool:
     """Tells whether `source` has a document in each row: a JSON file or a data set.
 
@@ -81,8 +91,7 @@ def _documents(source: str, render: Render) -> Iterator[str]:
         return chain.from_iterable(
             _file(file, column, render, alone=False) for file in _text_files(path)
         )
-    if not path.exists():
-        raise UserError(f"text source {source!r} does not exist; give {FORMS}")
+    check_source(source)
     return _file(path, column, render)
 
 

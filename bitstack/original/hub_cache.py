@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
@@ -26,6 +25,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import tqdm
 
 from bitstack.errors import UserError, one_line
+from bitstack.machine.progress import LoggedBar
 from bitstack.original.file_names import BESIDE, TEMPLATES
 
 # Config, manifest and index, tokenizer, licence: all that is not weights.
@@ -113,6 +113,11 @@ def locate(
     return Located(folder, remote, gguf_file)
 
 
+def is_remote(path: str) -> bool:
+    """Tells whether a path is nothing here, but may be `owner/name[@revision]` on the Hub."""
+    return not Path(path).exists() and _NAME.fullmatch(path) is not None
+
+
 def name_in_cache(folder: Path) -> str | None:
     """Returns the name on the Hub of a folder in huggingface_hub's cache; None for another one."""
     parts = folder.absolute().parts
@@ -149,11 +154,8 @@ def _download(
         )
 
 
-class _Bar(tqdm):
-    """A progress bar that is not drawn where stderr is no terminal."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"disable": None} | kwargs)
+class _Bar(LoggedBar, tqdm):
+    """A progress bar in a terminal, lines elsewhere."""
 
 
 @contextmanager

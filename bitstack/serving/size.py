@@ -15,7 +15,7 @@ from bitstack.live.resident import Resident, resident_of
 class Size:
     """The size of one model. Its methods may be called from any thread."""
 
-    def __init__(self, opened: Opened, budget: str | None, keep_free: str | None) -> None:
+    def __init__(self, opened: Opened, budget: str | None, keep_free: str | int | None) -> None:
         """Begins to follow the free memory, if `keep_free` is given.
 
         Args:

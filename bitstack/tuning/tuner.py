@@ -17,10 +17,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.spill import Spill
+from bitstack.machine.progress import Bar, bar
 from bitstack.tuning.tuned_stack import Planes, TunedStack
 
 _LEAST_LOSS = 1e-9  # nats; below it a budget is as good as the original and has nothing to learn
@@ -70,14 +70,14 @@ class Tuner:
         steps = sum(phase.steps for phase in phases[done:])
         with (
             self.runner.outer_loaded(),
-            tqdm(total=steps, desc="tune", disable=not show or None) as bar,
+            bar(desc="tune", show=show, total=steps, unit="step") as shown,
         ):
             self._spill_targets()
             for index, phase in enumerate(phases[done:], start=done):
-                self._run_phase(phase, torch.Generator().manual_seed(self.seed + index), bar)
+                self._run_phase(phase, torch.Generator().manual_seed(self.seed + index), shown)
                 after_phase(index + 1)
 
-    def _run_phase(self, phase: Phase, generator: torch.Generator, bar: tqdm) -> None:
+    def _run_phase(self, phase: Phase, generator: torch.Generator, shown: Bar) -> None:
         """Adam for the scales, own steps for the codes; both rates fall along a cosine to zero."""
         batches = iter(_shuffled(len(self.runner.windows), phase.steps, generator))
         for stack, planes in zip(self.stacks, phase.planes, strict=True):
@@ -98,7 +98,7 @@ class Tuner:
             self._divergence(next(batches)).clamp_min(_LEAST_LOSS).log().backward()
             optimizer.step()
             schedule.step()
-            bar.update()
+            shown.update()
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """The scales that learn, by level, each with its rate. A level is half as far from the

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bitstack.container.recognition import is_container
 from bitstack.errors import UserError
-from bitstack.live.opening import Opened, is_container, open_model
+from bitstack.live.opening import Opened, open_model
 from bitstack.metrics.capacity.decode_speed import seconds_per_token
 from bitstack.metrics.capacity.flops import published_flops
 from bitstack.metrics.capacity.information_capacity import (
@@ -135,7 +136,7 @@ def _length(capacities: Sequence[InformationCapacity]) -> int:
     if len(lengths) > 1:
         raise UserError(
             f"--predict: the series was measured at {len(lengths)} lengths "
-            f"({', '.join(map(str, sorted(lengths)))} tokens); give one with --max-length"
+            f"({', '.join(map(str, sorted(lengths)))} tokens); give one with --window"
         )
     return lengths.pop()
 

@@ -15,7 +15,8 @@ from bitstack.errors import UserError
 from bitstack.live.opening import Opened
 from bitstack.machine.extras import require
 from bitstack.metrics.capacity.measured import opened_models
-from bitstack.metrics.density.capacity_density import Density, density, density_of_loss
+from bitstack.metrics.density.capacity_density import Density, density_of_loss
+from bitstack.metrics.density.known_score import Scored, by_score, check_one_measure
 from bitstack.metrics.density.law import DensityLaw
 from bitstack.metrics.density.law_file import named_law
 from bitstack.metrics.density.measured import law_density
@@ -29,20 +30,6 @@ from bitstack.metrics.loss.documents import read_texts
 from bitstack.metrics.statistics.bootstrap import standard_error
 from bitstack.metrics.tasks.runner import run_tasks, task_pairs
 from bitstack.metrics.tasks.scores import mean_accuracy
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A model and its density."""
-
-    model: str  # folder or Hub name, as given
-    budget_bytes: int | None  # None: no budget was given
-    density: Density
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns all fields in one object, those of `density` among them."""
-        return {"model": self.model, "budget_bytes": self.budget_bytes} | asdict(self.density)
-
 
 Measure = Callable[[Opened], Density]
 
@@ -63,18 +50,6 @@ def score_models(
         Scored(name, opened.budget_bytes, measure(opened))
         for name, opened in opened_models(paths, budgets, device)
     ]
-
-
-def by_score(law: DensityLaw, score: float, error: float = 0.0, *, seed: int = 0) -> Measure:
-    """Returns the measure of density from a score that is known, with its standard error."""
-    return lambda opened: density(
-        law,
-        score=score,
-        score_error=error,
-        parameters=opened.parameters,
-        stored_bytes=opened.resident_bytes,
-        seed=seed,
-    )
 
 
 def by_tasks(
@@ -226,8 +201,7 @@ def choose_measure(
     Raises:
         UserError: not exactly one of `score`, `tasks`, `text` and `pairs` is given.
     """
-    if sum(one is not None for one in (score, tasks, text, pairs)) != 1:
-        raise UserError("give one of --score, --tasks, --text and --pairs: what density goes by")
+    check_one_measure(score=score, tasks=tasks, text=text, pairs=pairs)
     used = named_law(law)
     if score is not None:
         return by_score(used, score, score_error, seed=seed)

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
+from bitstack.machine.progress import bar
 from bitstack.metrics.loss.documents import check_tokenizers, encode, vocabulary_size
 from bitstack.metrics.loss.sequence_loss import forward
 from bitstack.metrics.statistics.bootstrap import Interval, bootstrap
@@ -169,7 +169,7 @@ def _compare(
     order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i]))
     batches = _batches(order, pieces)
     figures, unit, position, target = [], [], [], []
-    for batch in tqdm(batches, desc="comparing", disable=None if progress else True):
+    for batch in bar(batches, desc="comparing", show=progress):
         ids = torch.tensor([pieces[i] for i in batch])
         figures.append(_token_figures(teacher, student, ids, vocabulary).double().cpu().numpy())
         count = ids.shape[1] - 1

@@ -68,7 +68,9 @@ def best_teacher(
     if law != "scratch":
         raise UserError(f"law {law!r} is neither 'pruned' nor 'scratch'")
     if tokens is None:
-        raise UserError("law 'scratch' depends on the student's training tokens; give --tokens")
+        raise UserError(
+            "law 'scratch' depends on the student's training tokens; give --training-tokens"
+        )
     return scratch_teacher(student, tokens)
 
 

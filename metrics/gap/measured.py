@@ -6,8 +6,9 @@ Does not compare the models itself; see `metrics.gap.capacity_gap`.
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bitstack.container.recognition import is_container
 from bitstack.errors import UserError
-from bitstack.live.opening import is_container, open_model
+from bitstack.live.opening import open_model
 from bitstack.metrics.gap.capacity_gap import CapacityGap, capacity_gap
 from bitstack.metrics.loss.documents import read_texts, texts_sha256
 from bitstack.original.hub_cache import locate

@@ -9,10 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from bitstack.errors import UserError
 from bitstack.live.loading import load
+from bitstack.machine.device import pick_device
+from bitstack.machine.progress import bar
 from bitstack.metrics.loss.perplexity import perplexity
 from bitstack.original.source import load_tokenizer
 from bitstack.original.text import token_ids
@@ -54,7 +54,7 @@ def check_order(
     step: float = 0.01,
     window: int | None = None,
     max_tokens: int | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     progress: bool = False,
 ) -> OrderCheck:
     """Measures the loss of a container on `text` at stops along its order.
@@ -66,7 +66,7 @@ def check_order(
             about 110 stops while a model grows to three times its size.
         window: Tokens of a forward pass; None for the model's positions, at most 2048.
         max_tokens: Use only the first tokens of the text; None uses all.
-        device: "cpu" or "cuda".
+        device: "auto", "cpu" or "cuda".
         progress: Show a progress bar.
 
     Raises:
@@ -75,11 +75,11 @@ def check_order(
     """
     if not 0 < step < 1:
         raise UserError(f"--step {step}: a share of the bytes between 0 and 1 is needed, as 0.01")
-    model: Any = load(folder, device=device)
+    model: Any = load(folder, device=pick_device(device))
     tokens = token_ids(text, load_tokenizer(model.bitstack.folder), max_tokens=max_tokens)
     stops = []
     measured = None
-    for size in tqdm(_sizes(model, step), desc="order", disable=None if progress else True):
+    for size in bar(_sizes(model, step), desc="order", show=progress):
         model.bitstack.resize(size)
         measured = perplexity(model, tokens, window=window)
         stops.append(Stop(model.bitstack.resident_bytes, measured.nll_per_token))

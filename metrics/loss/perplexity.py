@@ -13,11 +13,11 @@ from itertools import chain
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from bitstack.errors import UserError
 from bitstack.machine.gathering import gathered, process_group
+from bitstack.machine.progress import bar
 from bitstack.machine.workers import processes
 from bitstack.original.first_tokens import beginning_with
 from bitstack.original.model_limits import positions
@@ -90,8 +90,8 @@ def perplexity(
     model.eval()
     try:
         own = list(enumerate(batches))[rank::count]
-        for batch, (starts, length, fresh) in tqdm(
-            own, desc="perplexity", unit="batch", disable=None if progress and not rank else True
+        for batch, (starts, length, fresh) in bar(
+            own, desc="perplexity", show=progress and not rank
         ):
             losses = _losses(model, _gather(tokens, starts, length), fresh)
             sums.append((batch, float(losses.double().sum()), len(losses)))

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from bitstack.errors import UserError
+from bitstack.machine.progress import bar
 from bitstack.original.model_limits import check_ids, positions
 
 BATCH_TOKENS = 4096  # tokens of one forward pass, padding included
@@ -69,7 +69,7 @@ def sequence_losses(
     model.eval()
     try:
         batches = list(_batches(sequences, scored, batch_tokens))
-        for batch in tqdm(batches, desc="scoring", disable=None if progress else True):
+        for batch in bar(batches, desc="scoring", show=progress):
             ids, mask = _padded([sequences[i] for i in batch], [prompts[i] for i in batch])
             losses = token_losses(model, ids, mask, vocabulary)
             owner = torch.arange(len(batch))[:, None].expand_as(mask)[mask]

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bitstack.container.budget import Budget
+from bitstack.container.recognition import is_container
 from bitstack.errors import UserError
-from bitstack.live.opening import Opened, is_container, open_model
+from bitstack.live.opening import Opened, open_model
 from bitstack.metrics.capacity.information_capacity import InformationCapacity, by_bytes, faithful
 from bitstack.metrics.density.capacity_density import Density
 from bitstack.metrics.density.law import DensityLaw

@@ -11,8 +11,8 @@ from pathlib import Path
 from bitstack.container.budget import Budget
 from bitstack.container.manifest import Manifest, read_manifest
 from bitstack.container.planning import plan
+from bitstack.container.recognition import is_container
 from bitstack.errors import UserError
-from bitstack.live.opening import is_container
 from bitstack.machine.device import pick_device
 from bitstack.machine.extras import require
 from bitstack.metrics.report.along_curve import metrics_along_curve

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from bitstack.kernels import which
 from bitstack.live.opening import Opened, open_model
 from bitstack.machine.device import pick_device
+from bitstack.machine.progress import bar
 from bitstack.metrics.capacity.decode_speed import seconds_per_token
 from bitstack.metrics.loss.evaluation import score
 from bitstack.metrics.report.data import Measured, Tasks
@@ -48,10 +48,10 @@ def measure_all(models: Sequence[Model], settings: Settings) -> list[Measured]:
     Raises:
         UserError: a model, the text or a task cannot be used.
     """
-    bar = tqdm(models, desc="report", disable=None if settings.progress else True)
+    shown = bar(models, desc="report", show=settings.progress)
     measured = []
-    for name, path, size in bar:
-        bar.set_postfix_str(name)
+    for name, path, size in shown:
+        shown.set_postfix_str(name)
         measured.append(_measure(path, size, settings))
     return measured
 

@@ -45,7 +45,7 @@ def test_the_same_answer_as_generate(chatty: Path) -> None:
     [
         ("/budget", "give a size"),
         ("/budget much", "not understood"),
-        ("/budget 3", "did you mean 3bpw?"),
+        ("/budget 3", "did you mean 3bpw (3 bits a weight) or 3GiB?"),
         ("/budget 10B", "below the floor"),
         ("/what", "no such command"),
     ],

@@ -108,12 +108,10 @@ def test_another_size_is_predicted(
     model: Path, pico_model: Callable[..., Path], text: Path
 ) -> None:
     other = pico_model("llama-untied")
-    arguments = ["information-capacity", model, "--text", text, "--max-length", 64]
+    arguments = ["information-capacity", model, "--text", text, "--window", 64]
     record = result(*arguments, "--predict", other)
     measured = result(*arguments)
-    flops = result("information-capacity", other, "--text", text, "--max-length", 64)[
-        "flops_per_token"
-    ]
+    flops = result("information-capacity", other, "--text", text, "--window", 64)["flops_per_token"]
     nll = measured["text_size"] - 27 - measured["information_capacity"] * math.log2(flops)
     assert record["prediction"]["nll"] == pytest.approx(nll)
     assert record["prediction"]["interval"]["low"] < nll < record["prediction"]["interval"]["high"]
@@ -130,7 +128,7 @@ def test_capacity_refuses(
     assert "--bias" in fails(*command, "--text", text, "--variant", "bytes", "--bias", 1)
     assert "bias is nan" in fails(*command, "--text", text, "--bias", "nan")
     assert "--denominator" in fails(*command, "--text", text, "--denominator", "bytes")
-    assert "neither" in fails(*command, "--text", text, "--variant", "best")
+    assert "not one of 'faithful'" in fails(*command, "--text", text, "--variant", "best")
     assert "takes no budget" in fails(*command, "--text", text, "--budget", "50%")
     gpt = pico_model("gpt-2")
     assert "use the variant 'bytes'" in fails("information-capacity", gpt, "--text", text)
@@ -244,9 +242,9 @@ def test_density_refuses(law: Path, model: Path, text: Path, write: Callable[...
     assert "at most 1" in fails("density", "fit", above, *output)
     series_file = write("series.json", series())
     nowhere = ["--output", text.parent / "none" / "law.json"]
-    assert "cannot be written" in fails("density", "fit", series_file, *nowhere)
-    bad = ["--reference-tokens", "nan"]
-    assert "reference tokens" in fails("density", "fit", series_file, *output, *bad)
+    assert "cannot write" in fails("density", "fit", series_file, *nowhere)
+    bad = ["--training-tokens", "nan"]
+    assert "no number above 0" in fails("density", "fit", series_file, *output, *bad)
     assert "give one of" in fails("density", "score", model, "--law", law)
     assert "from 0 to 1" in fails("density", "score", model, "--law", law, "--score", 2)
     assert "another tokenizer" in fails("density", "score", model, "--text", text)
@@ -290,14 +288,16 @@ def test_the_gap_of_a_container(model: Path, container: Path, text: Path) -> Non
 
 
 def test_the_best_teacher_by_both_laws() -> None:
-    record = result("gap", "teacher", "--student", 350e6)
+    record = result("gap", "teacher", "--student", "350M")
     assert record["teacher"] == pytest.approx(2.498 * 350e6 - 11.498e6)
-    scratch = result("gap", "teacher", "--student", 1e9, "--tokens", 2.5e11, "--law", "scratch")
+    scratch = result(
+        "gap", "teacher", "--student", 1e9, "--training-tokens", 2.5e11, "--law", "scratch"
+    )
     assert 8 <= scratch["ratio"] <= 15
     assert "times the student" in call("gap", "teacher", "--student", 350e6).stdout
-    assert "--tokens" in fails("gap", "teacher", "--student", 1e9, "--law", "scratch")
+    assert "--training-tokens" in fails("gap", "teacher", "--student", 1e9, "--law", "scratch")
     assert "above 0" in fails("gap", "teacher", "--student", "nan")
-    assert "neither" in fails("gap", "teacher", "--student", 1e9, "--law", "best")
+    assert "not one of 'pruned'" in fails("gap", "teacher", "--student", 1e9, "--law", "best")
 
 
 def test_the_line_through_own_runs(write: Callable[..., Path]) -> None:

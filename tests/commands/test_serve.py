@@ -118,10 +118,10 @@ def test_a_second_server_on_the_port(server: tuple[str, str], chatty: Path) -> N
         (["--port", "eighty"], "(given: 'eighty')"),
         (["--host", "192.0.2.1"], "host 192.0.2.1"),
         (["--parallel", "0"], "greater than or equal to 1"),
-        (["--max-new-tokens", "0"], "greater than or equal to 1"),
+        (["--max-new-tokens", "0"], "no whole number above 0"),
         (["--keep-free", "1GiB"], "give --follow-memory, too"),
-        (["--follow-memory", "--keep-free", "50%"], "must be bytes"),
-        (["--follow-memory", "--keep-free", "much"], "not understood"),
+        (["--follow-memory", "--keep-free", "50%"], "'50%' is no size above 0"),
+        (["--follow-memory", "--keep-free", "much"], "'much' is no size above 0"),
     ],
 )
 def test_options_that_cannot_be(chatty: Path, words: list[str], message: str) -> None:

@@ -1,4 +1,7 @@
-"""Inputs that cannot be used are refused before anything is written; others say their sizes."""
+"""Inputs that cannot be used are refused before anything is written; others say their sizes.
+
+Also covers `container.output`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +14,7 @@ from transformers import AutoModelForCausalLM
 import pico
 from bitstack import UserError
 from bitstack.compression import inputs
-from bitstack.compression.inputs import existing_folder, open_inputs, stack_spec
+from bitstack.compression.inputs import open_inputs, stack_spec
 from bitstack.container.manifest import read_manifest
 from bitstack.original.matrix import Matrix
 from bitstack.recipe import load_recipe
@@ -143,9 +146,3 @@ def test_the_rank_of_a_stack_is_at_most_the_smaller_side() -> None:
     assert stack_spec(matrix, load_recipe("paper", rank=16)).rank == 12
     assert stack_spec(matrix, load_recipe("paper", rank=3)).rank == 3
     assert stack_spec(matrix, load_recipe("default", rank=16)).rank == 0  # of signs only
-
-
-def test_the_nearest_folder_that_exists(tmp_path: Path) -> None:
-    assert existing_folder(tmp_path / "a" / "b") == tmp_path
-    (tmp_path / "a").mkdir()
-    assert existing_folder(tmp_path / "a" / "b") == tmp_path / "a"

@@ -16,8 +16,7 @@ from transformers import AutoModelForCausalLM, DeepseekV3Config, GptOssConfig
 import pico
 from bitstack import UserError, compress, load
 from bitstack.compression import matrix_pool
-from bitstack.container.journal import FOLDER
-from bitstack.container.manifest import MANIFEST, read_manifest
+from bitstack.container.manifest import FOLDER, MANIFEST, read_manifest
 from bitstack.original.source import Source
 
 Folder = Callable[..., Path]

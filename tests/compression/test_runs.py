@@ -16,8 +16,7 @@ from bitstack.compression import job as job_module
 from bitstack.compression import matrix_pool
 from bitstack.compression.pipeline import RECIPE
 from bitstack.container import journal as work
-from bitstack.container.journal import FOLDER
-from bitstack.container.manifest import MANIFEST
+from bitstack.container.manifest import FOLDER, MANIFEST
 from bitstack.machine.folder_lock import FolderLock
 
 Folder = Callable[..., Path]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bitstack.container import journal as work
-from bitstack.container.journal import FOLDER, Journal, recorded_fingerprint
+from bitstack.container.journal import Journal, recorded_fingerprint
+from bitstack.container.manifest import FOLDER
 from bitstack.errors import UserError
 from bitstack.machine.files import disk_errors
 

@@ -117,7 +117,7 @@ def test_an_interrupted_export_leaves_nothing(
 
 def test_output_that_is_there_stays(free: Folder, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"--output .*: already there; name a new folder"):
+    with pytest.raises(UserError, match=r"--output .*: is not empty; name a new folder"):
         export(free("llama-tied"), tmp_path)
     (tmp_path / "empty").mkdir()
     assert (export(free("llama-tied"), tmp_path / "empty") / "config.json").is_file()
@@ -140,4 +140,4 @@ def test_the_command(free: Folder, tmp_path: Path) -> None:
     assert done.stdout.strip().endswith("of dense weights")
     done = run(app, given)
     assert done.exit_code == 2
-    assert "already there" in done.stderr
+    assert "is not empty" in done.stderr

@@ -1,4 +1,7 @@
-"""A command's model is a container or an original, told apart by its files."""
+"""A command's model is a container or an original, told apart by its files.
+
+Also covers `container.recognition`.
+"""
 
 import json
 import shutil
@@ -9,9 +12,9 @@ import pytest
 import torch
 
 from bitstack import UserError
-from bitstack.container.journal import FOLDER
-from bitstack.container.manifest import MANIFEST, read_manifest
-from bitstack.live.opening import is_container, open_model
+from bitstack.container.manifest import FOLDER, MANIFEST, read_manifest
+from bitstack.container.recognition import is_container
+from bitstack.live.opening import open_model
 
 Folder = Callable[..., Path]
 

@@ -171,7 +171,7 @@ def broken_header(folder: Path) -> None:
         (truncate, r"bytes are needed for this budget"),
         (delete_shard, r"safetensors: missing"),
         (shutil.rmtree, r"no such folder"),
-        (other_tensors, r"is \[\d+\] of I16, but must be \[\d+\] of torch.float16"),
+        (other_tensors, r"is \[\d+\] of I16, but must be \[\d+\] of float16"),
         (other_manifest, r"bitstack.json: was changed since the model was loaded"),
         (broken_header, r"the file ends within the header"),
     ],

@@ -104,7 +104,7 @@ def test_every_module_can_be_imported_without_extras() -> None:
         ("uvicorn", "serve {container}"),
         ("openai", "serve {container} --budget 3bpw"),
         ("scipy", "metric gap teacher --student 350e6"),
-        ("scipy", "metric gap teacher --student 350e6 --law scratch --tokens 1e9"),
+        ("scipy", "metric gap teacher --student 350e6 --law scratch --training-tokens 1e9"),
         ("scipy", "metric gap fit {table}"),
         ("scipy", "metric density trend {released}"),
         ("scipy", "metric information-capacity {container} --text {text} --predict {model}"),

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitstack.compression.pipeline import compress
-from bitstack.container.journal import FOLDER
+from bitstack.container.manifest import FOLDER
 from bitstack.machine.workers import open_workers, shares
 
 FEW = {"num_samples": 3, "seq_len": 24, "order_samples": 1}

@@ -37,7 +37,7 @@ def random_stack(*, codes_learn: bool) -> tuple[TunedStack, dict[str, torch.Tens
     spec = StackSpec("codes", 6, 16, 4, ends=(2,))
     kept = {
         t.name: torch.randint(0, 256, t.shape, generator=generator, dtype=torch.uint8)
-        if t.dtype == torch.uint8
+        if t.dtype == "uint8"
         else torch.randn(t.shape, generator=generator).half()
         for t in spec.all()
     }

@@ -1,4 +1,7 @@
-"""Densities of models by name are those of the loss or score measured alone."""
+"""Densities of models by name are those of the loss or score measured alone.
+
+Also covers `metrics.density.known_score`.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +13,7 @@ import pytest
 import pico
 from bitstack.errors import UserError
 from bitstack.live.opening import open_model
-from bitstack.metrics.density import scoring
+from bitstack.metrics.density import known_score, scoring
 from bitstack.metrics.density.capacity_density import density, density_of_loss
 from bitstack.metrics.density.law import DensityLaw, Protocol
 from bitstack.metrics.density.law_file import classics_law, save_law
@@ -42,6 +45,10 @@ def test_a_known_score_is_of_every_budget(
     paths = [str(model), str(container)]
     measure = scoring.by_score(law, 0.6, 0.01)
     whole, small, large = scoring.score_models(paths, measure, budgets=["2bpw", "4bpw"])
+    budgets = ["2bpw", "4bpw"]
+    assert known_score.score_known(paths, measure, budgets) == [whole, small, large]
+    with pytest.raises(UserError, match="an original model takes no budget"):
+        known_score.score_known(paths[:1], measure, budgets)
     assert [one.model for one in (whole, small, large)] == [paths[0], paths[1], paths[1]]
     assert whole.budget_bytes is None
     for one, budget in ((whole, None), (small, "2bpw"), (large, "4bpw")):

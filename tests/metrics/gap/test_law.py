@@ -58,7 +58,7 @@ def test_each_law_names_its_scope() -> None:
         ({"student": 5e6}, "not defined up to 7.68e\\+06"),
         ({"student": 0}, "must be above 0"),
         ({"student": math.nan}, "must be above 0"),
-        ({"student": 1e9, "law": "scratch"}, "give --tokens"),
+        ({"student": 1e9, "law": "scratch"}, "give --training-tokens"),
         ({"student": 1e9, "law": "scratch", "tokens": -1}, "tokens is -1"),
         ({"student": 1e9, "law": "other"}, "neither 'pruned' nor 'scratch'"),
     ],

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM
 
 import pico
 from bitstack.compression.pipeline import compress
+from bitstack.container.recognition import is_container
 from bitstack.errors import UserError
 from bitstack.live.generation import generate
 from bitstack.live.loading import load
-from bitstack.live.opening import is_container, open_model
+from bitstack.live.opening import open_model
 from bitstack.metrics.loss.evaluation import evaluate
 from bitstack.metrics.loss.perplexity import perplexity
 from bitstack.original.text import token_ids

@@ -1,0 +1,88 @@
+"""Refuses wrong input before torch is imported, which takes seconds.
+
+What is wrong within a file is said later, by those who read it; here stands only what is missing,
+and whether a container can be had at a budget. The Hub is not asked.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from bitstack.errors import UserError
+
+
+def check_inputs(
+    *models: str,
+    budgets: Iterable[str | None] = (),
+    level: int | None = None,
+    texts: Iterable[str | None] = (),
+    tasks_folder: Path | None = None,
+) -> None:
+    """Checks what a command was given to read. None among budgets and texts stands for none.
+
+    Args:
+        models: Containers and original models, as `compress-model` takes them.
+        budgets: Of the containers among them.
+        level: Level of the containers, instead of a budget.
+        texts: Text sources.
+
+    Raises:
+        UserError: One is missing, or a container cannot be loaded at a budget.
+    """
+    from bitstack.container.recognition import is_container
+    from bitstack.original.documents import check_source
+
+    wanted = list(budgets)
+    for model in models:
+        if is_container(model):
+            check_container(model, budgets=wanted, level=level)
+        else:
+            _check_budgets(wanted)
+            check_model_there(model)
+    for text in texts:
+        if text is not None:
+            check_source(text)
+    if tasks_folder is not None and not tasks_folder.is_dir():
+        raise UserError(f"--tasks-folder {tasks_folder}: no such folder")
+
+
+def check_container(
+    folder: str, *, budgets: Iterable[str | None] = (), level: int | None = None
+) -> None:
+    """Checks that a container is there, and can be had at each of `budgets`, or at a level.
+
+    Raises:
+        UserError: It is not, or cannot.
+    """
+    from bitstack.container.levels import choose_levels
+    from bitstack.container.manifest import read_manifest
+    from bitstack.original.hub_cache import is_remote
+
+    wanted = list(budgets)
+    _check_budgets(wanted)
+    if not is_remote(folder):
+        manifest = read_manifest(Path(folder))
+        for budget in wanted or [None]:
+            choose_levels(manifest, budget, level)
+
+
+def check_model_there(model: str) -> None:
+    """Checks that a model is there; one on the Hub is not asked for.
+
+    Raises:
+        UserError: It is neither a folder or file here, nor a name that the Hub may have.
+    """
+    from bitstack.original.hub_cache import is_remote
+
+    if not Path(model).exists() and not is_remote(model):
+        raise UserError(
+            f"{model}: no such folder; give the folder of a container or of a Hugging Face model, "
+            "or a name on the Hub (owner/name)"
+        )
+
+
+def _check_budgets(budgets: Iterable[str | None]) -> None:
+    from bitstack.container.budget import check_budget
+
+    for budget in budgets:
+        if budget is not None:
+            check_budget(budget)
