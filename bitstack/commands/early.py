@@ -15,6 +15,8 @@ def check_inputs(
     budgets: Iterable[str | None] = (),
     level: int | None = None,
     texts: Iterable[str | None] = (),
+    files: Iterable[Path | None] = (),
+    tasks: Iterable[str] | None = None,
     tasks_folder: Path | None = None,
 ) -> None:
     """Checks what a command was given to read. None among budgets and texts stands for none.
@@ -24,6 +26,8 @@ def check_inputs(
         budgets: Of the containers among them.
         level: Level of the containers, instead of a budget.
         texts: Text sources.
+        files: Other files.
+        tasks: Names of tasks; those of a `tasks_folder` are not known here.
 
     Raises:
         UserError: One is missing, or a container cannot be loaded at a budget.
@@ -41,8 +45,24 @@ def check_inputs(
     for text in texts:
         if text is not None:
             check_source(text)
-    if tasks_folder is not None and not tasks_folder.is_dir():
-        raise UserError(f"--tasks-folder {tasks_folder}: no such folder")
+    for file in files:
+        if file is not None and not file.is_file():
+            raise UserError(f"{file}: no such file")
+    _check_tasks(tasks, tasks_folder)
+
+
+def _check_tasks(tasks: Iterable[str] | None, folder: Path | None) -> None:
+    from bitstack import recipes
+
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"--tasks-folder {folder}: no such folder")
+    known = sorted(file.stem for file in recipes.tasks().glob("*.yaml"))
+    unknown = [name for name in tasks or () if name not in known]
+    if unknown and folder is None:
+        raise UserError(
+            f"--tasks: {', '.join(unknown)}; known are {', '.join(known)}, and those of task files "
+            "in --tasks-folder"
+        )
 
 
 def check_container(
@@ -71,9 +91,10 @@ def check_model_there(model: str) -> None:
     Raises:
         UserError: It is neither a folder or file here, nor a name that the Hub may have.
     """
-    from bitstack.original.hub_cache import is_remote
+    from bitstack.original.hub_cache import GGUF, is_remote
 
-    if not Path(model).exists() and not is_remote(model):
+    there = Path(model).is_dir() or (Path(model).exists() and model.endswith(GGUF))
+    if not there and not is_remote(model):
         raise UserError(
             f"{model}: no such folder; give the folder of a container or of a Hugging Face model, "
             "or a name on the Hub (owner/name)"

@@ -58,7 +58,8 @@ def evaluate(
         raise UserError(f"--original {original}: its task scores are compared; give --tasks A,B")
     if tasks is not None:
         require("lm_eval")  # said before the text is measured
-    check_inputs(model, budgets=[budget], level=level, texts=[text], tasks_folder=tasks_folder)
+    check_inputs(model, budgets=[budget], level=level, texts=[text])
+    check_inputs(tasks=split_names(tasks), tasks_folder=tasks_folder)
     if original is not None:
         check_inputs(original)
     silence_libraries(also_bitstack=quiet)

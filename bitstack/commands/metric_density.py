@@ -155,7 +155,8 @@ def score(
     from bitstack.metrics.density.law_file import named_law
 
     known_score.check_one_measure(score=score, tasks=tasks, text=text, pairs=pairs)
-    check_inputs(*models, budgets=budget or (), texts=[text], tasks_folder=tasks_folder)
+    check_inputs(*models, budgets=budget or (), texts=[text], files=[pairs])
+    check_inputs(tasks=split_names(tasks), tasks_folder=tasks_folder)
     used = named_law(law)
     if score is not None:
         known = known_score.by_score(used, score, score_error, seed=seed)
@@ -194,7 +195,8 @@ def loss(
     """
     if (pairs is None) == (tasks is None):
         raise UserError("give --pairs FILE.jsonl or --tasks NAME,NAME: whose answers")
-    check_inputs(*models, budgets=budget or (), tasks_folder=tasks_folder)
+    check_inputs(*models, budgets=budget or (), files=[pairs])
+    check_inputs(tasks=split_names(tasks), tasks_folder=tasks_folder)
     silence_libraries(also_bitstack=quiet)
     from bitstack.commands.density_lines import loss_lines
     from bitstack.metrics.density.scoring import answer_losses, answers

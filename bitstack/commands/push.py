@@ -82,6 +82,9 @@ def push(
     """
     if original and not text:
         raise UserError(f"--original {original}: is measured on a text; name one with --text")
+    from bitstack.original.hub_cache import check_name
+
+    check_name(name)
     every = [*(budget or []), *(split_names(budgets) or [])]
     check_container(str(folder), budgets=every)
     check_inputs(texts=[text])

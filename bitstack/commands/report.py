@@ -59,7 +59,7 @@ def report(
     Example: compress-model report out/small --text book.txt --output page.html
     """
     check_container(folder, budgets=budget or ())
-    check_inputs(texts=[text], tasks_folder=tasks_folder)
+    check_inputs(texts=[text], tasks=split_names(tasks), tasks_folder=tasks_folder)
     silence_libraries(also_bitstack=quiet)
     from bitstack.metrics.report import collect, output_files, write_report
 

@@ -93,12 +93,14 @@ def run(
     """
     from bitstack.commands.recipe_options import recipe_fields
     from bitstack.container.output import check_output
+    from bitstack.machine.durations import seconds_of
     from bitstack.original.documents import check_source
     from bitstack.recipe import GENERAL, NO_TEXT, load_recipe
 
     if quiet:
         silence_bitstack()
     resolved = load_recipe(recipe, **recipe_fields(options))
+    seconds_of(time)  # refuses what is none
     check_output(output)
     check_model_there(model)
     if resolved.calibration not in (GENERAL, NO_TEXT):
@@ -150,7 +152,7 @@ def _predict(
 
     from bitstack.commands.tables import console, forecast_table
     from bitstack.compression.forecast import forecast
-    from bitstack.compression.pipeline import seconds_of
+    from bitstack.machine.durations import seconds_of
 
     prediction = forecast(model, output, recipe, gguf_file=gguf_file, seconds=seconds_of(time))
     if not quiet and json != "-":

@@ -147,6 +147,7 @@ Temperature = Annotated[
     float,
     typer.Option(
         metavar="T",
+        min=0,
         help="Randomness of the choice of tokens: 0 always takes the likeliest, 1 draws from "
         "the model's own probabilities.",
     ),

@@ -116,6 +116,7 @@ def open_inputs(model: str | Path | Located, output: str | Path, recipe: Recipe)
             disk or memory.
     """
     check_output(output)
+    pick_device(recipe.device)  # says early that there is none
     source = open_source(model)
     text = read_text(source, recipe)
     matrices = _find_recipe_matrices(source, recipe)

@@ -6,7 +6,6 @@ no algorithm; see `compression.decompose_stage`, `tune_stage` and `order_stage`.
 
 import copy
 import logging
-import math
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +21,8 @@ from bitstack.container.kv_cache import kv_cache
 from bitstack.container.manifest import FOLDER, MANIFEST, Manifest
 from bitstack.container.shards import write_shards
 from bitstack.container.small_files import RECIPE, sums_of
-from bitstack.errors import UserError
 from bitstack.machine.allocator import freed_memory_kept
-from bitstack.machine.durations import parse_duration
+from bitstack.machine.durations import seconds_of
 from bitstack.machine.files import disk_errors, sync
 from bitstack.machine.folder_lock import FolderLock
 from bitstack.machine.workers import open_workers
@@ -99,18 +97,6 @@ def compress(
     if job and job.clock:
         _log.warning("\n".join(job.clock.closing_lines()))
     return folder
-
-
-def seconds_of(time: str | float | None) -> float | None:
-    """Returns the value of `time` in seconds.
-
-    Raises:
-        UserError: It is no time above zero.
-    """
-    seconds = parse_duration(time) if isinstance(time, str) else time
-    if time is not None and not (seconds and 0 < seconds < math.inf):
-        raise UserError(f"--time {time}: not a time; write one such as 20m, 1h30m or 90s")
-    return seconds
 
 
 def _make(job: Job) -> None:

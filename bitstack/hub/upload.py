@@ -39,7 +39,7 @@ from bitstack.hub.measured import EVALUATIONS, Row, Text, budget_rows
 from bitstack.machine.extras import require
 from bitstack.machine.progress import bar
 from bitstack.original.file_names import files_beside
-from bitstack.original.hub_cache import LOG_IN, hub_errors, is_name
+from bitstack.original.hub_cache import LOG_IN, check_name, hub_errors, is_name
 
 _SHARDS = "model.bitstack-*.safetensors"  # of any container in the repository
 _OWN = ("config.json", MANIFEST, INDEX, RECIPE, EVALUATIONS, CARD, PICTURE)
@@ -115,8 +115,7 @@ def push(
     manifest = read_manifest(folder)
     if text is not None:
         require("matplotlib")  # for the picture; said before the repository is made
-    if not is_name(name):
-        raise UserError(f"{name}: no name for the Hub; give owner/name")
+    check_name(name)
     _check_whole(folder, manifest)
     api = HfApi(library_name="bitstack", library_version=version("bitstack"))
     if not dry_run:

@@ -132,6 +132,16 @@ def is_name(text: str) -> bool:
     return named is not None and named["revision"] is None
 
 
+def check_name(text: str) -> None:
+    """Checks that a text is `owner/name`.
+
+    Raises:
+        UserError: It is not.
+    """
+    if not is_name(text):
+        raise UserError(f"{text}: no name for the Hub; give owner/name")
+
+
 def _download(
     name: str,
     revision: str | None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bitstack.errors import UserError
+from bitstack.machine.json_file import reason_of
 from bitstack.metrics.density.law import DensityLaw, LossLaw, Protocol, Reference, ScoreLaw
 from bitstack.metrics.statistics.least_squares import Fit
 
@@ -131,4 +132,5 @@ def _read(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); check the file") from None
+        reason = reason_of(error)
+        raise UserError(f"{path}: cannot be read as JSON ({reason}); check the file") from None

@@ -15,6 +15,7 @@ from typing import Any
 
 from bitstack.errors import UserError
 from bitstack.machine.extras import require
+from bitstack.machine.json_file import reason_of
 from bitstack.metrics.statistics.bootstrap import Interval
 from bitstack.metrics.statistics.least_squares import monotone
 from bitstack.metrics.statistics.student_t import t_quantile
@@ -79,7 +80,9 @@ def read_released(path: str | Path) -> list[Released]:
     try:
         rows = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); check the file") from None
+        raise UserError(
+            f"{path}: cannot be read as JSON ({reason_of(error)}); check the file"
+        ) from None
     if not isinstance(rows, list):
         raise UserError(f"{path}: not a list of objects with name, date and density")
     return [_released(row, f"{path} row {index}") for index, row in enumerate(rows, start=1)]

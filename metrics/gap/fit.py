@@ -19,6 +19,7 @@ import numpy as np
 
 from bitstack.errors import UserError
 from bitstack.machine.extras import require
+from bitstack.machine.json_file import reason_of
 from bitstack.metrics.statistics.bootstrap import Interval
 from bitstack.metrics.statistics.student_t import t_quantile
 
@@ -76,7 +77,9 @@ def read_runs(path: str | Path) -> list[Run]:
             else json.loads(text)
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a CSV or a JSON list") from None
+        raise UserError(
+            f"{path}: cannot be read ({reason_of(error)}); give a CSV or a JSON list"
+        ) from None
     if isinstance(rows, dict):
         rows = rows.get("runs")
     if not isinstance(rows, list) or not rows:

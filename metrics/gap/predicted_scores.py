@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from bitstack.container.recognition import is_container
 from bitstack.errors import UserError
-from bitstack.live.opening import Opened, is_container, open_model
+from bitstack.live.opening import Opened, open_model
 from bitstack.machine.extras import require
+from bitstack.machine.progress import bar
 from bitstack.metrics.gap.capacity_gap import capacity_gap
 from bitstack.metrics.loss.documents import read_texts, texts_sha256
 from bitstack.metrics.tasks.predicted import ORIGINAL, ScoreAt, Size, fill_in
@@ -94,7 +94,7 @@ def predict_scores(
         raise UserError(f"--tasks {','.join(tasks)}: none has questions with choices; take others")
     sizes = [Size(ORIGINAL, None, teacher.resident_bytes, 0.0, scores)]
     wanted = dict.fromkeys([*measured, *budgets])
-    for budget in tqdm(wanted, desc="budgets", disable=None if progress else True):
+    for budget in bar(wanted, desc="budgets", show=progress):
         opened = open_model(folder, budget=budget, device=device)
         run = run_tasks(opened, tasks, tasks_folder, **options) if budget in measured else ()
         kl = kl_from(teacher, opened, texts, seed)

@@ -18,6 +18,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitstack.errors import UserError
+from bitstack.machine.json_file import reason_of
 from bitstack.metrics.loss.documents import encode, start_token
 from bitstack.metrics.loss.sequence_loss import sequence_losses
 from bitstack.metrics.statistics.bootstrap import Interval, bootstrap, mean_interval
@@ -67,7 +68,9 @@ def read_jsonl(path: str | Path, fields: Sequence[str]) -> list[tuple[str, ...]]
     try:
         lines = Path(path).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a JSONL file in UTF-8") from None
+        raise UserError(
+            f"{path}: cannot be read ({reason_of(error)}); give a JSONL file in UTF-8"
+        ) from None
     for number, line in enumerate(lines, start=1):
         if line.strip():
             rows.append(_fields(line, fields, f"{path} line {number}"))

@@ -61,6 +61,12 @@ def test_what_is_wrong_is_refused_before(container: str, tmp_path: Path) -> None
         ["run", container, "--output", str(taken)],
         ["run", str(tmp_path / "no"), "--output", str(tmp_path / "c")],
         ["run", container, "--output", str(tmp_path / "c"), "--calibration", "/no/text"],
+        ["run", container, "--output", str(tmp_path / "c"), "--time", "soon"],
+        ["run", str(text), "--output", str(tmp_path / "c")],
+        ["eval", container, "--tasks", "nope"],
+        ["push", container, "no-owner"],
+        ["generate", container, "--prompt", "a", "--temperature", "-1"],
+        ["metric", "density", "loss", container, "--pairs", str(tmp_path / "no.jsonl")],
         ["export", container, "--output", str(taken)],
         ["report", container, "--output", str(tmp_path / "no" / "page.html")],
         ["metric", "density", "fit", str(taken), "--output", str(tmp_path / "no" / "law.json")],
@@ -102,6 +108,11 @@ def test_what_is_missing(container: str, tmp_path: Path) -> None:
         check_inputs("owner/name", budgets=["much"])
     with pytest.raises(UserError, match=r"text source '.*no\.txt' does not exist"):
         check_inputs(texts=[str(tmp_path / "no.txt")])
+    with pytest.raises(UserError, match=r"--tasks: nope; known are arc_challenge, .*, piqa, and"):
+        check_inputs(tasks=["blimp", "nope"])
+    check_inputs(tasks=["mine"], tasks_folder=tmp_path)
+    with pytest.raises(UserError, match=r"no\.jsonl: no such file"):
+        check_inputs(files=[None, tmp_path / "no.jsonl"])
     with pytest.raises(UserError, match=r"--tasks-folder .*no: no such folder"):
         check_inputs(tasks_folder=tmp_path / "no")
 

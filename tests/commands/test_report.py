@@ -29,13 +29,13 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_options_reach_the_report(
     collected: dict[str, Any], stacked: Callable[..., Path], tmp_path: Path
 ) -> None:
-    words = "--budget 2bpw --budget 50% --original owner/name --tasks a,b --stride 8"
+    words = "--budget 2bpw --budget 50% --original owner/name --tasks blimp,piqa --stride 8"
     output = ["--output", str(tmp_path / "p.html")]
     command = ["report", str(stacked(NAME)), *words.split(), *output]
     result = CliRunner().invoke(app, command)
     assert (result.exit_code, result.stdout) == (0, f"wrote {tmp_path / 'p.html'}\n")
     assert collected["budgets"] == ["2bpw", "50%"]
-    assert (collected["original"], collected["tasks"]) == ("owner/name", ["a", "b"])
+    assert (collected["original"], collected["tasks"]) == ("owner/name", ["blimp", "piqa"])
     assert (collected["stride"], collected["max_tokens"]) == (8, 20_000)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitstack.container.budget import Budgets, parse_budget
+from bitstack.container.budget import Budgets, as_word, check_budget, parse_budget
 from bitstack.errors import UserError
 
 MODEL = {"original_bytes": 1001, "fixed_bytes": 100, "weights": 84}
@@ -35,6 +35,27 @@ MODEL = {"original_bytes": 1001, "fixed_bytes": 100, "weights": 84}
 )
 def test_budgets_in_bytes(text: str | int, size: int) -> None:
     assert parse_budget(text).to_bytes(**MODEL) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("3", "did you mean 3bpw (3 bits a weight) or 3GiB?"),
+        ("1.5", "did you mean 1.5bpw (1.5 bits a weight) or 1.5GiB?"),
+        ("everthing", "did you mean everything?"),
+        ("Flor", "did you mean floor?"),
+    ],
+)
+def test_what_was_probably_meant(text: str, question: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_budget(text)
+    assert question in str(caught.value)
+
+
+def test_words_are_budgets() -> None:
+    for text in ("floor", " Everything ", "2bpw"):
+        check_budget(text)
+    assert (as_word(" Floor"), as_word("2bpw"), as_word(4096)) == ("floor", None, None)
 
 
 def test_budgets_are_exact() -> None:

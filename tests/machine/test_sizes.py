@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitstack.machine.sizes import UNITS, format_bytes, parse_bytes
+from bitstack.machine.sizes import UNITS, format_bytes, parse_bytes, parse_count
 
 
 @given(st.integers(0, 10**12), st.integers(0, 999), st.sampled_from(sorted(UNITS)), st.booleans())
@@ -60,3 +60,16 @@ def test_a_size_shown_is_the_size_to_two_decimals(size: int) -> None:
 )
 def test_format_bytes(size: int, text: str) -> None:
     assert format_bytes(size) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1000", 1000), ("20k", 20_000), ("350M", 350e6), ("1.5B", 1.5e9), (" 2 t ", 2e12),
+        ("350e6", 350e6), ("3.5e+8", 350e6), (".5K", 500), ("0", None), ("-1", None), ("", None),
+        ("nan", None), ("inf", None), ("1e999", None), ("350X", None), ("1.5GB", None),
+        ("1e-3", None),
+    ],
+)  # fmt: skip
+def test_counts(text: str, count: float | None) -> None:
+    assert parse_count(text) == count
