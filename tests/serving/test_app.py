@@ -182,7 +182,11 @@ def test_health_tells_bytes_and_levels(server: Served) -> None:
 
 @pytest.mark.parametrize(
     ("budget", "message"),
-    [("much", "'much' is not understood"), ("3", "did you mean 3bpw?"), (100, "below the floor")],
+    [
+        ("much", "'much' is not understood"),
+        ("3", "did you mean 3bpw (3 bits"),
+        (100, "below the floor"),
+    ],
 )
 def test_a_budget_that_cannot_be(server: Served, budget: Any, message: str) -> None:
     before = server.get("/health")

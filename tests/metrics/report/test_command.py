@@ -48,7 +48,10 @@ def test_report_of_tasks(
         (["--output", "r.html", "--text", "none.txt"], "none.txt"),
         (["--output", "r.html", "--original", "none"], "none"),
         (["--output", "r.html", "--tasks", "mmlu"], "--tasks: mmlu; known are"),
-        (["--output", "r.html", "--tasks", "blimp", "--limit", "0"], "limit is 0"),
+        (
+            ["--output", "r.html", "--tasks", "blimp", "--limit", "0"],
+            "'0' is no whole number above 0",
+        ),
         (["--output", "r.html", "--budget", "1B"], "below the floor"),
     ],
 )
