@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bitstack.machine.sizes import format_bytes
-from bitstack.metrics.capacity.series import Prediction
 from bitstack.metrics.statistics.bootstrap import Interval
 
 if TYPE_CHECKING:  # they import torch
     from bitstack.metrics.capacity.measured import MeasuredCapacity
+    from bitstack.metrics.capacity.series import Prediction
     from bitstack.metrics.loss.order_check import OrderCheck
 
 WIDTH = 22  # columns of the name of a fact
@@ -99,7 +99,7 @@ def capacity_lines(measured: "MeasuredCapacity") -> list[str]:
     ]
 
 
-def prediction_line(model: str, prediction: Prediction) -> str:
+def prediction_line(model: str, prediction: "Prediction") -> str:
     """The loss predicted for another model of a series."""
     return line(
         "predicted NLL",
