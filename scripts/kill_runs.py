@@ -27,6 +27,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bitstack.commands.shared import write_result
+from bitstack.container.making import MADE
 
 CALLS = ("rename", "replace", "fsync")  # of os
 _PRELOADED = ["bitstack.compression.pipeline", "transformers.models.llama.modeling_llama"]
@@ -163,8 +164,11 @@ class Runs:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Returns the bytes of all files of a folder by their names, hidden ones too."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    """Returns the bytes of all files of a folder by their names, hidden ones too.
+
+    All but the one that says how long the run took.
+    """
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != MADE]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 

@@ -6,9 +6,11 @@ no algorithm; see `compression.decompose_stage`, `tune_stage` and `order_stage`.
 
 import copy
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from bitstack.compression.decompose_stage import decompose_matrices
@@ -18,6 +20,7 @@ from bitstack.compression.tune_stage import tune
 from bitstack.container.blocks import tensor_order
 from bitstack.container.entries import DenseEntry
 from bitstack.container.kv_cache import kv_cache
+from bitstack.container.making import Making, write_making
 from bitstack.container.manifest import FOLDER, MANIFEST, Manifest
 from bitstack.container.shards import write_shards
 from bitstack.container.small_files import RECIPE, sums_of
@@ -83,7 +86,7 @@ def compress(
         ... )
         >>> model = bitstack.load(container, budget="50%")
     """
-    resolved, seconds = load_recipe(recipe, **fields), seconds_of(time)
+    started, resolved, seconds = monotonic(), load_recipe(recipe, **fields), seconds_of(time)
     workers = open_workers()
     folder = Path(output)
     lock = FolderLock(folder / FOLDER) if workers.rank == 0 else nullcontext()
@@ -92,29 +95,35 @@ def compress(
         shown = progress and not workers.rank
         job = open_job(place, folder, resolved, shown, workers, seconds, held)
         if job:
-            _make(job)
+            _make(job, _making(job, started))
         workers.leave()
     if job and job.clock:
         _log.warning("\n".join(job.clock.closing_lines()))
     return folder
 
 
-def _make(job: Job) -> None:
+def _making(job: Job, started: float) -> Callable[[], Making]:
+    """Returns what tells, when it is called, how long the run has taken since `started`."""
+    continued = bool(job.journal.notes)  # those of an interrupted run
+    return lambda: Making(monotonic() - started, job.workers.count, continued)
+
+
+def _make(job: Job, making: Callable[[], Making]) -> None:
     """Makes the container; a worker other than the first helps with the matrices."""
     decompose_matrices(job)
     if job.workers.rank == 0:
-        _finish(job)
+        _finish(job, making)
         job.workers.publish("finished", "")
     else:
         job.workers.receive("finished")
 
 
-def _finish(job: Job) -> None:
+def _finish(job: Job, making: Callable[[], Making]) -> None:
     """Tunes, orders and writes the shards: one worker does it alone."""
     _keep_buffers(job)
     if job.tunes:
         tune(job)
-    _write_container(job, choose_order(job))
+    _write_container(job, choose_order(job), making)
     job.journal.remove()
 
 
@@ -127,7 +136,7 @@ def _keep_buffers(job: Job) -> None:
         job.journal.put("dense-buffers", kept, {})
 
 
-def _write_container(job: Job, order: list[int]) -> None:
+def _write_container(job: Job, order: list[int], making: Callable[[], Making]) -> None:
     """Writes the shards, then the manifest, which makes the container whole."""
     specs = {e.name: e.spec for e in job.stacks}
     names = list(tensor_order(job.stored_dense, specs, order))
@@ -139,6 +148,7 @@ def _write_container(job: Job, order: list[int]) -> None:
         )  # fmt: skip
         _copy_config(job.source, job.folder)
         job.recipe.write(job.folder / RECIPE, job.recipe_calibration)
+        write_making(job.folder, making())
         _sync_all(job.folder)
         Manifest(
             base_model=job.source.name,

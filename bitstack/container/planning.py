@@ -74,7 +74,7 @@ def plan(
     folder = locate(path).folder
     manifest = read_manifest(folder)
     check_sums(folder, manifest, [CONFIG])
-    context, cache = _context_and_cache_bytes(*_limits(folder, manifest), context)
+    context, cache = _context_and_cache_bytes(*limits(folder, manifest), context)
     if isinstance(budgets, str | int | Budget):
         budgets = [budgets]
     sizes = [_text_and_bytes(manifest, one) for one in budgets] or _default(manifest.budgets)
@@ -119,8 +119,8 @@ def _default(budgets: Budgets) -> list[tuple[str, int]]:
     return list(zip(names, sizes, strict=True))
 
 
-def _limits(folder: Path, manifest: Manifest) -> tuple[int | None, list[CacheEntry] | None]:
-    """The positions of the model, and what its KV cache takes."""
+def limits(folder: Path, manifest: Manifest) -> tuple[int | None, list[CacheEntry] | None]:
+    """Returns the positions of the model and what its KV cache takes; None for what is not known."""
     if manifest.format >= FIRST_WITH_CACHE:
         return manifest.positions, manifest.kv_cache
     # Imported for older containers only: torch and the model's code take seconds.

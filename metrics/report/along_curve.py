@@ -1,41 +1,39 @@
 """Measures three metrics along a compression curve: one container at several budgets, on one text.
 
-At every budget, and for the original where it is given: information capacity in both variants,
+For every budget, and for the original where it is given: information capacity in both variants,
 capacity density, and the gap to the original. A metric that is not defined for a model or a text
 is None, and `undefined` says why. Does not define the metrics; see `metrics.capacity`,
 `metrics.density` and `metrics.gap`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from bitstack.container.budget import Budget
-from bitstack.container.recognition import is_container
 from bitstack.errors import UserError
-from bitstack.live.opening import Opened, open_model
+from bitstack.live.opening import Opened
 from bitstack.metrics.capacity.information_capacity import InformationCapacity, by_bytes, faithful
 from bitstack.metrics.density.capacity_density import Density
 from bitstack.metrics.density.law import DensityLaw
 from bitstack.metrics.density.law_file import classics_law
 from bitstack.metrics.density.measured import law_density
 from bitstack.metrics.gap.capacity_gap import Gap, capacity_gap
-from bitstack.metrics.loss.documents import read_texts, texts_sha256
-from bitstack.original.hub_cache import locate
+from bitstack.metrics.loss.documents import passages, texts_sha256
+from bitstack.original.documents import has_rows, read_documents
 
 ORIGINAL = "original"
-T = TypeVar("T")
+PASSAGE = 2048  # bytes of the pieces of a text file; a bootstrap interval draws whole pieces
+STEPS = ("information capacity", "capacity by bytes", "density", "gap")
+Step = Callable[[str], AbstractContextManager[Any]]  # entered for every metric, by its name
 
 
 @dataclass(frozen=True)
 class CurvePoint:
     """One model: its size and what was measured of it."""
 
-    budget: str  # as given, or "original"
-    budget_bytes: int | None
+    budget: str  # its name, or "original"
     resident_bytes: int  # of the whole model
-    bits_per_weight: float
     faithful: InformationCapacity | None  # as published
     by_bytes: InformationCapacity | None
     density: Density | None
@@ -47,8 +45,6 @@ class CurvePoint:
 class MetricsCurve:
     """The measurements of the original, where it is given, and of every budget, on one text."""
 
-    model: str  # the container, as given
-    original: str | None
     text: str  # the source, as given
     text_sha256: str
     documents: int
@@ -64,110 +60,94 @@ class MetricsCurve:
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """What all points of a curve share."""
+class Metrics:
+    """What the metrics of all models are measured with."""
 
     texts: list[str]
-    law: DensityLaw
-    denominator: str
-    seed: int
-    progress: bool
+    law: DensityLaw = field(default_factory=classics_law)
+    denominator: str = "bytes"  # cost in information capacity by bytes: "bytes" moved, or "flops"
+    seed: int = 0
+
+    def point(
+        self, name: str, opened: Opened, teacher: Opened | None, step: Step = nullcontext
+    ) -> CurvePoint:
+        """Measures one model.
+
+        Args:
+            name: Of its budget, or ORIGINAL.
+            opened: The model.
+            teacher: The original; None where it is not there.
+            step: Entered while one of STEPS is measured.
+        """
+        model, tokenizer, texts = opened.model, opened.tokenizer, self.texts
+        seed: dict[str, Any] = {"seed": self.seed}
+        by_cost = {"denominator": self.denominator} | seed
+        metrics: dict[str, Callable[[], Any]] = {
+            "faithful": lambda: faithful(model, tokenizer, texts, **seed),
+            "by_bytes": lambda: by_bytes(model, tokenizer, texts, **by_cost),
+            "density": lambda: _density(opened, self),
+            "gap": lambda: _gap(opened, teacher, self),
+        }
+        undefined: dict[str, str] = {}
+        values: dict[str, Any] = dict.fromkeys(metrics)
+        for words, (metric, measure) in zip(STEPS, metrics.items(), strict=True):
+            with step(words):
+                try:
+                    values[metric] = measure()
+                except UserError as error:
+                    undefined[metric] = " ".join(str(error).split())
+        return CurvePoint(
+            budget=name, resident_bytes=opened.resident_bytes, undefined=undefined, **values
+        )
+
+    def curve(self, source: str, points: list[CurvePoint]) -> MetricsCurve:
+        """Returns the points, and what they were measured on: the first part of a text `source`."""
+        return MetricsCurve(
+            text=source,
+            text_sha256=texts_sha256(self.texts),
+            documents=len(self.texts),
+            text_bytes=sum(len(one.encode()) for one in self.texts),
+            law=None if self.law.protocol is None else self.law.protocol.text,
+            denominator=self.denominator,
+            seed=self.seed,
+            points=points,
+        )
 
 
-def metrics_along_curve(
-    folder: str | Path,
-    text: str,
-    budgets: Sequence[str | int | Budget],
-    *,
-    original: str | Path | None = None,
-    law: DensityLaw | None = None,
-    denominator: str = "bytes",
-    max_bytes: int | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    progress: bool = False,
-) -> MetricsCurve:
-    """Measures the container `folder` at `budgets` on the text source `text`.
+def first_texts(source: str, max_bytes: int | None = None) -> list[str]:
+    """Returns the first documents of a text source, no byte more than `max_bytes`.
+
+    A text file is cut into passages of PASSAGE bytes, the last of which may be shorter.
 
     Args:
-        original: Folder of the model it was made from; it gives the gap and a point of its own.
-        law: Density law; None takes the shipped one. A model with another tokenizer than the law's
-            series has no density.
-        denominator: Cost in information capacity by bytes: "bytes" moved, which compression
-            lowers, or "flops".
-        max_bytes: Of the text; None reads all.
-        seed: Of the random draws behind the intervals.
+        source: As in `original.documents`.
+        max_bytes: UTF-8 bytes, at least 4; None for all.
 
     Raises:
-        UserError: the folder is no container, or a model, a budget or the text cannot be used.
+        UserError: as in `read_documents`.
     """
-    if not is_container(locate(folder).folder):
-        raise UserError(
-            f"{folder}: not a container; a curve needs one made by `compress-model run`"
-        )
-    law = classics_law() if law is None else law
-    settings = _Settings(read_texts(text, max_bytes=max_bytes), law, denominator, seed, progress)
-    teacher = None if original is None else open_model(original, device=device)
-    points = [] if teacher is None else [_point(ORIGINAL, teacher, teacher, settings)]
-    for budget in budgets:
-        opened = open_model(folder, budget=budget, device=device)
-        name = budget.text if isinstance(budget, Budget) else str(budget)
-        points.append(_point(name, opened, teacher, settings))
-    return MetricsCurve(
-        model=str(folder),
-        original=None if original is None else str(original),
-        text=text,
-        text_sha256=texts_sha256(settings.texts),
-        documents=len(settings.texts),
-        text_bytes=sum(len(one.encode()) for one in settings.texts),
-        law=None if law.protocol is None else law.protocol.text,
-        denominator=denominator,
-        seed=seed,
-        points=points,
-    )
+    return list(_first(source, max_bytes))
 
 
-def _point(name: str, opened: Opened, teacher: Opened | None, settings: _Settings) -> CurvePoint:
-    model, tokenizer, texts = opened.model, opened.tokenizer, settings.texts
-    options = {"seed": settings.seed, "progress": settings.progress}
-    undefined: dict[str, str] = {}
-
-    def attempt(metric: str, measure: Callable[[], T]) -> T | None:
-        try:
-            return measure()
-        except UserError as error:
-            undefined[metric] = " ".join(str(error).split())
-            return None
-
-    metrics: dict[str, Any] = {
-        "faithful": attempt("faithful", lambda: faithful(model, tokenizer, texts, **options)),
-        "by_bytes": attempt(
-            "by_bytes",
-            lambda: by_bytes(model, tokenizer, texts, denominator=settings.denominator, **options),
-        ),
-        "density": attempt("density", lambda: _density(opened, settings)),
-        "gap": attempt("gap", lambda: _gap(opened, teacher, settings)),
-    }
-    return CurvePoint(
-        budget=name,
-        budget_bytes=opened.budget_bytes,
-        resident_bytes=opened.resident_bytes,
-        bits_per_weight=opened.bits_per_weight,
-        undefined=undefined,
-        **metrics,
-    )
+def _first(source: str, room: int | None) -> Iterator[str]:
+    whole = has_rows(source)
+    for document in read_documents(source):
+        for text in [document] if whole else passages(document, PASSAGE):
+            if room is not None and room < 4:  # of the longest character
+                return
+            size = len(text.encode())
+            yield text if room is None or size <= room else next(passages(text, room))
+            room = None if room is None else room - size
 
 
-def _density(opened: Opened, settings: _Settings) -> Density:
-    density = law_density(
-        opened, settings.law, settings.texts, seed=settings.seed, progress=settings.progress
-    )
+def _density(opened: Opened, metrics: Metrics) -> Density:
+    density = law_density(opened, metrics.law, metrics.texts, seed=metrics.seed)
     if density.reason is not None:
-        raise UserError(density.reason)
+        raise UserError(density.reason.removeprefix("not defined: "))
     return density
 
 
-def _gap(opened: Opened, teacher: Opened | None, settings: _Settings) -> Gap:
+def _gap(opened: Opened, teacher: Opened | None, metrics: Metrics) -> Gap:
     if teacher is None:
         raise UserError("no original to compare with; name the model folder it was made from")
     if opened is teacher:
@@ -176,8 +156,7 @@ def _gap(opened: Opened, teacher: Opened | None, settings: _Settings) -> Gap:
         teacher.model,
         opened.model,
         teacher.tokenizer,
-        settings.texts,
+        metrics.texts,
         student_tokenizer=opened.tokenizer,
-        seed=settings.seed,
-        progress=settings.progress,
+        seed=metrics.seed,
     ).whole

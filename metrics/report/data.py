@@ -10,6 +10,8 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
+from bitstack.container.entries import CacheEntry
+from bitstack.container.making import Making
 from bitstack.container.manifest import Manifest
 from bitstack.container.planning import PlanRow
 from bitstack.metrics.loss.evaluation import Evaluation
@@ -61,6 +63,23 @@ class Tasks:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a text in work takes beside the model."""
+
+    positions: int | None  # the most tokens that the model reads; None: no limit is known
+    cache: list[CacheEntry] | None  # None: the model keeps none, or one of an unknown kind
+
+    def bytes(self, context: int) -> int:
+        """Returns what the cache of a text of `context` tokens takes."""
+        return sum(entry.bytes(context) for entry in self.cache or [])
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all fields."""
+        cache = self.cache and [entry.model_dump() for entry in self.cache]
+        return {"positions": self.positions, "cache": cache}
+
+
+@dataclass(frozen=True)
 class DenseGroup:
     """The same tensor of all layers, left uncompressed."""
 
@@ -82,12 +101,19 @@ class Report:
     metrics: MetricsCurve | None = None  # at the budgets of `rows`
     tasks: Tasks | None = None
     environment: dict[str, Any] = field(default_factory=dict)  # software, machine and date
+    memory: Memory = Memory(None, None)
+    making: Making | None = None  # None: not known
 
     @cached_property
     def sizes(self) -> list[int]:
         """Resident bytes of the whole model at every point of the order, the floor first."""
         budgets = self.manifest.budgets
         return prefix_bytes(budgets.stack_bytes, budgets.order, budgets.floor_bytes)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of the text whose KV cache is counted; None for a model that keeps none."""
+        return self.rows[0].plan.context if self.rows else None
 
     @property
     def measured(self) -> list[Row]:
@@ -112,6 +138,9 @@ class Report:
             "fixed_bytes": manifest.fixed_bytes,
             "weights": manifest.weights,
             "dtype": manifest.dtype,
+            "checksum": manifest.checksum,
+            "making": self.making and asdict(self.making),
+            "memory": self.memory.to_json(),
             "original": self.original and self.original.to_json(),
             "rows": [row.to_json() for row in self.rows],
             "tasks": self.tasks and asdict(self.tasks),

@@ -8,24 +8,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bitstack.container.budget import Budget
+from bitstack.container.budget import EVERYTHING, FLOOR, Budget
+from bitstack.container.making import read_making
 from bitstack.container.manifest import Manifest, read_manifest
-from bitstack.container.planning import plan
+from bitstack.container.planning import limits, plan
 from bitstack.container.recognition import is_container
 from bitstack.errors import UserError
 from bitstack.machine.device import pick_device
 from bitstack.machine.extras import require
-from bitstack.metrics.report.along_curve import metrics_along_curve
-from bitstack.metrics.report.data import Measured, Report, Row, Tasks
-from bitstack.metrics.report.measure import Model, Settings, environment, measure_all
+from bitstack.metrics.report.along_curve import ORIGINAL
+from bitstack.metrics.report.data import Measured, Memory, Report, Row, Tasks
+from bitstack.metrics.report.measure import Measuring, Model, Settings, environment
 from bitstack.metrics.tasks.scores import with_recovery
 from bitstack.original.hub_cache import locate
 from bitstack.original.source import open_source
 
 # Closer together where quality changes most, below 3 bits per weight.
 BUDGETS = ("1.5bpw", "2bpw", "2.5bpw", "3bpw", "4bpw", "6bpw")
-MAX_TOKENS = 20_000  # of the text, for loss
-METRIC_BYTES = 50_000  # of the text, for the three metrics
+MAX_TOKENS = 6000  # of the text
 
 
 def collect(
@@ -48,18 +48,18 @@ def collect(
 
     Args:
         folder: Of the container, or its name on the Hub.
-        text: Source of the text that loss and speed are measured on.
+        text: Source of the text that loss, speed and metrics are measured on.
         budgets: Those to measure; none takes the floor, everything, and BUDGETS between.
         original: Folder of the model it was made from; None looks for a folder of that name and
             size in the working directory and beside the container.
-        max_tokens: Of the text; None reads all.
+        max_tokens: Of the text, for loss and metrics alike; None reads all.
         window: Tokens of a window, as in `metrics.loss.evaluation`.
         stride: Tokens between the starts of two windows.
         tasks: Names of benchmark tasks or of groups of them.
         tasks_folder: Of the tasks' data, or of task files.
         limit: Documents of every task; None takes all.
-        metrics: Whether to measure information capacity, capacity density and capacity gap, on the
-            first METRIC_BYTES of the text.
+        metrics: Whether to measure information capacity, capacity density and capacity gap on the
+            text.
 
     Raises:
         UserError: a budget, model, text or task cannot be used, or the original has another size.
@@ -70,27 +70,31 @@ def collect(
     manifest = read_manifest(container)
     pick_device(device)
     source = _original(container, manifest, original)
-    report = Report(str(folder), manifest, _rows(container, manifest, budgets))
+    report = Report(
+        str(folder), manifest, _rows(container, manifest, budgets),
+        memory=Memory(*limits(container, manifest)), making=read_making(container),
+    )  # fmt: skip
     if text is None and tasks is None:
         return report
     where = None if tasks_folder is None else str(tasks_folder)
     chosen = None if tasks is None else Tasks(tuple(tasks), where, limit)
-    settings = Settings(text, chosen, max_tokens, window, stride, device, progress)
-    measured = _measured(report, source, settings)
-    return measured if text is None or not metrics else _with_metrics(measured, source, settings)
+    settings = Settings(text, chosen, metrics, max_tokens, window, stride, device, progress)
+    return _measured(report, source, settings)
 
 
 def _measured(report: Report, source: Path | None, settings: Settings) -> Report:
-    """Adds loss, speed and scores of the rows and of the original in `source`."""
-    models: list[Model] = [("original", source, None)] if source else []
+    """Adds what is measured of the rows and of the original in `source`."""
+    models: list[Model] = [(ORIGINAL, source, None)] if source else []
     models += [(row.name, report.container, row.plan.budget_bytes) for row in report.rows]
-    measured = measure_all(models, settings)
+    measuring = Measuring(settings, models)
+    measured = measuring.run()
     original = measured.pop(0) if source else None
     pairs = zip(report.rows, measured, strict=True)
     return replace(
         report,
         rows=[replace(row, **vars(_beside(one, original, settings.tasks))) for row, one in pairs],
         original=original,
+        metrics=measuring.curve(),
         tasks=settings.tasks,
         environment=environment(settings),
     )
@@ -101,17 +105,6 @@ def _beside(one: Measured, original: Measured | None, tasks: Tasks | None) -> Me
     if original is None or tasks is None:
         return one
     return replace(one, tasks=tuple(with_recovery(one.tasks, original.tasks, seed=tasks.seed)))
-
-
-def _with_metrics(report: Report, source: Path | None, settings: Settings) -> Report:
-    """Adds the three metrics at the report's budgets."""
-    assert settings.text is not None
-    budgets = [row.plan.budget_bytes for row in report.rows]
-    curve = metrics_along_curve(
-        report.container, settings.text, budgets, original=source, max_bytes=METRIC_BYTES,
-        device=settings.device, progress=settings.progress,
-    )  # fmt: skip
-    return replace(report, metrics=curve)
 
 
 def _rows(container: Path, manifest: Manifest, budgets: Sequence[str | int | Budget]) -> list[Row]:
@@ -131,11 +124,11 @@ def _default(manifest: Manifest) -> Iterator[tuple[str, str | int]]:
     budgets = manifest.budgets
     levels = [1] * len(manifest.stacks), [entry.levels for entry in manifest.stacks]
     floor, top = (budgets.bits_per_weight(one) for one in levels)
-    yield "floor", budgets.floor_bytes
+    yield FLOOR, budgets.floor_bytes
     for budget in BUDGETS:
         if floor < float(budget.removesuffix("bpw")) < top:
             yield budget, budget
-    yield "everything", budgets.total_bytes
+    yield EVERYTHING, budgets.total_bytes
 
 
 def _original(container: Path, manifest: Manifest, named: str | Path | None) -> Path | None:

@@ -1,13 +1,16 @@
-"""Measures the models of a report: loss and speed on a text, scores on tasks, or both.
+"""Measures the models of a report: loss, speed and metrics on a text, scores on tasks, or both.
 
-Uses the code of the commands, with one model in memory at a time. Does not choose the budgets; see
+Uses the code of the commands. One model at a time is in memory, and with the metrics the original
+beside it. One bar counts all steps of all models. Does not choose the budgets; see
 `metrics.report.figures`.
 """
 
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,13 +20,21 @@ import torch
 from bitstack.kernels import which
 from bitstack.live.opening import Opened, open_model
 from bitstack.machine.device import pick_device
-from bitstack.machine.progress import bar
+from bitstack.machine.progress import Bar, bar
 from bitstack.metrics.capacity.decode_speed import seconds_per_token
-from bitstack.metrics.loss.evaluation import score
+from bitstack.metrics.loss.evaluation import Evaluation, score
+from bitstack.metrics.report.along_curve import (
+    ORIGINAL,
+    STEPS,
+    CurvePoint,
+    Metrics,
+    MetricsCurve,
+    first_texts,
+)
 from bitstack.metrics.report.data import Measured, Tasks
 from bitstack.metrics.tasks.runner import run_tasks
 from bitstack.metrics.tasks.scores import TaskScore
-from bitstack.original.text import token_ids
+from bitstack.original.text import Tokens, token_ids
 
 SPEED_TOKENS = 32  # decoded one by one for the speed
 Model = tuple[str, str | Path, int | None]  # name, folder, bytes of its budget
@@ -33,54 +44,107 @@ Model = tuple[str, str | Path, int | None]  # name, folder, bytes of its budget
 class Settings:
     """What every model is measured on, and how."""
 
-    text: str | None  # None: neither loss nor speed
+    text: str | None  # None: no loss, no speed, no metrics
     tasks: Tasks | None  # None: no scores
-    max_tokens: int | None  # of the text
+    metrics: bool  # whether the three metrics are measured on the text
+    max_tokens: int | None  # of the text, for all that reads it
     window: int | None  # tokens
     stride: int | None  # tokens
     device: str
     progress: bool
 
-
-def measure_all(models: Sequence[Model], settings: Settings) -> list[Measured]:
-    """Measures every model, in order.
-
-    Raises:
-        UserError: a model, the text or a task cannot be used.
-    """
-    shown = bar(models, desc="report", show=settings.progress)
-    measured = []
-    for name, path, size in shown:
-        shown.set_postfix_str(name)
-        measured.append(_measure(path, size, settings))
-    return measured
+    @property
+    def steps(self) -> int:
+        """How many steps one model takes."""
+        on_text = 0 if self.text is None else 2 + len(STEPS) * self.metrics
+        return on_text + (self.tasks is not None)
 
 
-def _measure(path: str | Path, budget: int | None, settings: Settings) -> Measured:
-    """Measures one model. A text or task that cannot be read is refused before any measuring."""
-    opened = open_model(path, budget=budget, device=settings.device)
-    if settings.text is None:
-        return Measured(tasks=_task_scores(opened, settings))
-    tokens = token_ids(settings.text, opened.tokenizer, max_tokens=settings.max_tokens)
-    tasks = _task_scores(opened, settings)
-    scored = score(
-        opened, tokens, model=Path(path).name, text=settings.text, window=settings.window,
-        stride=settings.stride,
-    )  # fmt: skip
-    speed = 1 / seconds_per_token(opened.model, tokens=SPEED_TOKENS)
-    return Measured(scored=scored, tokens_per_second=speed, tasks=tasks)
+@dataclass
+class Measuring:
+    """One run over all models. After it, `points` has their metrics."""
 
+    settings: Settings
+    models: Sequence[Model]
+    points: list[CurvePoint] = field(default_factory=list)
+    _tokens: Tokens | None = None  # encoded once: the original has the same tokenizer
+    _teacher: Opened | None = None
 
-def _task_scores(opened: Opened, settings: Settings) -> tuple[TaskScore, ...]:
-    tasks = settings.tasks
-    if tasks is None:
-        return ()
-    return tuple(
-        run_tasks(
-            opened, tasks.names, tasks.folder, limit=tasks.limit, seed=tasks.seed,
-            progress=settings.progress,
+    def run(self) -> list[Measured]:
+        """Measures every model, in order.
+
+        Raises:
+            UserError: a model, the text or a task cannot be used.
+        """
+        with self._bar:
+            return [self._measure(*model) for model in self.models]
+
+    def curve(self) -> MetricsCurve | None:
+        """Returns the metrics of all models; None where they were not measured."""
+        if not self.points:
+            return None
+        return self._metrics.curve(str(self.settings.text), self.points)
+
+    @cached_property
+    def _bar(self) -> Bar:
+        total = len(self.models) * self.settings.steps
+        return bar(desc="report", show=self.settings.progress, total=total, unit="step")
+
+    @contextmanager
+    def _step(self, model: str, words: str) -> Iterator[None]:
+        self._bar.set_postfix_str(f"{model}: {words}")
+        yield
+        self._bar.update()
+
+    @cached_property
+    def _metrics(self) -> Metrics:
+        """The metrics read what the loss reads: as many bytes from the start of the text."""
+        assert self.settings.text is not None
+        assert self._tokens is not None
+        most = None if self.settings.max_tokens is None else self._tokens.bytes
+        return Metrics(first_texts(self.settings.text, most))
+
+    def _measure(self, name: str, path: str | Path, budget: int | None) -> Measured:
+        """Measures one model. A text or task that cannot be read is refused before any of it."""
+        settings = self.settings
+        opened = open_model(path, budget=budget, device=settings.device)
+        if settings.text is not None and self._tokens is None:
+            self._tokens = token_ids(
+                settings.text, opened.tokenizer, max_tokens=settings.max_tokens
+            )
+        tasks = self._task_scores(name, opened)
+        if settings.text is None:
+            return Measured(tasks=tasks)
+        with self._step(name, "loss"):
+            scored = self._loss(path, opened)
+        with self._step(name, "speed"):
+            speed = 1 / seconds_per_token(opened.model, tokens=SPEED_TOKENS)
+        if settings.metrics:
+            self._add_point(name, opened)
+        return Measured(scored=scored, tokens_per_second=speed, tasks=tasks)
+
+    def _loss(self, path: str | Path, opened: Opened) -> Evaluation:
+        assert self._tokens is not None
+        return score(
+            opened, self._tokens, model=Path(path).name, text=str(self.settings.text),
+            window=self.settings.window, stride=self.settings.stride,
+        )  # fmt: skip
+
+    def _add_point(self, name: str, opened: Opened) -> None:
+        if name == ORIGINAL:
+            self._teacher = opened
+        self.points.append(
+            self._metrics.point(name, opened, self._teacher, lambda w: self._step(name, w))
         )
-    )  # fmt: skip
+
+    def _task_scores(self, name: str, opened: Opened) -> tuple[TaskScore, ...]:
+        tasks = self.settings.tasks
+        if tasks is None:
+            return ()
+        with self._step(name, "tasks"):
+            return tuple(
+                run_tasks(opened, tasks.names, tasks.folder, limit=tasks.limit, seed=tasks.seed)
+            )
 
 
 def environment(settings: Settings) -> dict[str, Any]:

@@ -122,9 +122,41 @@
     put("now-loss", loss ? words : `${bits.toFixed(2)} bits per weight`);
     put("now-speed", seconds ? `${(1 / seconds.value).toPrecision(3)} tokens/s` : "");
     describeNext(blocks);
+    writeLines(bytes);
+    writeContext(bytes);
     slider.setAttribute("aria-valuetext", `${size(bytes)}, ${bits.toFixed(2)} bits per weight, ` +
       (loss ? `${words}, ${how(loss)}` : "loss not measured"));
     document.querySelectorAll("tr[data-bytes]").forEach((row) => row.classList.toggle("here", +row.dataset.bytes === bytes));
+  }
+
+  // The line that loads this budget, with its name where it has one.
+  const shell = (text) => /^[\w.\/:@%+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+  function writeLines(bytes) {
+    const budget = named.get(bytes) ?? String(bytes);
+    put("load-python", `import bitstack\nmodel = bitstack.load(${JSON.stringify(data.container)}, budget=${JSON.stringify(budget)})`);
+    put("load-command", `compress-model generate ${shell(data.container)} --budget ${shell(budget)} --prompt "Once"`);
+  }
+
+  // Tokens of the longest text whose cache fits beside the model.
+  const cacheOf = (tokens) => data.cache.reduce((sum, [fixed, token, most]) =>
+    sum + fixed + token * (most === null ? tokens : Math.min(tokens, most)), 0);
+  function contextIn(room) {
+    let low = 0, high = data.positions ?? 2 ** 30;
+    while (low < high) {
+      const middle = Math.ceil((low + high) / 2);
+      if (cacheOf(middle) <= room) low = middle; else high = middle - 1;
+    }
+    return low;
+  }
+
+  const memory = $("memory");
+  function writeContext(bytes) {
+    if (!memory) return;
+    const tokens = contextIn(memory.value - bytes);
+    put("t-context", count(tokens));
+    const all = tokens === data.positions ? "all that the model reads; " : "";
+    put("t-context-how", bytes > memory.value ? "the model alone is larger" : tokens
+      ? `${all}its KV cache is ${size(cacheOf(tokens))}; what the program needs comes on top` : "the model fills it");
   }
 
   function describeNext(blocks) {
@@ -165,6 +197,54 @@
     moveMarkers(bytes);
     writeFigures(blocks, bytes);
   }
+
+  document.querySelectorAll(".copy").forEach((button) => button.addEventListener("click", () => {
+    const code = $(button.dataset.from);
+    const done = () => {
+      put("copied", "Copied");
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = "Copy"; put("copied", ""); }, 1500);
+    };
+    const byHand = () => {  // where the page may not write to the clipboard
+      getSelection().selectAllChildren(code);
+      if (document.execCommand("copy")) done();
+    };
+    if (navigator.clipboard) navigator.clipboard.writeText(code.textContent).then(done, byHand); else byHand();
+  }));
+  if (memory) {
+    const wanted = totals[data.start] + cacheOf(data.context);
+    memory.value = [...memory.options].map((one) => one.value).find((bytes) => bytes >= wanted) ?? memory.lastElementChild.value;
+    memory.addEventListener("change", () => writeContext(totals[now]));
+  }
+
+  // Names of dots: each where there is no other name, tick or dot; one without room is left out.
+  const SPOTS = [[1, -1], [-1, -1], [1, 1], [-1, 1], [0, -1.6], [0, 1.6]];  // right or left, below or above
+  const AIR = 2;  // pixels: letters are taller than their line
+  const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom + AIR <= b.top || b.bottom + AIR <= a.top;
+  function placeLabels(plot) {
+    const labels = [...plot.querySelectorAll(".label")], ends = [labels.at(-1), labels[0], labels.at(-2)];
+    const edge = plot.getBoundingClientRect(), taken = [...plot.querySelectorAll(".tick, .whole")].map((tick) => tick.getBoundingClientRect());
+    const dots = new Map(labels.map((label) => {
+      const box = label.parentElement.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
+      return [label, { x, y, box, left: x - 6, right: x + 6, top: y - 6, bottom: y + 6 }];
+    }));
+    for (const label of new Set([...ends, ...labels].filter(Boolean))) {
+      const dot = dots.get(label), { width, height } = label.getBoundingClientRect();
+      const others = [...taken, ...[...dots].filter(([one]) => one !== label).map(([, other]) => other)];
+      const boxes = SPOTS.map(([aside, up]) => {
+        const left = dot.x + aside * (8 + width / 2) - width / 2, top = dot.y + up * (5 + height / 2) - height / 2;
+        return { left, top, right: left + width, bottom: top + height };
+      });
+      const box = boxes.find((one) => one.left >= edge.left && one.right <= edge.right && one.top >= edge.top - 16 && others.every((other) => apart(one, other)));
+      label.style.visibility = box ? "visible" : "hidden";
+      if (!box) continue;
+      taken.push(box);
+      Object.assign(label.style, { left: `${box.left - dot.box.x}px`, top: `${box.top - dot.box.y}px`, right: "auto", bottom: "auto", transform: "none" });
+    }
+  }
+  document.documentElement.classList.add("placed");
+  const resized = new ResizeObserver((entries) => entries.forEach((entry) => placeLabels(entry.target)));
+  document.querySelectorAll(".plot:has(.label)").forEach((plot) => resized.observe(plot));
 
   slider.min = log(totals[0]);
   slider.max = log(totals[last]);

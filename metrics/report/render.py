@@ -15,10 +15,12 @@ from bitstack.errors import UserError
 from bitstack.machine.files import write_json, write_text
 from bitstack.machine.sizes import format_bytes
 from bitstack.metrics.report.along_curve import ORIGINAL
+from bitstack.metrics.report.axis import short_bytes
 from bitstack.metrics.report.charts import bytes_axis, loss_chart
 from bitstack.metrics.report.data import Report
 from bitstack.metrics.report.levels import LevelMap, level_map
-from bitstack.metrics.report.metric_charts import Group, metric_groups
+from bitstack.metrics.report.memory import memory_sizes
+from bitstack.metrics.report.metric_charts import Group, interval_words, metric_groups
 from bitstack.metrics.report.scores import score_table
 
 PAGE, NOTES = "page.html.j2", "report.md.j2"
@@ -37,8 +39,11 @@ def html(report: Report) -> str:
             levels=levels,
             loss=loss,
             groups=groups,
+            intervals=report.metrics and interval_words(report.metrics),
             scores=score_table(report),
             names=_names(report),
+            made=_made(report),
+            memories=memory_sizes(report),
             data=_data(report, levels) | {"charts": {c.key: c.data() for c in charts}},
         )
     )
@@ -51,8 +56,10 @@ def markdown(report: Report) -> str:
             report=report,
             manifest=report.manifest,
             groups=_groups(report),
+            intervals=report.metrics and interval_words(report.metrics),
             scores=score_table(report),
             names=_names(report),
+            made=_made(report),
         )
     )
 
@@ -60,7 +67,13 @@ def markdown(report: Report) -> str:
 def _groups(report: Report) -> list[Group]:
     if report.metrics is None:
         return []
-    return metric_groups(report.metrics, report.rows, bytes_axis(report))
+    return metric_groups(report.metrics, bytes_axis(report))
+
+
+def _made(report: Report) -> dict[str, str]:
+    """Returns the versions of the software that made the container, and the time it took."""
+    taken = {"time": report.making.words()} if report.making else {}
+    return report.manifest.versions | taken
 
 
 def _names(report: Report) -> list[str]:
@@ -125,6 +138,10 @@ def _data(report: Report, levels: LevelMap) -> dict[str, Any]:
             for row in report.rows
         ],
         "loss": original and original.bits_per_byte,
+        "container": report.container,
+        "cache": [[e.fixed, e.per_token, e.window] for e in report.memory.cache or []],
+        "positions": report.memory.positions,
+        "context": report.context,
     }
 
 
@@ -143,6 +160,7 @@ def _template(name: str) -> Any:
     )
     filters: dict[str, Callable[..., str]] = {
         "size": format_bytes,
+        "short": short_bytes,
         "cell": lambda value: str(value).replace("|", "\\|"),
         "count": lambda number: f"{number:,}",
         "perplexity": lambda value: "too large" if value is None else f"{value:.4g}",

@@ -36,7 +36,10 @@ def test_options_reach_the_report(
     assert (result.exit_code, result.stdout) == (0, f"wrote {tmp_path / 'p.html'}\n")
     assert collected["budgets"] == ["2bpw", "50%"]
     assert (collected["original"], collected["tasks"]) == ("owner/name", ["blimp", "piqa"])
-    assert (collected["stride"], collected["max_tokens"]) == (8, 20_000)
+    assert (collected["stride"], collected["max_tokens"]) == (8, 6000)
+    assert collected["metrics"] is True
+    CliRunner().invoke(app, [*command, "--no-metrics"])
+    assert collected["metrics"] is False
 
 
 def test_a_report_beside_its_original(

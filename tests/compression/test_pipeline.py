@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, DeepseekV3Config, GptOssConfig
 import pico
 from bitstack import UserError, compress, load
 from bitstack.compression import matrix_pool
+from bitstack.container.making import MADE
 from bitstack.container.manifest import FOLDER, MANIFEST, read_manifest
 from bitstack.original.source import Source
 
@@ -44,7 +45,9 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*.*"))}
+    """All files but the one that says how long the run took."""
+    files = [path for path in sorted(folder.rglob("*.*")) if path.name != MADE]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 # --- the function is kept ---

@@ -16,6 +16,7 @@ from bitstack.compression import job as job_module
 from bitstack.compression import matrix_pool
 from bitstack.compression.pipeline import RECIPE
 from bitstack.container import journal as work
+from bitstack.container.making import MADE
 from bitstack.container.manifest import FOLDER, MANIFEST
 from bitstack.machine.folder_lock import FolderLock
 
@@ -31,7 +32,8 @@ class Killed(Exception):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    """All files but the one that says how long the run took."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != MADE]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 

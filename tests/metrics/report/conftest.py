@@ -47,15 +47,24 @@ def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def documents_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of many short documents, over which intervals are drawn."""
+    file = tmp_path_factory.mktemp("documents") / "text.jsonl"
+    pieces = [" ".join(WORDS[i : i + 12]) for i in range(0, len(WORDS), 6)]
+    file.write_text("".join(json.dumps({"text": piece}) + "\n" for piece in pieces))
+    return file
+
+
+@pytest.fixture(scope="session")
 def report(
     stacked: Callable[..., Path],
     pico_model: Callable[..., Path],
-    text_file: Path,
+    documents_file: Path,
     tasks_folder: Path,
 ) -> Report:
     """Everything measured, on a pico model."""
     return collect(
-        stacked("llama-gqa", **FIELDS), text=str(text_file), original=pico_model("llama-gqa"),
+        stacked("llama-gqa", **FIELDS), text=str(documents_file), original=pico_model("llama-gqa"),
         window=WINDOW, max_tokens=TOKENS, tasks=TASKS, tasks_folder=tasks_folder,
     )  # fmt: skip
 

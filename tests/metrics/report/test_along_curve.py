@@ -2,22 +2,29 @@
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import pico
-from bitstack.errors import UserError
 from bitstack.live.opening import open_model
 from bitstack.machine.files import write_json
 from bitstack.metrics.capacity.information_capacity import by_bytes, faithful
-from bitstack.metrics.density.law import DensityLaw, Protocol
+from bitstack.metrics.density.law import Protocol
 from bitstack.metrics.density.law_file import classics_law
 from bitstack.metrics.density.measured import law_density
 from bitstack.metrics.gap.capacity_gap import capacity_gap
 from bitstack.metrics.loss.documents import fingerprint, read_texts
-from bitstack.metrics.report.along_curve import MetricsCurve, metrics_along_curve
+from bitstack.metrics.report.along_curve import (
+    ORIGINAL,
+    PASSAGE,
+    STEPS,
+    Metrics,
+    MetricsCurve,
+    first_texts,
+)
 
 NAME = "llama-gqa"
 BUDGETS = ["2.5bpw", "100%"]
@@ -32,18 +39,20 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def law() -> DensityLaw:
+def metrics(text: Path) -> Metrics:
     protocol = Protocol("text", "pairs", window=32, tokenizer=fingerprint(pico.tokenizer()))
-    return replace(classics_law(), protocol=protocol)
+    return Metrics(first_texts(str(text)), replace(classics_law(), protocol=protocol))
 
 
 @pytest.fixture(scope="module")
 def curve(
-    pico_model: Callable[..., Path], stacked: Callable[..., Path], text: Path, law: DensityLaw
+    pico_model: Callable[..., Path], stacked: Callable[..., Path], text: Path, metrics: Metrics
 ) -> MetricsCurve:
-    return metrics_along_curve(
-        stacked(NAME), str(text), BUDGETS, original=pico_model(NAME), law=law
-    )
+    teacher = open_model(pico_model(NAME))
+    points = [metrics.point(ORIGINAL, teacher, teacher)]
+    for budget in BUDGETS:
+        points.append(metrics.point(budget, open_model(stacked(NAME), budget=budget), teacher))
+    return metrics.curve(str(text), points)
 
 
 def test_points_are_the_metrics_alone(
@@ -51,7 +60,7 @@ def test_points_are_the_metrics_alone(
     pico_model: Callable[..., Path],
     stacked: Callable[..., Path],
     text: Path,
-    law: DensityLaw,
+    metrics: Metrics,
 ) -> None:
     texts = read_texts(str(text))
     teacher = open_model(pico_model(NAME))
@@ -62,7 +71,7 @@ def test_points_are_the_metrics_alone(
         assert point.resident_bytes == opened.resident_bytes
         assert point.faithful == faithful(*pair, texts)
         assert point.by_bytes == by_bytes(*pair, texts, denominator="bytes")
-        assert point.density == law_density(opened, law, texts)
+        assert point.density == law_density(opened, metrics.law, texts)
         if budget is not None:
             gap = capacity_gap(teacher.model, opened.model, teacher.tokenizer, texts)
             assert point.gap == gap.whole
@@ -94,7 +103,15 @@ def test_json_is_whole(curve: MetricsCurve, tmp_path: Path) -> None:
 
 
 def test_what_is_not_defined_says_why(stacked: Callable[..., Path], text: Path) -> None:
-    (point,) = metrics_along_curve(stacked("gpt-2"), str(text), ["100%"]).points
+    entered: list[str] = []
+
+    def step(words: str) -> AbstractContextManager[None]:
+        entered.append(words)
+        return nullcontext()
+
+    metrics = Metrics(first_texts(str(text)))
+    point = metrics.point("100%", open_model(stacked("gpt-2")), None, step)
+    assert entered == list(STEPS)
     assert point.faithful is point.density is point.gap is None
     assert set(point.undefined) == {"faithful", "density", "gap"}
     assert "no original" in point.undefined["gap"]
@@ -102,6 +119,23 @@ def test_what_is_not_defined_says_why(stacked: Callable[..., Path], text: Path) 
     assert point.by_bytes is not None
 
 
-def test_an_original_is_no_curve(pico_model: Callable[..., Path], text: Path) -> None:
-    with pytest.raises(UserError, match="not a container"):
-        metrics_along_curve(pico_model(NAME), str(text), ["100%"])
+def test_a_reason_does_not_say_twice_that_nothing_is_defined(
+    stacked: Callable[..., Path], metrics: Metrics
+) -> None:
+    untrained = replace(metrics.law, reference_tokens=1.0)  # no size of its models is as good
+    point = replace(metrics, law=untrained).point("100%", open_model(stacked(NAME)), None)
+    assert point.undefined["density"]
+    assert not point.undefined["density"].startswith("not defined")
+
+
+@pytest.mark.parametrize("most", [None, 4, 100, PASSAGE, PASSAGE + 5, 3 * PASSAGE + 17])
+def test_the_first_texts_hold_what_is_asked_for(tmp_path: Path, most: int | None) -> None:
+    words = pico.TEXT * 20
+    (tmp_path / "t.txt").write_text(words)
+    (tmp_path / "t.jsonl").write_text(
+        "".join(json.dumps({"text": words[i : i + 900]}) + "\n" for i in range(0, len(words), 900))
+    )
+    for name, size in (("t.txt", PASSAGE), ("t.jsonl", 900)):
+        texts = first_texts(str(tmp_path / name), most)
+        assert "".join(texts) == words[:most]
+        assert {len(text) for text in texts[:-1]} <= {size}

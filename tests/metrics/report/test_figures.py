@@ -21,7 +21,7 @@ SHORT = {"window": 32, "max_tokens": 300}
 
 
 def test_figures_are_those_of_plan_and_eval(
-    report: Report, pico_model: Callable[..., Path], text_file: Path
+    report: Report, pico_model: Callable[..., Path], documents_file: Path
 ) -> None:
     names = [row.name for row in report.rows]
     assert (names[0], names[-1]) == ("floor", "everything")
@@ -33,12 +33,14 @@ def test_figures_are_those_of_plan_and_eval(
         assert again.resident_bytes == row.plan.resident_bytes == report.sizes[row.blocks]
         model = load(report.container, row.plan.budget_bytes)
         assert model.bitstack.resident_bytes == row.plan.resident_bytes
-        alone = evaluate(report.container, str(text_file), budget=row.plan.budget_bytes, **SHORT)
+        alone = evaluate(
+            report.container, str(documents_file), budget=row.plan.budget_bytes, **SHORT
+        )
         assert row.scored is not None
         assert row.scored.nll_per_token == pytest.approx(alone.nll_per_token)
     assert report.original is not None
     assert report.original.scored is not None
-    alone = evaluate(pico_model("llama-gqa"), str(text_file), **SHORT)
+    alone = evaluate(pico_model("llama-gqa"), str(documents_file), **SHORT)
     assert report.original.scored.nll_per_token == pytest.approx(alone.nll_per_token)
 
 

@@ -1,6 +1,7 @@
 """The page as a person uses it, in a real Chromium: keys, pointer, dark, narrow."""
 
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.image import imread
 
 from bitstack.metrics.report import Report, html
 from bitstack.metrics.report.levels import level_map
+from bitstack.metrics.report.memory import memory_sizes
 from chromium import Chromium
 
 WIDE_ELEMENTS = """[...document.querySelectorAll('body *')].filter(e =>
@@ -146,6 +148,65 @@ def test_the_pointer_drags_clicks_and_sees_tips(
     browser.value("document.getElementById('budget').focus()")
     browser.press("Home")
     assert browser.value(gap) < 2, "the marker stands where the slider does"
+    assert silent(browser, page)
+
+
+@pytest.mark.parametrize("width", [320, 375, 700, 1280])
+def test_no_word_of_a_chart_is_printed_over_another(
+    browser: Chromium, page: Path, width: int
+) -> None:
+    browser.open(page, width=width)
+    for chart in range(int(browser.value("document.querySelectorAll('.plot').length"))):
+        boxes = browser.value(
+            f"""[...document.querySelectorAll('.plot')[{chart}].parentElement.querySelectorAll(
+              '.label, .tick, figcaption > *')].filter(e => !e.hidden
+              && getComputedStyle(e).visibility === 'visible').map(e => {{
+                const b = e.getBoundingClientRect(), r = document.createRange();
+                r.selectNodeContents(e); const t = r.getBoundingClientRect();
+                return [e.textContent, t.left, t.top, t.right, t.bottom]; }})"""
+        )
+        assert len(boxes) > 4
+        for one, other in combinations(boxes, 2):
+            (_, left, top, right, bottom), (_, l2, t2, r2, b2) = one, other
+            over = left < r2 - 1 and l2 < right - 1 and top < b2 - 1 and t2 < bottom - 1
+            assert not over, (one, other)
+
+
+def test_the_line_that_loads_the_budget_is_copied(
+    browser: Chromium, page: Path, report: Report
+) -> None:
+    browser.open(page)
+    browser.value("document.getElementById('budget').focus()")
+    browser.press("Home")
+    lines = browser.text("#load-python").splitlines()
+    assert lines == [
+        "import bitstack",
+        f'model = bitstack.load("{report.container}", budget="floor")',
+    ]
+    browser.press("ArrowRight")
+    assert f'budget="{report.sizes[1]}"' in browser.text("#load-python")
+    assert f"--budget {report.sizes[1]} " in browser.text("#load-command")
+    browser.value(
+        "navigator.clipboard.writeText = text => (window.copied = text, Promise.resolve())"
+    )
+    browser.page.locator("[data-from=load-command]").click()
+    assert browser.value("window.copied") == browser.text("#load-command")
+    assert browser.text("[data-from=load-command]") == "Copied"
+    assert silent(browser, page)
+
+
+def test_the_text_that_fits_beside_the_model(browser: Chromium, page: Path, report: Report) -> None:
+    most = report.memory.positions
+    assert most is not None
+    browser.open(page)
+    browser.value("document.getElementById('budget').focus()")
+    browser.press("Home")
+    for size in memory_sizes(report):
+        browser.page.select_option("#memory", str(size))
+        room = size - report.sizes[0]
+        tokens = max(n for n in range(most + 1) if n == 0 or report.memory.bytes(n) <= room)
+        assert browser.text("#t-context") == f"{tokens:,}"
+    assert tokens == most
     assert silent(browser, page)
 
 
