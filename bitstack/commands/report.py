@@ -1,14 +1,13 @@
 """`compress-model report`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bitstack.commands.early import check_container, check_inputs
 from bitstack.commands.shared import (
     Budgets,
-    Container,
     Device,
     Json,
     Limit,
@@ -28,7 +27,14 @@ from bitstack.commands.shared import (
 
 
 def report(
-    folder: Container,
+    folders: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIR|NAME|FILE.json...",
+            help="Container that `run` wrote: its folder, or its name on the Hub (owner/name). "
+            "The page compares several, or the .json of earlier reports.",
+        ),
+    ],
     output: Annotated[
         Path,
         typer.Option(
@@ -58,7 +64,7 @@ def report(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Write a web page about a container.
+    """Write a web page about a container, or one that compares several.
 
     Without --text and --tasks nothing is measured: the page shows the sizes and levels of the
     budgets, and how the container was made. Use a text that the container was not calibrated on.
@@ -66,19 +72,32 @@ def report(
 
     Example: compress-model report out/small --text book.txt --output page.html
     """
-    check_container(folder, budgets=budget or ())
-    check_inputs(texts=[text], tasks=split_names(tasks), tasks_folder=tasks_folder)
+    earlier = [name for name in folders if name.endswith(".json")]
+    for folder in folders:
+        if folder not in earlier:
+            check_container(folder, budgets=budget or ())
+    check_inputs(
+        texts=[text], files=map(Path, earlier), tasks=split_names(tasks), tasks_folder=tasks_folder
+    )
     silence_libraries(also_bitstack=quiet)
-    from bitstack.metrics.report import collect, output_files, write_report
+    from bitstack.metrics import report as reports
 
-    output_files(output)  # a wrong name is refused before hours of measuring
-    page = collect(
-        folder, text=text, budgets=budget or (), original=original, max_tokens=max_tokens,
-        window=window, stride=stride, tasks=split_names(tasks), tasks_folder=tasks_folder,
-        limit=limit, metrics=not no_metrics, device=device, progress=not quiet,
-    )  # fmt: skip
-    for file in write_report(page, output):
+    reports.output_files(output)  # a wrong name is refused before hours of measuring
+    options: dict[str, Any] = {
+        "text": text, "budgets": budget or (), "original": original, "max_tokens": max_tokens,
+        "window": window, "stride": stride, "tasks": split_names(tasks), "limit": limit,
+        "tasks_folder": tasks_folder, "metrics": not no_metrics, "device": device,
+        "progress": not quiet,
+    }  # fmt: skip
+    made: Any
+    if len(folders) == 1 and not earlier:
+        made = reports.collect(folders[0], **options)
+        files = reports.write_report(made, output)
+    else:
+        made = reports.compare(folders, **options)
+        files = reports.write_comparison(made, output)
+    for file in files:
         if not quiet and json != "-":
             typer.echo(f"wrote {file}")
     if json:
-        write_result(json, page.to_json())
+        write_result(json, made.to_json())

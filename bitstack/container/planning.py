@@ -120,7 +120,7 @@ def _default(budgets: Budgets) -> list[tuple[str, int]]:
 
 
 def limits(folder: Path, manifest: Manifest) -> tuple[int | None, list[CacheEntry] | None]:
-    """Returns the positions of the model and what its KV cache takes; None for what is not known."""
+    """Returns the positions of the model and what its KV cache takes, None where not known."""
     if manifest.format >= FIRST_WITH_CACHE:
         return manifest.positions, manifest.kv_cache
     # Imported for older containers only: torch and the model's code take seconds.

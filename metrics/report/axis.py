@@ -98,6 +98,30 @@ class LinearAxis:
         return [Tick(self.place(v), f"{v:.{self.digits}f}") for v in values]
 
 
+@dataclass(frozen=True)
+class LogAxis:
+    """A value above 0 on a logarithmic scale, between powers of ten."""
+
+    low: int  # power of ten
+    high: int
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> "LogAxis":
+        """Returns an axis around all of `values`."""
+        low = math.floor(math.log10(min(values)))
+        return cls(low, max(low + 1, math.ceil(math.log10(max(values)))))
+
+    def place(self, value: float) -> float:
+        """Returns the percent from the bottom."""
+        return 100 * (math.log10(value) - self.low) / (self.high - self.low)
+
+    @property
+    def ticks(self) -> list[Tick]:
+        step = max(1, math.ceil((self.high - self.low) / MOST_TICKS))
+        powers = range(self.low, self.high + 1, step)
+        return [Tick(self.place(10.0**power), f"{10.0**power:g}") for power in powers]
+
+
 def _round_up(step: float) -> float:
     """Returns the least of 1, 2, 2.5, 5 times a power of ten that is at least `step`."""
     power = 10.0 ** math.floor(math.log10(step))

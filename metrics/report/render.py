@@ -32,7 +32,7 @@ def html(report: Report) -> str:
     loss, groups = loss_chart(report, axis), _groups(report)
     charts = [*filter(None, [loss]), *(chart for group in groups for chart in group.charts)]
     return str(
-        _template(PAGE).render(
+        template(PAGE).render(
             report=report,
             manifest=report.manifest,
             axis=axis,
@@ -52,7 +52,7 @@ def html(report: Report) -> str:
 def markdown(report: Report) -> str:
     """Returns the same numbers as Markdown, for a README or an issue."""
     return str(
-        _template(NOTES).render(
+        template(NOTES).render(
             report=report,
             manifest=report.manifest,
             groups=_groups(report),
@@ -150,7 +150,8 @@ def _name(label: str, layer: int | None) -> str:
 
 
 @cache
-def _template(name: str) -> Any:
+def template(name: str) -> Any:
+    """Returns the template of that name, beside this file."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(["html.j2"]),
