@@ -1,5 +1,6 @@
 """Fixtures for all tests; `import pico` works in every test file."""
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,23 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pico
 from hub_server import HubServer
+
+CHOICES = """\
+task: boats
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {data}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{{{q}}}}"
+doc_to_choice: "{{{{[a, b]}}}}"
+doc_to_target: 0
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+"""
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -44,6 +62,24 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text(pico.TEXT * 3)
     return path
+
+
+@pytest.fixture(scope="session")
+def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task file of one's own, `boats` (24 choices of the next word), and data for LAMBADA."""
+    folder = tmp_path_factory.mktemp("tasks")
+    starts = range(0, 72, 3)
+    rows = [
+        {"q": " ".join(pico.WORDS[i : i + 3]), "a": pico.WORDS[i + 3], "b": pico.WORDS[i + 9]}
+        for i in starts
+    ]
+    (folder / "boats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "boats.yaml").write_text(CHOICES.format(data=folder / "boats.jsonl"))
+    texts = [" ".join(pico.WORDS[i : i + 6]) for i in starts]
+    (folder / "lambada_test.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    )
+    return folder
 
 
 @pytest.fixture(scope="session")

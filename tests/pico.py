@@ -41,6 +41,7 @@ TEXT = (
     "knew why he did so. Years later the book was found in the wall of the house, and the people "
     "of the town read about boats that their grandfathers had owned."
 )
+WORDS = TEXT.replace(",", "").replace(".", "").split()
 
 TEMPLATE = (  # of chats
     "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}{% endfor %}"

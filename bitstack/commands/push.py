@@ -43,6 +43,14 @@ def push(
     budget: Budgets = None,
     budgets: Annotated[str | None, typer.Option(metavar="B,B,…", hidden=True)] = None,
     text: TextOrNone = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Take budgets, loss and task scores from the .json that `report` wrote of this "
+            "container, instead of measuring with --text.",
+        ),
+    ] = None,
     original: Original = None,
     base_model: Annotated[
         str | None,
@@ -87,7 +95,7 @@ def push(
     check_name(name)
     every = [*(budget or []), *(split_names(budgets) or [])]
     check_container(str(folder), budgets=every)
-    check_inputs(texts=[text])
+    check_inputs(texts=[text], files=[report])
     silence_libraries(also_bitstack=quiet)
     from bitstack.commands.tables import push_lines
     from bitstack.hub.measured import Text
@@ -96,7 +104,7 @@ def push(
     measured = Text(text, original, max_tokens, window, device) if text else None
     pushed = push(
         folder, name, private=private, budgets=every,
-        text=measured, base_model=base_model, license=license, dry_run=dry_run,
+        text=measured, report=report, base_model=base_model, license=license, dry_run=dry_run,
         progress=not quiet,
     )  # fmt: skip
     if json != "-" and not quiet:

@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from bitstack.container.making import Making
 from bitstack.container.manifest import Manifest
 from bitstack.hub.measured import Row
+from bitstack.hub.memories import Choice
 from bitstack.machine.sizes import format_bytes
 from bitstack.metrics.loss.curve import CurvePoint, plot_memory_quality
 from bitstack.metrics.loss.evaluation import Evaluation
@@ -34,6 +36,9 @@ class Subject:
     manifest: Manifest
     rows: list[Row]
     original: Evaluation | None  # None: not measured
+    choices: Sequence[tuple[Choice, int]] = ()  # a budget for every memory, and its download
+    chat: str | None = None  # a message as the chat template writes it; None: no chat model
+    making: Making | None = None  # None: not known
 
 
 def render(subject: Subject, *, picture: bool) -> str:
@@ -41,7 +46,7 @@ def render(subject: Subject, *, picture: bool) -> str:
     manifest = subject.manifest
     measured = next((row.scored for row in subject.rows if row.scored), None)
     card = ModelCard.from_template(
-        _metadata(subject),
+        _metadata(subject, picture),
         template_path=str(_TEMPLATE),
         mark=MARK,
         title=subject.name.rpartition("/")[2],
@@ -50,6 +55,12 @@ def render(subject: Subject, *, picture: bool) -> str:
         rows=subject.rows,
         original=subject.original,
         measured=measured,
+        choices=[choice for choice, _ in subject.choices],
+        downloads=[download for _, download in subject.choices],
+        context=subject.rows[0].planned.context,
+        tasks=subject.rows[0].tasks,
+        documents=_documents(subject.rows[0].tasks),
+        making=subject.making and subject.making.words(),
         picture=PICTURE if picture else None,
         budgets=manifest.budgets,
         weights=f"{manifest.weights:,}",
@@ -112,8 +123,15 @@ def _example(rows: Sequence[Row]) -> tuple[str, int]:
     return budget, row.download_bytes
 
 
-def _metadata(subject: Subject) -> ModelCardData:
+def _documents(tasks: Sequence[dict[str, Any]]) -> str:
+    """Returns how many documents the tasks had, in words."""
+    counts = sorted({task["documents"] for task in tasks if task["documents"]})
+    return " to ".join(f"{count:,}" for count in dict.fromkeys((*counts[:1], *counts[-1:])))
+
+
+def _metadata(subject: Subject, picture: bool) -> ModelCardData:
     results = [one for row in subject.rows if row.scored for one in _results(row, row.scored)]
+    shown = f"https://huggingface.co/{subject.name}/resolve/main/{PICTURE}"
     return ModelCardData(
         base_model=subject.base_model,
         base_model_relation="quantized" if subject.base_model else None,
@@ -122,6 +140,7 @@ def _metadata(subject: Subject) -> ModelCardData:
         tags=["bitstack", "quantized", "compression", "any-size"],
         model_name=subject.name.rpartition("/")[2] if results else None,
         eval_results=results or None,
+        thumbnail=shown if picture else None,
         **{key: subject.base[key] for key in _INHERITED if subject.base.get(key)},
     )
 

@@ -50,6 +50,7 @@ class Row:
     download_bytes: int  # of the shards that hold its blocks
     scored: Evaluation | None  # None: not measured
     recovery: float | None  # bits per byte of the original over those of this budget
+    tasks: Sequence[dict[str, Any]] = ()  # scores on benchmark tasks, as a report's JSON has them
 
 
 def default_budgets(manifest: Manifest) -> list[Budget]:
@@ -95,14 +96,18 @@ def budget_rows(
     rows = []
     for row in planned:
         scored = scores.get(str(row.resident_bytes))
-        recovery = None
-        if scored and original:
-            recovery = original.bits_per_byte / scored.bits_per_byte
-        rows.append(Row(row, _download_bytes(folder, manifest, row), scored, recovery))
+        size = download_bytes(folder, manifest, row)
+        rows.append(Row(row, size, scored, recovery_of(scored, original)))
     return rows, original
 
 
-def _download_bytes(folder: Path, manifest: Manifest, row: PlanRow) -> int:
+def recovery_of(scored: Evaluation | None, original: Evaluation | None) -> float | None:
+    """Returns the original's bits per byte over those of a budget; None where one is missing."""
+    return original.bits_per_byte / scored.bits_per_byte if scored and original else None
+
+
+def download_bytes(folder: Path, manifest: Manifest, row: PlanRow) -> int:
+    """Returns the bytes of the files that hold the blocks of a budget."""
     names = manifest.tensors(manifest.budgets.levels(row.resident_bytes)[0])
     return sum(shard.bytes for shard in BlockReader(folder, manifest=manifest).holding(names))
 
@@ -117,7 +122,7 @@ def _scores(
         "text": tokens.sha256,
         "max_tokens": text.max_tokens,
         "window": text.window,
-        "original": text.original,
+        "original": text.original and public_name(text.original),
     }
     scores = _kept_scores(folder, settings)
     keys = [ORIGINAL] if text.original else []
@@ -136,11 +141,17 @@ def _score(folder: Path, key: str, text: Text, tokens: Tokens) -> Evaluation:
     else:
         path, budget = str(folder), int(key)
     opened = open_model(path, budget=budget, device=text.device)
-    source = Path(text.source)
-    # The card is public: it names files, not their paths.
-    text_name = source.name if source.exists() else text.source
-    model_name = Path(path).resolve().name if Path(path).exists() else path
-    return score(opened, tokens, model=model_name, text=text_name, window=text.window)
+    return score(
+        opened, tokens, model=public_name(path), text=public_name(text.source), window=text.window
+    )
+
+
+def public_name(given: str) -> str:
+    """Returns the name of a file or folder without its path, and any other name as it is.
+
+    What is pushed is public, and says nothing of the disk it comes from.
+    """
+    return Path(given).resolve().name if Path(given).exists() else given
 
 
 def _kept_scores(folder: Path, settings: dict[str, Any]) -> dict[str, Evaluation]:

@@ -29,20 +29,25 @@ from huggingface_hub.utils import (
 )
 
 from bitstack.container.budget import Budget
+from bitstack.container.making import MADE, read_making
 from bitstack.container.manifest import INDEX, MANIFEST, Manifest, read_manifest
 from bitstack.container.reading import BlockReader
 from bitstack.container.small_files import RECIPE
 from bitstack.container.verification import check_files
 from bitstack.errors import UserError
 from bitstack.hub.card import CARD, MARK, PICTURE, Subject, draw, render
-from bitstack.hub.measured import EVALUATIONS, Row, Text, budget_rows
+from bitstack.hub.from_report import rows_of_report
+from bitstack.hub.measured import EVALUATIONS, Row, Text, budget_rows, download_bytes
+from bitstack.hub.memories import Choice, choices
+from bitstack.live.chat_template import chat_text
 from bitstack.machine.extras import require
 from bitstack.machine.progress import bar
 from bitstack.original.file_names import files_beside
 from bitstack.original.hub_cache import LOG_IN, check_name, hub_errors, is_name
+from bitstack.original.source import load_tokenizer
 
 _SHARDS = "model.bitstack-*.safetensors"  # of any container in the repository
-_OWN = ("config.json", MANIFEST, INDEX, RECIPE, EVALUATIONS, CARD, PICTURE)
+_OWN = ("config.json", MANIFEST, INDEX, RECIPE, MADE, EVALUATIONS, CARD, PICTURE)
 _log = logging.getLogger(__name__)
 
 
@@ -70,6 +75,7 @@ def push(
     private: bool = False,
     budgets: Sequence[str | int | Budget] = (),
     text: str | Path | Text | None = None,
+    report: str | Path | None = None,
     base_model: str | None = None,
     license: str | None = None,
     dry_run: bool = False,
@@ -89,6 +95,8 @@ def push(
         text: Measure every budget on this text: a text file, a folder of text files, FILE.jsonl or
             hf:DATASET[:CONFIG][:COLUMN]. A `bitstack.hub.measured.Text` also sets the window, the
             number of tokens, and an original model to compare with. None measures nothing.
+        report: Take budgets, loss and task scores from the .json that `compress-model report` wrote
+            of this container, instead of `budgets` and `text`.
         base_model: The original's name on the Hub; None for the name it was compressed under.
         license: Identifier of a license on the Hub; None for that of the base model.
         dry_run: Write the card, but send nothing.
@@ -113,7 +121,9 @@ def push(
     if isinstance(text, str | Path):
         text = Text(str(text))
     manifest = read_manifest(folder)
-    if text is not None:
+    if report is not None and (text is not None or budgets):
+        raise UserError("--report: has its own budgets and text; leave --text and --budget out")
+    if text is not None or report is not None:
         require("matplotlib")  # for the picture; said before the repository is made
     check_name(name)
     _check_whole(folder, manifest)
@@ -123,8 +133,15 @@ def push(
         check_files(folder, manifest)
     base_model = base_model or _known_base(manifest, text)
     base = {"license": license} if license else _metadata_of(base_model)
-    rows, original = budget_rows(folder, manifest, budgets, text, progress=progress)
-    _write_card(folder, Subject(name, base_model, base, manifest, rows, original))
+    if report is not None:
+        rows, original = rows_of_report(folder, manifest, report)
+    else:
+        rows, original = budget_rows(folder, manifest, budgets, text, progress=progress)
+    subject = Subject(
+        name, base_model, base, manifest, rows, original, _choices(folder, manifest),
+        _message(folder), read_making(folder),
+    )  # fmt: skip
+    _write_card(folder, subject)
     files = _files(folder, manifest)
     sizes = {file: (folder / file).stat().st_size for file in files}
     if dry_run:
@@ -153,6 +170,24 @@ def _create(api: HfApi, name: str, private: bool) -> None:
             )
 
 
+def _choices(folder: Path, manifest: Manifest) -> list[tuple[Choice, int]]:
+    """Returns a budget for every memory, and the bytes of its download."""
+    return [
+        (one, download_bytes(folder, manifest, one.planned) if one.planned else 0)
+        for one in choices(folder, manifest)
+    ]
+
+
+def _message(folder: Path) -> str | None:
+    """Returns a message of a user as the chat template writes it; None for no chat model."""
+    try:
+        tokenizer = load_tokenizer(folder)
+        text = chat_text(tokenizer, [{"role": "user", "content": "Who are you?"}])
+    except UserError:
+        return None
+    return text.strip("\n")
+
+
 def _known_base(manifest: Manifest, text: Text | None) -> str | None:
     """Returns the original's name on the Hub, as it was measured or compressed under."""
     original = text.original if text else None
@@ -163,7 +198,12 @@ def _known_base(manifest: Manifest, text: Text | None) -> str | None:
 def _metadata_of(base_model: str | None) -> dict[str, Any]:
     """Returns the metadata of the base model's card. Warns where it has no license."""
     metadata: dict[str, Any] = {}
-    if base_model is not None:
+    if base_model is None:
+        _log.warning(
+            "warning: the base model is not known; name it with --base-model OWNER/NAME, or the "
+            "card links to none"
+        )
+    else:
         try:
             with hub_errors(base_model):
                 metadata = ModelCard.load(base_model, ignore_metadata_errors=True).data.to_dict()

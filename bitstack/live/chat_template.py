@@ -23,19 +23,25 @@ def chat_ids(tokenizer: Any, messages: list[Message]) -> Tensor:
     Raises:
         UserError: The tokenizer has no chat template, or its template refuses the messages.
     """
+    return torch.as_tensor(_written(tokenizer, messages, return_dict=False, return_tensors="pt"))
+
+
+def chat_text(tokenizer: Any, messages: list[Message]) -> str:
+    """Returns the same as text, with its special tokens. Raises UserError as `chat_ids`."""
+    return str(_written(tokenizer, messages, tokenize=False))
+
+
+def _written(tokenizer: Any, messages: list[Message], **options: Any) -> Any:
     if not tokenizer.chat_template:
         raise UserError(
             "tokenizer: has no chat template, so this is no chat model; continue a text with "
             "`compress-model generate`"
         )
     try:
-        ids = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False, return_tensors="pt"
-        )
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
     except Exception as error:  # templates are programs, and refuse in ways of their own
         roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"chat template: takes no chat with the roles {roles} ({reason}); leave --system out"
         ) from None
-    return torch.as_tensor(ids)

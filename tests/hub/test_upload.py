@@ -1,4 +1,7 @@
-"""Pushing a container: the real client against a server on this machine."""
+"""Pushing a container: the real client against a server on this machine.
+
+Also covers `hub.from_report`.
+"""
 
 import json
 import logging
@@ -19,10 +22,13 @@ from bitstack.container.manifest import MANIFEST, Manifest, read_manifest
 from bitstack.container.planning import plan
 from bitstack.hub import measured
 from bitstack.hub.card import CARD, MARK, PICTURE
+from bitstack.live.chat_template import chat_text
 from bitstack.metrics.loss.evaluation import evaluate
+from bitstack.original.source import load_tokenizer
 from hub_server import READER, WRITER, HubServer
 
 NAME = "someone/pico-stacked"
+ASKED = [{"role": "user", "content": "Who are you?"}]
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +190,7 @@ def test_a_dry_run_sends_nothing(hub: HubServer, container: Path) -> None:
 def test_a_card_without_text_has_bytes_only(hub: HubServer, container: Path) -> None:
     pushed = push(container, NAME, "--dry-run", "--license", "mit")
     card = ModelCard.load(container / CARD)
-    head = next(line for line in card.text.splitlines() if line.startswith("|"))
+    head = next(line for line in card.text.splitlines() if line.startswith("| budget |"))
     assert "bits per weight" in head
     for word in ("loss", "perplexity", "bits per byte", "recovery"):
         assert word not in head
@@ -197,9 +203,10 @@ def test_a_card_without_text_has_bytes_only(hub: HubServer, container: Path) -> 
     assert rows[-1][:2] == ["everything", str(budgets.total_bytes)]
 
 
-def table(text: str) -> list[list[str]]:
-    """Cells of the card's table, without its head."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
+def table(text: str, first: str = "budget") -> list[list[str]]:
+    """Cells of the card's table whose first column is called `first`, without its head."""
+    lines = text.split(f"| {first} |")[1].split("\n\n")[0].splitlines()
+    lines[0] = f"| {first} |{lines[0]}"
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert len({len(row) for row in cells}) == 1, "a column too many"
     return cells[2:]
@@ -259,15 +266,103 @@ def test_a_text_may_be_named_alone(hub: HubServer, container: Path, text: Path) 
     assert pushed[0].rows[0].scored.text == text.name
 
 
-def test_the_code_of_the_card_runs(writer: HubServer, container: Path) -> None:
+def test_the_code_of_the_card_runs(
+    writer: HubServer, container: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     push(container, NAME, "--license", "mit")
+    capsys.readouterr()
     card = (container / CARD).read_text()
     code = card.split("```python\n")[1].split("```")[0]
     assert len(code.splitlines()) == 4
     names: dict = {}
     exec(code, names)
-    ids = names["tokenizer"]("The river", return_tensors="pt").input_ids
-    assert names["model"].generate(ids, max_new_tokens=2, do_sample=False).shape[1] > ids.shape[1]
+    assert capsys.readouterr().out.startswith("The river")
+
+
+def test_the_code_of_a_chat_models_card_runs(
+    hub: HubServer, chatty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    container = Path(shutil.copytree(chatty, NAME))  # a folder of that name stands for the Hub
+    push(container, NAME, "--dry-run", "--license", "mit")
+    card = (container / CARD).read_text()
+    message = card.split("## Chat format")[1].split("````")[1].strip("\n")
+    assert chat_text(load_tokenizer(container), ASKED).strip("\n") == message
+    assert ASKED[0]["content"] in message
+    capsys.readouterr()
+    exec(card.split("```python\n")[1].split("```")[0], {})
+    assert capsys.readouterr().out
+    assert f"compress-model chat {NAME} --budget" in card
+
+
+def test_a_budget_for_every_memory(hub: HubServer, container: Path) -> None:
+    push(container, NAME, "--dry-run", "--license", "mit")
+    ((memory, budget, *_),) = table((container / CARD).read_text(), "memory")
+    assert (memory, budget) == ("4 GB and more", '**`budget="everything"`**')
+
+
+def test_a_report_gives_the_card_its_figures(
+    hub: HubServer, container: Path, text: Path, tasks_folder: Path,
+    pico_model: Callable[..., Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    page = tmp_path / "r.html"
+    made = call(
+        "report", container, "--text", text, "--window", 32, "--original", pico_model("llama-gqa"),
+        "--tasks", "boats", "--tasks-folder", tasks_folder, "--no-metrics", "--output", page,
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    report = page.with_suffix(".json")
+    pushed = push(container, NAME, "--dry-run", "--license", "mit", "--report", report)
+    record = json.loads(report.read_text())
+    assert [row["planned"]["budget"] for row in pushed["rows"]] == [
+        r["name"] for r in record["rows"]
+    ]
+    card = (container / CARD).read_text()
+    scores = table(card.split("## Benchmark tasks")[1])
+    assert scores[0] == ["original", f"{record['original']['tasks'][0]['value']:.4g}"]
+    for cells, row in zip(scores[1:], record["rows"], strict=True):
+        score = row["tasks"][0]
+        assert cells == [row["name"], f"{score['value']:.4g} ({100 * score['recovery']:.1f}%)"]
+    assert PICTURE in pushed["files"]
+    thumbnail = ModelCard(card).data.to_dict()["thumbnail"]
+    assert thumbnail == f"https://huggingface.co/{NAME}/resolve/main/{PICTURE}"
+    (container / CARD).unlink()
+    command = ["push", container, NAME, "--dry-run", "--report", report]
+    assert "leave --text and --budget out" in fails(*command, "--text", text)
+    record["total_bytes"] += 1
+    report.write_text(json.dumps(record))
+    assert "not the report of" in fails(*command, "--license", "mit", "--base-model", "a/b")
+    assert not (container / CARD).exists()
+
+
+def test_no_path_of_the_disk_is_stored_or_pushed(
+    hub: HubServer, run: Callable[..., Path], pico_model: Callable[..., Path], text: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """Of the model, the text, or the container, in any file, at any depth."""
+    secret = tmp_path / "home-of-somebody"
+    model = shutil.copytree(pico_model("llama-gqa"), secret / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["_name_or_path"] = str(model)
+    (model / "config.json").write_text(json.dumps(config))
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings |= {"name_or_path": str(model), "special_tokens_map_file": str(model / "map.json")}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    held_out = shutil.copy(text, secret / "held-out.txt")
+    fields = {"blocks": 2, "search_sweeps": 0, "joint_passes": 0, "tune_steps": 0}
+    few = {"num_samples": 4, "seq_len": 32, "order": "predicted", "calibration": str(held_out)}
+    made = run(model, "container", **fields, **few)
+    options = ["--text", held_out, "--window", 32, "--original", model, "--budget", "100%"]
+    push(made, NAME, "--dry-run", "--license", "mit", *options)
+    bitstack.load(made).save_pretrained(tmp_path / "saved")
+    bitstack.export(made, tmp_path / "dense", budget="100%")
+    for folder in (made, tmp_path / "saved", tmp_path / "dense"):
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        assert len(files) > 4
+        for file in files:
+            assert str(tmp_path).encode() not in file.read_bytes(), file
+            assert secret.name.encode() not in file.read_bytes(), file
 
 
 def test_the_card_holds_the_recipe(hub: HubServer, container: Path) -> None:
@@ -351,4 +446,5 @@ def test_an_unknown_license_is_left_out(
     result = call("push", container, NAME, "--dry-run")
     assert result.exit_code == 0, result.output
     assert "name it with --license" in caplog.text
+    assert "name it with --base-model OWNER/NAME" in caplog.text
     assert "license" not in ModelCard.load(container / CARD).data.to_dict()

@@ -87,3 +87,22 @@ def test_a_config_is_valid_json_and_reads_back(tmp_path: Path) -> None:
     again = LlamaConfig.from_pretrained(tmp_path)
     assert again.limit == float("inf")
     assert again.hidden_size == config.hidden_size
+
+
+def test_paths_of_the_disk_are_left_out(tmp_path: Path) -> None:
+    source, folder = pico.save("llama-tied", tmp_path / "source"), tmp_path / "folder"
+    folder.mkdir()
+    kept = {"name_or_path": "owner/name", "model_max_length": 7, "bos_token": "/s"}
+    given = kept | {"special_tokens_map_file": "/home/me/map.json", "tokenizer_file": r"C:\me\t"}
+    (source / "tokenizer_config.json").write_text(json.dumps(given))
+    copy_beside(source, folder)
+    assert json.loads((folder / "tokenizer_config.json").read_text()) == kept
+    config = Gemma3Config(text_config=pico.FAMILIES["gemma-3"]().to_dict())
+    config._name_or_path = config.text_config._name_or_path = "/home/me/model"
+    write_config(config, folder)
+    assert "/home/me" not in (folder / "config.json").read_text()
+    config.text_config._name_or_path = config._name_or_path = ""
+    plain = json.loads(config.to_json_string())
+    plain["text_config"].pop("_name_or_path", None)
+    plain["vision_config"].pop("_name_or_path", None)
+    assert json.loads((folder / "config.json").read_text()) == plain
