@@ -53,8 +53,8 @@ def report(
         bool,
         typer.Option(
             "--no-metrics",
-            help="Measure loss and speed only, not information capacity, density and gap: about a "
-            "fifth of the time.",
+            help="Measure loss and speed only, not information capacity, density and gap, which "
+            "take most of the time.",
         ),
     ] = False,
     tasks: Tasks = None,

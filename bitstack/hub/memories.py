@@ -28,7 +28,7 @@ def choices(folder: Path, manifest: Manifest) -> list[Choice]:
     """Returns a budget for every memory, up to the first that holds everything."""
     budgets = manifest.budgets
     cache = plan(folder, FLOOR)[0].kv_cache_bytes or 0
-    made = []
+    made: list[Choice] = []
     for memory in MEMORIES:
         room = room_in(memory, cache)
         if room >= budgets.total_bytes:

@@ -5,7 +5,6 @@ call, and the repository shows what it showed before until everything is there. 
 card, see `hub.card`, and does not measure, see `hub.measured`.
 """
 
-import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
-    ModelCard,
     get_token,
 )
 from huggingface_hub.utils import (
@@ -35,6 +33,7 @@ from bitstack.container.reading import BlockReader
 from bitstack.container.small_files import RECIPE
 from bitstack.container.verification import check_files
 from bitstack.errors import UserError
+from bitstack.hub.base_model import known_base, metadata_of
 from bitstack.hub.card import CARD, MARK, PICTURE, Subject, draw, render
 from bitstack.hub.from_report import rows_of_report
 from bitstack.hub.measured import EVALUATIONS, Row, Text, budget_rows, download_bytes
@@ -48,7 +47,6 @@ from bitstack.original.source import load_tokenizer
 
 _SHARDS = "model.bitstack-*.safetensors"  # of any container in the repository
 _OWN = ("config.json", MANIFEST, INDEX, RECIPE, MADE, EVALUATIONS, CARD, PICTURE)
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,8 +129,8 @@ def push(
     if not dry_run:
         _create(api, name, private)
         check_files(folder, manifest)
-    base_model = base_model or _known_base(manifest, text)
-    base = {"license": license} if license else _metadata_of(base_model)
+    base_model = base_model or known_base(manifest, text)
+    base = {"license": license} if license else metadata_of(base_model)
     if report is not None:
         rows, original = rows_of_report(folder, manifest, report)
     else:
@@ -186,32 +184,6 @@ def _message(folder: Path) -> str | None:
     except UserError:
         return None
     return text.strip("\n")
-
-
-def _known_base(manifest: Manifest, text: Text | None) -> str | None:
-    """Returns the original's name on the Hub, as it was measured or compressed under."""
-    original = text.original if text else None
-    names = [name for name in (original, manifest.base_model) if name and is_name(name)]
-    return next((name for name in names if not Path(name).exists()), None)
-
-
-def _metadata_of(base_model: str | None) -> dict[str, Any]:
-    """Returns the metadata of the base model's card. Warns where it has no license."""
-    metadata: dict[str, Any] = {}
-    if base_model is None:
-        _log.warning(
-            "warning: the base model is not known; name it with --base-model OWNER/NAME, or the "
-            "card links to none"
-        )
-    else:
-        try:
-            with hub_errors(base_model):
-                metadata = ModelCard.load(base_model, ignore_metadata_errors=True).data.to_dict()
-        except UserError as error:
-            _log.warning("warning: no model card of the base model: %s", error)
-    if not metadata.get("license"):
-        _log.warning("warning: the license of the base model is not known; name it with --license")
-    return metadata
 
 
 def _write_card(folder: Path, subject: Subject) -> None:

@@ -1,6 +1,6 @@
 """Pushing a container: the real client against a server on this machine.
 
-Also covers `hub.from_report`.
+Also covers `hub.from_report` and `hub.base_model`.
 """
 
 import json
