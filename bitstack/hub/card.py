@@ -4,7 +4,7 @@ Does not measure, see `hub.measured`, and does not upload, see `hub.upload`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def draw(subject: Subject, folder: Path) -> Path | None:
         for size, (row, scored) in measured.items()
     ]
     (path,) = plot_memory_quality(
-        {subject.name: points},
+        {subject.name: _readable(points)},
         _original_point(subject.original),
         folder,
         title="One folder, any memory budget",
@@ -94,6 +94,21 @@ def draw(subject: Subject, folder: Path) -> Path | None:
         formats=["png"],
     )
     return path
+
+
+def _readable(points: Sequence[CurvePoint]) -> list[CurvePoint]:
+    """Leaves out the label of a point beside the last one with a label: they would overlap."""
+    sizes, losses = [p.resident_bytes for p in points], [p.bits_per_byte for p in points]
+    across, down = (max(values) - min(values) or 1 for values in (sizes, losses))
+    made: list[CurvePoint] = []
+    for point in points:
+        last = next((one for one in reversed(made) if one.label), None)
+        near = last is not None and (
+            abs(point.resident_bytes - last.resident_bytes) < 0.08 * across
+            and abs(point.bits_per_byte - last.bits_per_byte) < 0.05 * down
+        )
+        made.append(replace(point, label="") if near else point)
+    return made
 
 
 def how_measured(scored: Evaluation) -> str:

@@ -242,6 +242,8 @@
       Object.assign(label.style, { left: `${box.left - dot.box.x}px`, top: `${box.top - dot.box.y}px`, right: "auto", bottom: "auto", transform: "none" });
     }
   }
+  const map = document.querySelector(".map"), narrow = map.querySelector("td:not([colspan])");
+  if (narrow) new ResizeObserver(() => map.classList.toggle("dense", narrow.offsetWidth < 18)).observe(map);
   document.documentElement.classList.add("placed");
   const resized = new ResizeObserver((entries) => entries.forEach((entry) => placeLabels(entry.target)));
   document.querySelectorAll(".plot:has(.label)").forEach((plot) => resized.observe(plot));

@@ -9,8 +9,9 @@ from huggingface_hub import ModelCard
 
 from bitstack.container.levels import budget_bytes
 from bitstack.container.manifest import read_manifest
-from bitstack.hub.card import PICTURE, Subject, draw, how_measured, render
+from bitstack.hub.card import PICTURE, Subject, _readable, draw, how_measured, render
 from bitstack.hub.measured import budget_rows
+from bitstack.metrics.loss.curve import CurvePoint
 from bitstack.metrics.loss.evaluation import Evaluation
 
 NAME = "someone/pico-stacked"
@@ -76,6 +77,13 @@ def test_a_perplexity_beyond_all_numbers(subject: Subject) -> None:
     assert card.data.eval_results is not None
     assert {r.metric_type for r in card.data.eval_results} == {"bits_per_byte"}
     assert "| 1.5000 | – | 0.7500 |" in card.text
+
+
+def test_labels_of_the_picture_do_not_overlap() -> None:
+    places = [(10, 3.0, "floor"), (12, 2.0, "2bpw"), (13, 1.98, "3bpw"), (100, 1.9, "everything")]
+    made = _readable([CurvePoint(*place) for place in places])
+    assert [point.label for point in made] == ["floor", "2bpw", "", "everything"]
+    assert [point.resident_bytes for point in made] == [10, 12, 13, 100]
 
 
 def test_a_picture_of_measured_budgets_only(subject: Subject, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """The page as a person uses it, in a real Chromium: keys, pointer, dark, narrow."""
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from bitstack.container.manifest import Manifest
 from bitstack.metrics.report import Report, html
 from bitstack.metrics.report.levels import level_map
 from bitstack.metrics.report.memory import memory_sizes
@@ -218,6 +219,36 @@ def test_it_fits_a_narrow_screen(browser: Chromium, page: Path, width: int) -> N
     assert browser.value("document.getElementById('budget').getBoundingClientRect().height") >= 44
     sizes = "Math.min(...[...document.querySelectorAll('p, dt, dd, th, td')].map(e => "
     assert browser.value(sizes + "parseFloat(getComputedStyle(e).fontSize)))") >= 11
+
+
+def test_many_layers_stay_readable(browser: Chromium, report: Report, tmp_path: Path) -> None:
+    """Figures of narrow columns are left out, and so are numbers of layers without room."""
+    manifest = report.manifest
+    layers = 28
+    stacks = [
+        entry.model_copy(update={"layer": layer, "name": f"{entry.name}.{layer}"})
+        for layer in range(layers)
+        for entry in manifest.stacks
+        if entry.layer == 0
+    ]
+    order = [stack for stack, entry in enumerate(stacks) for _ in range(entry.levels - 1)]
+    deep = Manifest.model_construct(**dict(manifest) | {"stacks": stacks, "order": order})
+    page = tmp_path / "deep.html"
+    page.write_text(html(Report("deep", deep, [])), encoding="utf-8")
+    browser.open(page, width=375)
+    assert browser.value("document.querySelector('.map').className") == "map dense"
+    places = browser.value(
+        """[...document.querySelectorAll('.layer')].filter(e =>
+          getComputedStyle(e).visibility === 'visible').map(e => {
+            const range = document.createRange(); range.selectNodeContents(e);
+            const box = range.getBoundingClientRect(); return [box.left, box.right]; })"""
+    )
+    assert len(places) == layers / 4
+    assert all(right <= left for (_, right), (left, _) in pairwise(places))
+    assert browser.value("document.documentElement.scrollWidth") <= 375
+    assert silent(browser, page)
+    browser.open(page, width=1280)
+    assert browser.value("document.querySelector('.map').className") == "map"
 
 
 def test_light_and_dark(browser: Chromium, page: Path, tmp_path: Path) -> None:
