@@ -42,7 +42,7 @@ from bitstack.live.chat_template import chat_text
 from bitstack.machine.extras import require
 from bitstack.machine.progress import bar
 from bitstack.original.file_names import files_beside
-from bitstack.original.hub_cache import LOG_IN, check_name, hub_errors, is_name
+from bitstack.original.hub_cache import LOG_IN, check_name, hub_errors
 from bitstack.original.source import load_tokenizer
 
 _SHARDS = "model.bitstack-*.safetensors"  # of any container in the repository

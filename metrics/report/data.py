@@ -75,7 +75,7 @@ class Memory:
 
     def to_json(self) -> dict[str, Any]:
         """Returns all fields."""
-        cache = self.cache and [entry.model_dump() for entry in self.cache]
+        cache = None if self.cache is None else [entry.model_dump() for entry in self.cache]
         return {"positions": self.positions, "cache": cache}
 
 
