@@ -60,6 +60,15 @@ def report(
     tasks: Tasks = None,
     tasks_folder: TasksFolder = None,
     limit: Limit = None,
+    tasks_budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="B",
+            help="Run the tasks at this budget and on the original, not at all budgets; repeat the "
+            "option for a second one. Scores of the other budgets are predicted, which takes no "
+            "time; two are better than one, for example floor and 3bpw.",
+        ),
+    ] = None,
     json: Json = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -86,8 +95,8 @@ def report(
     options: dict[str, Any] = {
         "text": text, "budgets": budget or (), "original": original, "max_tokens": max_tokens,
         "window": window, "stride": stride, "tasks": split_names(tasks), "limit": limit,
-        "tasks_folder": tasks_folder, "metrics": not no_metrics, "device": device,
-        "progress": not quiet,
+        "tasks_folder": tasks_folder, "tasks_budgets": tasks_budget or (),
+        "metrics": not no_metrics, "device": device, "progress": not quiet,
     }  # fmt: skip
     made: Any
     if len(folders) == 1 and not earlier:

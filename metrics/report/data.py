@@ -15,7 +15,8 @@ from bitstack.container.making import Making
 from bitstack.container.manifest import Manifest
 from bitstack.container.planning import PlanRow
 from bitstack.metrics.loss.evaluation import Evaluation
-from bitstack.metrics.report.along_curve import MetricsCurve
+from bitstack.metrics.report.along_curve import ORIGINAL, MetricsCurve
+from bitstack.metrics.tasks.predicted import ScoreAt
 from bitstack.metrics.tasks.scores import TaskScore
 
 FORMAT = 1
@@ -45,21 +46,28 @@ class Row(Measured):
     name: str  # floor, 2bpw, everything, or as given
     plan: PlanRow
     blocks: int  # of the order that are loaded, beyond the floor
+    predicted: tuple[ScoreAt, ...] = ()  # task scores, where the tasks were not run
 
     def to_json(self) -> dict[str, Any]:
         """Returns all fields."""
         own = {"name": self.name, "plan": asdict(self.plan), "blocks": self.blocks}
+        own |= {"predicted": [asdict(score) for score in self.predicted]}
         return own | super().to_json()
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """Benchmark tasks that every model runs, and how."""
+    """Benchmark tasks that the original and the budgets run, and how."""
 
     names: tuple[str, ...]  # as given: a group is one name
     folder: str | None = None  # of the tasks' data, or of task files
     limit: int | None = None  # documents of a task, None for all
     seed: int = 0  # of the random draws behind the intervals
+    budgets: tuple[str, ...] = ()  # names of those that run them; none: all do
+
+    def run_at(self, name: str) -> bool:
+        """Whether the model of this name runs them."""
+        return not self.budgets or name in (ORIGINAL, *self.budgets)
 
 
 @dataclass(frozen=True)

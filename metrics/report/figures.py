@@ -19,6 +19,7 @@ from bitstack.machine.extras import require
 from bitstack.metrics.report.along_curve import ORIGINAL
 from bitstack.metrics.report.data import Measured, Memory, Report, Row, Tasks
 from bitstack.metrics.report.measure import Measuring, Model, Settings, environment
+from bitstack.metrics.report.predicted import with_predicted
 from bitstack.metrics.tasks.scores import with_recovery
 from bitstack.original.hub_cache import locate
 from bitstack.original.source import open_source
@@ -40,6 +41,7 @@ def collect(
     tasks: Sequence[str] | None = None,
     tasks_folder: str | Path | None = None,
     limit: int | None = None,
+    tasks_budgets: Sequence[str] = (),
     metrics: bool = True,
     device: str = "auto",
     progress: bool = False,
@@ -58,6 +60,8 @@ def collect(
         tasks: Names of benchmark tasks or of groups of them.
         tasks_folder: Of the tasks' data, or of task files.
         limit: Documents of every task; None takes all.
+        tasks_budgets: Names among `budgets` that run the tasks; the scores of the others are
+            predicted from them, which needs `text`, `metrics` and the original. None: all run them.
         metrics: Whether to measure information capacity, capacity density and capacity gap on the
             text.
 
@@ -77,7 +81,10 @@ def collect(
     if text is None and tasks is None:
         return report
     where = None if tasks_folder is None else str(tasks_folder)
-    chosen = None if tasks is None else Tasks(tuple(tasks), where, limit)
+    few = tuple(tasks_budgets)
+    chosen = None if tasks is None else Tasks(tuple(tasks), where, limit, budgets=few)
+    if few:
+        _check_prediction(few, report, whole=bool(text and metrics and source and tasks))
     settings = Settings(text, chosen, metrics, max_tokens, window, stride, device, progress)
     return _measured(report, source, settings)
 
@@ -90,7 +97,7 @@ def _measured(report: Report, source: Path | None, settings: Settings) -> Report
     measured = measuring.run()
     original = measured.pop(0) if source else None
     pairs = zip(report.rows, measured, strict=True)
-    return replace(
+    done = replace(
         report,
         rows=[replace(row, **vars(_beside(one, original, settings.tasks))) for row, one in pairs],
         original=original,
@@ -98,6 +105,23 @@ def _measured(report: Report, source: Path | None, settings: Settings) -> Report
         tasks=settings.tasks,
         environment=environment(settings),
     )
+    return with_predicted(done)
+
+
+def _check_prediction(few: Sequence[str], report: Report, *, whole: bool) -> None:
+    """Refuses what scores cannot be predicted from, before anything is measured."""
+    if not whole:
+        raise UserError(
+            "--tasks-budget: the scores of other budgets are predicted from the KL divergence, "
+            "which needs --tasks, --text, --original and no --no-metrics; add what is missing"
+        )
+    names = [row.name for row in report.rows]
+    for name in few:
+        if name not in names:
+            raise UserError(
+                f"--tasks-budget {name}: is not among the budgets of the report, which are "
+                f"{', '.join(names)}; write one of them, or add it as --budget {name}"
+            )
 
 
 def _beside(one: Measured, original: Measured | None, tasks: Tasks | None) -> Measured:

@@ -53,11 +53,10 @@ class Settings:
     device: str
     progress: bool
 
-    @property
-    def steps(self) -> int:
-        """How many steps one model takes."""
+    def steps(self, name: str) -> int:
+        """How many steps the model of this name takes."""
         on_text = 0 if self.text is None else 2 + len(STEPS) * self.metrics
-        return on_text + (self.tasks is not None)
+        return on_text + (self.tasks is not None and self.tasks.run_at(name))
 
 
 @dataclass
@@ -87,7 +86,7 @@ class Measuring:
 
     @cached_property
     def _bar(self) -> Bar:
-        total = len(self.models) * self.settings.steps
+        total = sum(self.settings.steps(name) for name, _, _ in self.models)
         return bar(desc="report", show=self.settings.progress, total=total, unit="step")
 
     @contextmanager
@@ -139,7 +138,7 @@ class Measuring:
 
     def _task_scores(self, name: str, opened: Opened) -> tuple[TaskScore, ...]:
         tasks = self.settings.tasks
-        if tasks is None:
+        if tasks is None or not tasks.run_at(name):
             return ()
         with self._step(name, "tasks"):
             return tuple(
