@@ -44,6 +44,7 @@ def run_all(lines: list[list[str]]) -> list[list[object]]:
 def test_arithmetic_imports_no_torch(container: str, tmp_path: Path) -> None:
     lines = [
         ["--help"],
+        ["report", "--help"],
         ["plan", container, "--budget", "floor", "--budget", "everything", "--context", "64"],
         ["metric", "gap", "teacher", "--student", "350M"],
         ["metric", "gap", "teacher", "--student", "1B", "--training-tokens", "20B"],
@@ -69,6 +70,9 @@ def test_what_is_wrong_is_refused_before(container: str, tmp_path: Path) -> None
         ["metric", "density", "loss", container, "--pairs", str(tmp_path / "no.jsonl")],
         ["export", container, "--output", str(taken)],
         ["report", container, "--output", str(tmp_path / "no" / "page.html")],
+        ["report", container, str(tmp_path / "no.json"), *read],
+        ["report", container, str(tmp_path / "no"), *read],
+        ["push", container, "owner/name", "--report", str(tmp_path / "no.json")],
         ["metric", "density", "fit", str(taken), "--output", str(tmp_path / "no" / "law.json")],
         ["eval", container],
         ["eval", container, "--text", str(tmp_path / "no.txt")],

@@ -52,3 +52,19 @@ def test_a_report_beside_its_original(
     assert (result.exit_code, result.stdout) == (0, "")
     record = json.loads(page.with_suffix(".json").read_text())
     assert record["original"]["scored"]["tokens"] == record["rows"][0]["scored"]["tokens"]
+
+
+def test_a_comparison_as_json(
+    stacked: Callable[..., Path], text_file: Path, tmp_path: Path
+) -> None:
+    twice, page = [str(stacked(NAME))] * 2, str(tmp_path / "p.html")
+    options = "--max-tokens 100 --window 32 --budget 100% --no-metrics --json -"
+    words = ["report", *twice, "--text", str(text_file), "--output", page, *options.split()]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0
+    record = json.loads(result.stdout)
+    assert [one["container"] for one in record["reports"]] == twice
+    assert record == json.loads((tmp_path / "p.json").read_text())
+    cache = record["reports"][0]["memory"]["cache"]
+    assert [entry["window"] for entry in cache] == [None]
+    assert cache[0]["per_token"] > 0
