@@ -50,8 +50,8 @@ class ExpertMatrix:
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        own = args[1] if len(args) > 1 else None
-        # Of the published format a product rounds more often than the matrix does, and saves nothing.
+        own = args[1] if len(args) > 1 and isinstance(args[0], Tensor) else None
+        # A product in the published format rounds more often than its matrix, and saves nothing.
         if isinstance(own, cls) and own._stack.spec.format == "codes":
             if func is F.linear and not own._transposed:
                 return own._stack.product(*_linear_arguments(*args, **kwargs))
