@@ -22,34 +22,45 @@ SHARE = "share"  # the unit of a bar whose numbers say nothing by themselves
 
 
 class _Log:
-    """Prints a line for all open bars, every so often, as long as there are some."""
+    """Prints a line for all open bars, every so often, as long as there are some.
+
+    A bar that nobody closed is closed by the garbage collector, at any moment and in any thread, in
+    the midst of the code below too. So nothing here waits for a lock: dictionaries change in one
+    step, and the thread looks at the clock instead of being woken.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: list[Any] = []
-        self._begun = 0.0
-        self._ended = threading.Event()
+        self._open: dict[int, Any] = {}  # by id, in the order of opening
+        self._begun = self._printed = 0.0
+        self._prints = threading.Lock()  # held by the thread that prints
 
     def add(self, bar: Any) -> None:
-        with self._lock:
-            self._open.append(bar)
-            if len(self._open) == 1:
-                self._begun, self._ended = time.monotonic(), threading.Event()
-                args = (self._ended,)
-                threading.Thread(target=self._print, args=args, daemon=True).start()
+        if not self._open:
+            self._begun = self._printed = time.monotonic()
+        self._open[id(bar)] = bar
+        if self._prints.acquire(blocking=False):
+            threading.Thread(target=self._run, daemon=True).start()
 
     def remove(self, bar: Any) -> None:
-        with self._lock:
-            self._open = [other for other in self._open if other is not bar]
-            if not self._open:
-                self._ended.set()
+        self._open.pop(id(bar), None)
 
-    def _print(self, ended: threading.Event) -> None:
-        while not ended.wait(EVERY):
-            with self._lock:
-                parts = [_state(bar) for bar in self._open]
-            parts.append(format_duration(time.monotonic() - self._begun))
-            print(", ".join(parts), file=sys.stderr, flush=True)
+    def _run(self) -> None:
+        while True:
+            while self._open:
+                time.sleep(EVERY / 30)
+                self._print_if_due()
+            self._prints.release()
+            # A bar opened before that release has found the lock taken.
+            if not self._open or not self._prints.acquire(blocking=False):
+                return
+
+    def _print_if_due(self) -> None:
+        now, bars = time.monotonic(), [*self._open.values()]
+        if not bars or now - self._printed < EVERY:
+            return
+        self._printed = now
+        parts = [*map(_state, bars), format_duration(now - self._begun)]
+        print(", ".join(parts), file=sys.stderr, flush=True)
 
 
 _log = _Log()

@@ -71,6 +71,42 @@ def test_lines_end_with_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(0.01)
 
 
+def test_a_bar_that_the_collector_closes_while_another_opens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It did so once while a lock was held, and the command hung."""
+    log = log_file(monkeypatch)
+    start = threading.Thread.start
+
+    def collected_meanwhile(thread: threading.Thread) -> None:
+        lost = bar(desc="lost", show=True, total=1)
+        del lost  # closed here, in the midst of opening the other
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", collected_meanwhile)
+    with bar(desc="kept", show=True, total=1):
+        wait_for(log, "kept: 0 of 1")
+    assert "lost" not in log.getvalue()
+
+
+def test_bars_of_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = log_file(monkeypatch)
+
+    def work() -> None:
+        for _ in range(50):
+            with bar(desc="short", show=True, total=2) as one:
+                one.update()
+
+    with bar(desc="whole", show=True, total=1):
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in threads)
+        wait_for(log, "whole: 0 of 1, 0.")
+
+
 def test_nothing_is_shown_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     log = log_file(monkeypatch)
     for _ in bar([1], desc="hidden", show=False):
