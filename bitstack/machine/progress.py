@@ -9,6 +9,7 @@ import math
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,14 +31,15 @@ class _Log:
     """
 
     def __init__(self) -> None:
-        self._open: dict[int, Any] = {}  # by id, in the order of opening
+        # By id, in the order of opening; weak, or a bar that nobody closes would never leave.
+        self._open: dict[int, weakref.ref[Any]] = {}
         self._begun = self._printed = 0.0
         self._prints = threading.Lock()  # held by the thread that prints
 
     def add(self, bar: Any) -> None:
         if not self._open:
             self._begun = self._printed = time.monotonic()
-        self._open[id(bar)] = bar
+        self._open[id(bar)] = weakref.ref(bar)
         if self._prints.acquire(blocking=False):
             threading.Thread(target=self._run, daemon=True).start()
 
@@ -55,7 +57,8 @@ class _Log:
                 return
 
     def _print_if_due(self) -> None:
-        now, bars = time.monotonic(), [*self._open.values()]
+        now, found = time.monotonic(), [ref() for ref in [*self._open.values()]]
+        bars = [bar for bar in found if bar is not None]
         if not bars or now - self._printed < EVERY:
             return
         self._printed = now

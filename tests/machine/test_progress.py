@@ -1,5 +1,6 @@
 """Bars in a terminal, lines in a log: how far all open bars are, even while a step takes long."""
 
+import gc
 import io
 import sys
 import threading
@@ -19,6 +20,7 @@ class Terminal(io.StringIO):
 def log_file(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What stands in the log file, with lines much more often. No fixture: pytest sets stderr
     anew after those."""
+    gc.collect()  # bars that other tests have left open
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
     monkeypatch.setattr(progress, "EVERY", 0.01)
