@@ -30,7 +30,7 @@ from bitstack.original.config_facts import text_config
 from bitstack.original.decoder_layers import find_layers
 from bitstack.original.source import Source
 
-LOGITS_AT_ONCE = 1 << 24  # numbers of one piece of logits, positions x vocabulary: 64 MiB in fp32
+LOGITS_AT_ONCE = 1 << 23  # numbers of one piece of logits, positions x vocabulary: 32 MiB in fp32
 
 
 @dataclass

@@ -151,9 +151,9 @@ def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: i
             sum(4 * n * n for at, n in moments if at == index) for index in range(len(layers))
         )
         stages.append(layer + worst + 4 * batch * (6 * wide + 12 * hidden))
-        # The head: some copies of one piece of logits.
+        # The head: some copies of one piece of logits, and the largest tensor's file, still mapped.
         logits = max(LOGITS_AT_ONCE, words)
-        stages.append(outer + 5 * 4 * logits + 12 * batch * hidden)
+        stages.append(outer + largest + 8 * 4 * logits + 12 * batch * hidden)
         if recipe.tunes:
             logits = 5 * 4 * TUNING_TOKENS * words
             chains = len(recipe.ends) + 1
