@@ -83,11 +83,15 @@ class LoggedBar:
     """Makes a class of tqdm print lines where stderr is no terminal. For a base class before it."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        logs = not sys.stderr.isatty()
+        logs = self._logs = not sys.stderr.isatty()
         # With a delay without end tqdm itself prints nothing.
         super().__init__(*args, **options | ({"delay": math.inf} if logs else {}))
         if logs and not self.disable:  # type: ignore[attr-defined]
             _log.add(self)
+
+    def refresh(self, *args: Any, **options: Any) -> Any:
+        """Draws the bar anew, in a terminal."""
+        return None if self._logs else super().refresh(*args, **options)  # type: ignore[misc]
 
     def close(self) -> None:
         """Ends the bar and its lines."""

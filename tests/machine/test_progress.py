@@ -39,6 +39,7 @@ def test_a_log_gets_lines_of_all_open_bars(monkeypatch: pytest.MonkeyPatch) -> N
     with bar(desc="measure", show=True, total=3) as outer:
         outer.update()
         with bar(desc="tune", show=True, total=50, unit="step") as inner:
+            inner.set_postfix_str("which would draw a bar")
             inner.update(20)
             wait_for(log, "measure: 1 of 3, tune: 20 of 50 steps, 0.")
         wait_for(log, "measure: 1 of 3, 0.")
