@@ -6,8 +6,8 @@ scale sets of its lower levels and other planes, is read. Generation itself is t
 assisted generation (arXiv 2211.17192); see `live.verify` for the exact text.
 
 Drafts save forwards of the whole model. They save time only where a few tokens together cost
-little more than one, which CPU cores do not offer: on one AVX-512 core (Llama of 0.8 billion
-weights, 4 planes drafted by 1, every draft right) it took 1.2 times as long as plain decoding.
+little more than one, and the smaller model little beside the whole one: `scripts/bench_drafts.py`
+measures both on a container.
 """
 
 import copy

@@ -190,9 +190,8 @@ class Recipe(BaseModel):
         ge=1,
         le=MOST_CODE_BLOCKS,
         description="codes: Highest level of the chains that take those passes (`joint_passes`). "
-        "4 leaves them out for a chain of levels 5 to 8: a quarter less time, with errors a tenth "
-        "larger at level 6 and a third larger at levels 7 and 8. Without text all chains take "
-        "them.",
+        "4 leaves them out for a chain of levels 5 to 8: less time, and larger errors at levels 6 "
+        "to 8. Without text all chains take them.",
     )
     rotation: Literal["auto", "always", "never"] = Field(
         "auto",

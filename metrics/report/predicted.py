@@ -15,18 +15,20 @@ def with_predicted(report: Report) -> Report:
     """Returns the report with `predicted` of every row whose tasks were not run.
 
     Rows stay as they are where nothing can be predicted from: without an original, without KL
-    divergences, or for tasks without choices.
+    divergences, or for tasks without choices. It comes after hours of measuring, so it never fails.
     """
     divergences = _divergences(report)
     if report.tasks is None or report.original is None or not divergences:
         return report
     sizes = [Size(ORIGINAL, None, report.manifest.original_bytes, 0.0, report.original.tasks)]
-    sizes += [
-        Size(row.name, row.plan.budget_bytes, row.plan.resident_bytes, divergences[row.name],
-             row.tasks)
-        for row in report.rows
-        if row.name in divergences
-    ]  # fmt: skip
+    for row in report.rows:
+        kl = divergences.get(row.name)
+        # Rounding may leave no KL, or one below 0: such a size is the original once more.
+        if kl is not None and not (row.tasks and kl <= 0):
+            size = (row.plan.budget_bytes, row.plan.resident_bytes)
+            sizes.append(Size(row.name, *size, max(kl, 0.0), row.tasks))
+    if not any(size.scores for size in sizes[1:]):
+        return report
     scores: dict[str, list[ScoreAt]] = {size.budget: at for size, at in fill_in(sizes)}
     return replace(report, rows=[_filled(row, scores.get(row.name, [])) for row in report.rows])
 
