@@ -26,14 +26,13 @@ from frontier.settings import FAMILIES, MIX, Setting, own_sizes, settings, type_
 from peers import METHODS
 from peers.bench import Task
 from quality_presets import name_of
-from quality_rows import ROWS, Rows, file_of, forget
+from quality_rows import FRONTIER, ROWS, Rows, file_of, forget
 from tqdm import tqdm
 
 from bitstack.commands.shared import errors_in_one_line, silence_libraries, write_result
 from bitstack.errors import UserError
 
 PICTURES = Path(__file__).resolve().parents[1] / ".github"
-NAME = "frontier"  # of the files of rows
 _STDERR = 2  # file descriptor; stdout is for the tables or the JSON
 
 
@@ -64,7 +63,7 @@ def measure_here(options: argparse.Namespace) -> None:
         UserError: There is no such setting.
     """
     bench = open_task(options, MeteredBench)
-    rows = Rows(file_of(options.rows, bench.task.model, NAME), bench.task, PricedRow)
+    rows = Rows(file_of(options.rows, bench.task.model, FRONTIER), bench.task, PricedRow)
     sizes = sizes_of(rows, options.rows)
     known = {setting.name: setting for setting in settings(rows.rows, sizes)}
     if options.here not in known:
@@ -135,7 +134,7 @@ def drop(file: Path, task: Task, options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace, given: Sequence[str]) -> None:
     """Measures, prints the tables, and writes picture and JSON."""
-    file = file_of(options.rows, name_of(options.model), NAME)
+    file = file_of(options.rows, name_of(options.model), FRONTIER)
     task = kept_task(file) if options.kept else open_task(options, MeteredBench).task
     if options.fresh and not options.kept:
         drop(file, task, options)
@@ -143,7 +142,7 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> None:
     rows = Rows(file, task, PricedRow)
     if options.json != "-":
         report.report(task, rows, missing)
-        picture = options.plot or PICTURES / f"{NAME}-{task.model}.png"
+        picture = options.plot or PICTURES / f"{FRONTIER}-{task.model}.png"
         if plot.plot(task, rows.rows, picture):
             print(f"picture: {picture}")
     if options.json:

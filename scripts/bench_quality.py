@@ -6,8 +6,9 @@
     python scripts/bench_quality.py --model SmolLM2
 
 One model and one text give one table and one plot. Finished rows are kept in scripts/quality: a run
-measures only the rows that are missing, and --kept measures none. A peer that needs other versions
-of libraries runs in an environment of its own and adds to the same file.
+measures only the rows that are missing, and --kept measures none. Rows that bench_frontier.py kept
+for the same texts count too, unless --fresh is given. A peer that needs other versions of libraries
+runs in an environment of its own and adds to the same file.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from peers.limits import Limits
 from peers.ours import VARIANTS
 from quality_blimp import compare
 from quality_presets import PRESETS, Preset, folder_of, name_of
-from quality_rows import ROWS, Rows, file_of, forget, tasks
+from quality_rows import FRONTIER, ROWS, Rows, file_of, forget, tasks
 from tqdm import tqdm
 
 from bitstack.commands.shared import errors_in_one_line, silence_libraries, write_result
@@ -184,7 +185,8 @@ def run(options: argparse.Namespace) -> None:
     methods = known if options.methods is None else options.methods
     if options.fresh and bench:
         forget(file, task, methods)
-    rows = Rows(file, task)
+    others = None if options.fresh else file_of(options.rows, task.model, FRONTIER)
+    rows = Rows(file, task, other=others)
     missing = measure(bench, rows, methods) if bench else {}
     for name in missing:
         missing[name] += "; kept rows are shown" if rows.of(name) else ""

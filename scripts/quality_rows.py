@@ -8,7 +8,7 @@ library makes it stale.
 import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from peers import family
 from peers.bench import Row, Task
 
 ROWS = Path(__file__).parent / "quality"
+FRONTIER = "frontier"  # of the files of `bench_frontier.py`
 DECIDES = (
     "bitstack",
     "metrics",
@@ -38,13 +39,20 @@ class Rows:
         file: With one row a line.
         task: What the rows measured.
         kind: The class of the rows.
+        other: A file with more rows; of a method at a setting that both have, `file` counts.
     """
 
-    def __init__(self, file: Path, task: Task, kind: type[Row] = Row) -> None:
+    def __init__(
+        self, file: Path, task: Task, kind: type[Row] = Row, other: Path | None = None
+    ) -> None:
         self.file, self.task = file, task
-        lines = [line for line in _lines(file) if Task(**line["task"]) == task]
-        self.rows = [kind(**line["row"]) for line in lines]
-        self.commits = [line["commit"] for line in lines]
+        self.rows: list[Row] = []
+        self.commits: list[str] = []
+        for line in (line for source in (file, other) if source for line in _lines(source)):
+            row = _row(kind, line["row"])
+            if Task(**line["task"]) == task and not (other and self.has(row.method, row.setting)):
+                self.rows.append(row)
+                self.commits.append(line["commit"])
 
     def has(self, method: str, setting: str) -> bool:
         """Returns whether the row of a method at a setting is there."""
@@ -99,6 +107,12 @@ def commit() -> str:
     head = _git("rev-parse", "--short", "HEAD").stdout.strip()
     changed = _git("status", "--porcelain", "--", *(f":/{path}" for path in DECIDES)).stdout
     return head + "-dirty" * bool(changed) if head else "unknown"
+
+
+def _row(kind: type[Row], values: dict[str, Any]) -> Row:
+    """Returns a row; fields that its class lacks, those of another script, are left out."""
+    names = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in names})
 
 
 def _git(*command: str) -> subprocess.CompletedProcess[str]:
