@@ -21,30 +21,34 @@ def is_native(code: Tensor) -> bool:
     return code.device.type == "cpu" and native.compiled() is not None
 
 
-def values(code: Tensor, planes: int, table: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Returns `u T[code] v` fp32 [m, n].
+def values(
+    code: Tensor, planes: int, table: Tensor, u: Tensor, v: Tensor,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:  # fmt: skip
+    """Returns `u T[code] v` [m, n] in `dtype`.
 
     Args:
         code: uint8 [m, n]; the low `planes` bits count.
         table: T fp32 [2^planes].
         u: Scales of the rows, fp32 [m].
         v: Scales of the columns, fp32 [n].
+        dtype: fp32 or bf16.
 
     Raises:
         TypeError, ValueError: A tensor is not of that dtype, shape and device.
     """
     code, table, u, v = (t.contiguous() for t in (code, table, u, v))
-    _check_code(code, planes)
+    check_code(code, planes)
     checks.tensor("table", table, _FP32, (2**planes,), code.device)
     checks.tensor("u", u, _FP32, code.shape[:1], code.device)
     checks.tensor("v", v, _FP32, code.shape[1:], code.device)
     functions = native.compiled()
     if functions is None or not code.is_cpu:
-        return table[(code & (2**planes - 1)).int()].mul_(v).mul_(u.unsqueeze(1))
-    out = torch.empty(code.shape)
+        return table[(code & (2**planes - 1)).int()].mul_(v).mul_(u.unsqueeze(1)).to(dtype)
+    out = torch.empty(code.shape, dtype=dtype)
     failed = functions.bitstack_values(
         *_buffer(code), 2**planes, *_buffer(table), *_buffer(u), *_buffer(v), *code.shape,
-        *_buffer(out), threads.count(),
+        *_buffer(out), native.DTYPES.get(dtype, -1), threads.count(),
     )  # fmt: skip
     if failed:
         library.fail(failed)
@@ -55,7 +59,12 @@ def _buffer(value: Tensor | None) -> native.Buffer:
     return (0, 0) if value is None else (value.data_ptr(), value.numel())
 
 
-def _check_code(code: Tensor, planes: int) -> None:
+def check_code(code: Tensor, planes: int) -> None:
+    """Refuses what are not the codes of a matrix, or not 0 to 8 planes.
+
+    Raises:
+        TypeError, ValueError: They are not.
+    """
     checks.whole(planes=planes)
     checks.tensor("code", code, (torch.uint8,))
     if code.dim() != 2 or not 0 <= planes <= checks.MOST_PLANES:
@@ -79,7 +88,7 @@ def sum_by_code(
     """
     code, rows, columns = code.contiguous(), rows.contiguous(), columns.contiguous()
     x = None if x is None else x.contiguous()
-    _check_code(code, planes)
+    check_code(code, planes)
     checks.tensor("rows", rows, _FP32, code.shape[:1], code.device)
     checks.tensor("columns", columns, _FP32, code.shape[1:], code.device)
     if x is not None:
@@ -155,7 +164,7 @@ def _check_search(levels: Searched, hessians: Tensor, code: Tensor) -> None:
     held = {"table": levels.tables, "u": levels.u, "v": levels.v, "product": levels.products}
     if any(len(ts) != count for ts in held.values()):
         raise ValueError(f"levels: {count} numbers of planes, but not as many of every tensor")
-    _check_code(code, max(levels.planes, default=0))
+    check_code(code, max(levels.planes, default=0))
     checks.tensor("code", code, (torch.uint8,), device=cpu)
     shapes = {"u": code.shape[:1], "v": code.shape[1:], "product": code.shape}
     for name, ts in held.items():

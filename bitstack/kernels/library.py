@@ -17,7 +17,7 @@ _matrix: list[Any] = [_pointer]  # a Coded
 _outliers: list[Any] = [_pointer, _int32, _int64, *_counted]
 
 MOST_PLANES = 8
-_INTERFACE = 3  # as in cpu/variants.cpp: raise both when a function's arguments change
+_INTERFACE = 4  # as in cpu/variants.cpp: raise both when a function's arguments change
 
 
 class Coded(ctypes.Structure):
@@ -72,10 +72,17 @@ _ARGUMENTS: dict[str, list[Any]] = {
         *[_int64] * 4, *[_int32] * 2, *[_pointer] * 6, *_counted * 4, _int32,
     ],
     "bitstack_values": [
-        *_counted, _int32, *_counted * 3, _int64, _int64, *_counted, _int32,
+        *_counted, _int32, *_counted * 3, _int64, _int64, *_counted, _int32, _int32,
     ],
     "bitstack_sum_by_code": [
         *_counted, _int32, *_counted * 3, _int64, _int64, *_counted, _int32,
+    ],
+    "bitstack_spread": [
+        *_counted, _int32, *_counted * 3, _int64, _int64, *_counted * 5, _int32,
+    ],
+    "bitstack_move": [
+        *_counted, _int32, *_counted * 3, _int64, _int64, *_counted, _int32, _int32, *_counted * 3,
+        _int32,
     ],
 }  # fmt: skip
 

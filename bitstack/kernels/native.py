@@ -16,7 +16,7 @@ from torch import Tensor
 from bitstack.kernels import checks, library, threads
 from bitstack.kernels.selection import Variant
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _NO_BUFFER = (0, 0)  # a null pointer
 _NO_BIAS = (0, 0, 0)
 _NO_OUTLIERS = (0, 0, 0, *_NO_BUFFER)
@@ -26,12 +26,12 @@ Buffer = tuple[int, int]  # address and number of elements
 
 def supports(dtype: torch.dtype) -> bool:
     """Tells whether the kernels read activations of this dtype."""
-    return dtype in _DTYPES
+    return dtype in DTYPES
 
 
 def number_of(dtype: torch.dtype) -> int:
     """Returns the library's number of a dtype that it supports."""
-    return _DTYPES[dtype]
+    return DTYPES[dtype]
 
 
 def compiled() -> ctypes.CDLL | None:
@@ -114,9 +114,9 @@ def _outliers(kept: Kept) -> tuple[int, bool, int, int, int]:
 
 def _tokens(x: Tensor) -> tuple[int, int, int, int]:
     """Address, numbers, vectors and dtype of `x` [..., n]."""
-    dtype = _DTYPES.get(x.dtype)
+    dtype = DTYPES.get(x.dtype)
     if dtype is None or not x.is_cpu or not x.is_contiguous() or x.is_neg():
-        buffer("x", x, *_DTYPES)
+        buffer("x", x, *DTYPES)
         raise ValueError(f"x: {x.device} {x.dtype} cannot be read")
     count = x.numel()
     try:
@@ -127,10 +127,10 @@ def _tokens(x: Tensor) -> tuple[int, int, int, int]:
 
 
 def _bias(bias: Tensor, rows: int) -> tuple[int, int, int]:
-    at, count = buffer("bias", bias, *_DTYPES)
+    at, count = buffer("bias", bias, *DTYPES)
     if at == 0 or bias.shape != (rows,):  # a null pointer says that there is none
         raise ValueError(f"bias: shape {list(bias.shape)} or its memory is not that of [{rows}]")
-    return at, count, _DTYPES[bias.dtype]
+    return at, count, DTYPES[bias.dtype]
 
 
 def linear(
@@ -210,8 +210,8 @@ def unpack(
         *(_NO_BUFFER if ids is None else buffer("ids", ids, torch.int64)),
         begin,
         begin + count,
-        *buffer("out", out, *_DTYPES),
-        _DTYPES[out.dtype],
+        *buffer("out", out, *DTYPES),
+        DTYPES[out.dtype],
         threads.count(),
     )
     if code == library.BAD_ID:

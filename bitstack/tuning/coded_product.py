@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitstack.tuning.positions import lookup
+from bitstack.kernels import codes
+from bitstack.kernels.learning import spread
 
 UseGradient = Callable[[Tensor], None]  # takes a gradient of the shape of the matrix, [m, n]
 
 
-def product(x: Tensor, y: Tensor, *, fast: bool) -> Tensor:
-    """Returns `x @ y`.
+def product_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
+    """Returns the dtype of products that need no more than bf16: bf16 in place of fp32 where the
+    machine multiplies that at a multiple of the speed (sums stay fp32), else `dtype`.
 
-    If `fast`, fp32 matrices are rounded to bf16 where the machine multiplies these at a multiple of
-    the speed (sums stay fp32). That errs like codes of 8 bits: too much for codes of 8 bits.
+    It errs like codes of 8 bits: too much for codes of 8 bits.
     """
-    if fast and x.dtype == torch.float32 and _multiplies_bf16(x.device.type):
-        return (x.bfloat16() @ y.bfloat16()).float()
-    return x @ y
+    fast = dtype == torch.float32 and _multiplies_bf16(device)
+    return torch.bfloat16 if fast else dtype
 
 
 @cache
@@ -36,40 +36,42 @@ def _multiplies_bf16(device: str) -> bool:
     return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
-def coded_matrix(code: Tensor, u: Tensor, v: Tensor, table: Tensor) -> Tensor:
-    """Returns the matrix diag(u) T[code] diag(v), [m, n]."""
-    return lookup(table, code).mul_(v).mul_(u.unsqueeze(1))
+def coded_matrix(
+    code: Tensor, u: Tensor, v: Tensor, table: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Returns the matrix diag(u) T[code] diag(v), [m, n]; of `code`, the bits that T needs."""
+    if table.dtype == torch.float32 and dtype in (torch.float32, torch.bfloat16):
+        return codes.values(code, len(table).bit_length() - 1, table, u, v, dtype)
+    cells = table[(code & (len(table) - 1)).int()]
+    return (cells * v * u.unsqueeze(1)).to(dtype)
 
 
 class CodedProduct(torch.autograd.Function):
     """`x` times (diag(u) T[code] diag(v))ᵀ, with gradients for x, u, v and T.
 
     The gradient by the table value of each weight, [m, n], goes to `use_gradient`. The matrix is
-    rebuilt on the way back instead of kept.
+    rebuilt on the way back instead of kept. `x` in bf16 gives results in bf16, though scales are
+    fp32.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, code: Tensor, u: Tensor, v: Tensor, table: Tensor,
-        use_gradient: UseGradient | None, fast: bool,
+        use_gradient: UseGradient | None,
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, code, u, v, table)
         ctx.use_gradient = use_gradient
-        return product(x, coded_matrix(code, u, v, table).T, fast=fast)
+        return x @ coded_matrix(code, u, v, table, x.dtype).T
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, code, u, v, table = ctx.saved_tensors
-        g = gradients[0]
-        cells = lookup(table, code)
         # Gradients of one batch are noisier than any rounding.
-        dx = product(g, cells * v * u.unsqueeze(1), fast=True)
-        dw = product(g.flatten(0, -2).T, x.flatten(0, -2), fast=True)
-        # W_rc = u_r T[code_rc] v_c, so each scale gathers dW times the other two factors.
-        dw_cells = dw * cells
-        du, dv = dw_cells @ v, dw_cells.T @ u
-        dw = dw * v * u.unsqueeze(1)  # now the gradient by the table value of each weight
-        dt = torch.bincount(code.flatten().int(), weights=dw.flatten(), minlength=len(table))
+        dtype = product_dtype(x.dtype, x.device.type)
+        g = gradients[0].to(dtype)
+        dx = (g @ coded_matrix(code, u, v, table, dtype)).to(x.dtype)
+        dw = g.flatten(0, -2).T @ x.flatten(0, -2).to(dtype)
+        found = spread(code, table, u, v, dw.to(table.dtype))
         if ctx.use_gradient:
-            ctx.use_gradient(dw)
-        return dx, None, du, dv, dt.to(table), None, None
+            ctx.use_gradient(found.cells)
+        return dx, None, found.u, found.v, found.table, None

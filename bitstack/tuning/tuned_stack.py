@@ -19,8 +19,9 @@ from bitstack.container.entries import StackEntry
 from bitstack.kernels import outliers, packing, rotate
 from bitstack.kernels.reference import split_scale
 from bitstack.nn import stacks
-from bitstack.tuning.coded_product import CodedProduct, coded_matrix
-from bitstack.tuning.positions import Positions, lookup
+from bitstack.tuning.coded_product import CodedProduct, coded_matrix, product_dtype
+from bitstack.tuning.outlier_product import OutlierProduct, two_ways
+from bitstack.tuning.positions import Positions
 
 _FAST_LEVELS = 4  # up to this level errors are far above those of bf16 products
 _RATE_COLUMNS = 128  # columns of a matrix whose codes move as fast as the recipe says
@@ -39,6 +40,21 @@ def learning_chains(spec: StackSpec) -> list[range]:
     return spec.chains[:-1] or spec.chains
 
 
+class SharedInputs:
+    """Rotates the inputs of a product, once where several matrices have the same ones."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] = ()
+        self._inputs = self._rotated = torch.empty(0)
+
+    def rotated(self, x: Tensor, seed: int, dtype: torch.dtype) -> Tensor:
+        """Returns `x` in `dtype`, rotated with `seed`; see `kernels.rotate`."""
+        key = seed, dtype, x._version, torch.is_grad_enabled()
+        if self._inputs is not x or self._key != key:
+            self._inputs, self._key, self._rotated = x, key, rotate(x.to(dtype), seed)
+        return self._rotated
+
+
 class TunedStack(nn.Module):
     """A stack whose scales are parameters: relative changes of u and v, changes of T.
 
@@ -46,7 +62,12 @@ class TunedStack(nn.Module):
     """
 
     def __init__(
-        self, spec: StackSpec, read: Callable[[str], Tensor], *, codes_learn: bool
+        self,
+        spec: StackSpec,
+        read: Callable[[str], Tensor],
+        inputs: "SharedInputs",
+        *,
+        codes_learn: bool,
     ) -> None:
         """Reads the tensors of `spec` by their names within the stack.
 
@@ -54,12 +75,17 @@ class TunedStack(nn.Module):
         `code_rate`.
         """
         super().__init__()
+        self.inputs = inputs
         self.spec, self.level, self.codes_learn = spec, spec.levels, codes_learn
         self.codes = {  # by the top level of the chain, uint8 [m, n]
             chain[-1]: packing.codes([read(name) for name in spec.planes(chain[-1])], spec.columns)
             for chain in spec.chains
         }
         self.kept = [read(tensor.name) for tensor in spec.kept]  # outliers do not learn
+        self.kept_ways = None
+        if self.kept:
+            positions, values = self.kept
+            self.kept_ways = two_ways(positions, values, spec.rows, spec.columns)
         self.base_scales = {j: read(f"scale_{j}").float() for j in range(1, spec.levels + 1)}
         self.scale_changes = nn.ParameterDict(
             {str(level): torch.zeros_like(scale) for level, scale in self.base_scales.items()}
@@ -113,18 +139,21 @@ class TunedStack(nn.Module):
         return torch.cat(self.scales(level)).detach().clamp(-65504, 65504).half()
 
     def _coded_matrix(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(code, u, v, T) of the present level."""
-        return (self.codes[self.chain_top] & (2**self.level - 1), *self.scales(self.level))
+        """(code, u, v, T) of the present level; of the code, the low bits that T needs count."""
+        return (self.codes[self.chain_top], *self.scales(self.level))
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Returns `x` [..., n] times the transposed matrix at the present level, plus `bias`."""
         top = self.chain_top
         # At one plane errors are so large that a gradient says little of the cell next door.
         moves = top in self.positions and self.level > max(1, self.planes[top].kept)
-        use_gradient, fast = self._move_codes if moves else None, self.level <= _FAST_LEVELS
-        rotated = rotate(x, self.spec.rotation)
-        y: Tensor = CodedProduct.apply(rotated, *self._coded_matrix(), use_gradient, fast)
-        y = outliers.add_products(y, x, *self.kept) if self.kept else y
+        use_gradient = self._move_codes if moves else None
+        dtype = product_dtype(x.dtype, x.device.type) if self.level <= _FAST_LEVELS else x.dtype
+        rotated = self.inputs.rotated(x, self.spec.rotation, dtype)
+        y: Tensor = CodedProduct.apply(rotated, *self._coded_matrix(), use_gradient)
+        y = y.to(x.dtype)
+        if self.kept_ways:
+            y = OutlierProduct.apply(y, x, self.kept_ways)
         return y if bias is None else y + bias
 
     @torch.no_grad()
@@ -148,7 +177,10 @@ class TunedStack(nn.Module):
     def gather(self, ids: Tensor) -> Tensor:
         """Returns the rows `ids` of the matrix at the present level, [..., n]."""
         code, u, v, table = self._coded_matrix()
-        rows = lookup(table, code[ids]) * v * u[ids].unsqueeze(-1)
+        chosen = code[ids] & (len(table) - 1)
+        # Selected along one dimension: the gradient of that takes a fraction of the time.
+        cells = table.index_select(0, chosen.flatten().int()).view(chosen.shape)
+        rows = cells * v * u[ids].unsqueeze(-1)
         rows = rotate(rows, self.spec.rotation, back=True)
         return rows + outliers.rows(ids, *self.kept, self.spec.columns) if self.kept else rows
 
@@ -168,14 +200,14 @@ def make_tunable(
     stacks_by_name = stacks(
         model.float()
     )  # activations in fp32; stacks give up their buffers below
-    tuned = {}
+    tuned, inputs = {}, SharedInputs()
     for entry, learns in zip(entries, codes_learn, strict=True):
         stack = stacks_by_name[entry.name]
 
         def read_part(name: str, entry: StackEntry = entry, device: Any = stack.device) -> Tensor:
             return read(f"{entry.name}.{name}").to(device)
 
-        new = TunedStack(entry.spec, read_part, codes_learn=learns)
+        new = TunedStack(entry.spec, read_part, inputs, codes_learn=learns)
         stack.product, stack.gather = new.product, new.gather  # type: ignore[method-assign]
         stack.dequantize = new.dequantize  # type: ignore[method-assign]
         # One tensor stays, by which the stack's device is known.

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.spill import Spill
 from bitstack.machine.progress import Bar, bar
+from bitstack.tuning.divergence import Divergence
 from bitstack.tuning.tuned_stack import Planes, TunedStack
 
 _LEAST_LOSS = 1e-9  # nats; below it a budget is as good as the original and has nothing to learn
@@ -141,15 +141,10 @@ class Tuner:
         """KL(original || stacked) over a batch, nats per token."""
         ids = self.runner.windows[batch].to(self.runner.device)
         with torch.no_grad():
-            target = (
-                self.runner.logits(batch, self._state(len(self.runner), batch))
-                .float()
-                .log_softmax(-1)
-            )
-        stacked = self.model(ids, use_cache=False).logits.float().log_softmax(-1)
-        return F.kl_div(
-            stacked.flatten(0, 1), target.flatten(0, 1), log_target=True, reduction="batchmean"
-        )
+            target = self.runner.logits(batch, self._state(len(self.runner), batch))
+        stacked = self.model(ids, use_cache=False).logits
+        loss: Tensor = Divergence.apply(stacked.flatten(0, 1).float(), target.flatten(0, 1))
+        return loss
 
 
 def _state_key(layers: int, batch: int) -> str:

@@ -72,11 +72,22 @@ _FUNCTIONS: dict[str, tuple[int, int | None, dict[int, _Buffer]]] = {
     }),
     "bitstack_values": (7, None, {
         0: _Buffer(1, _fixed(1)), 3: _Buffer(4, _fixed(4)), 5: _Buffer(6, _fixed(4)),
-        7: _Buffer(8, _fixed(4)), 11: _Buffer(12, _fixed(4), _OUTPUT),
+        7: _Buffer(8, _fixed(4)), 11: _Buffer(12, _dtype(13), _OUTPUT),
     }),
     "bitstack_sum_by_code": (8, None, {
         0: _Buffer(1, _fixed(1)), 3: _Buffer(4, _fixed(4)), 5: _Buffer(6, _fixed(4)),
         7: _Buffer(8, _fixed(4)), 11: _Buffer(12, _fixed(8), _OUTPUT),
+    }),
+    "bitstack_spread": (10, None, {
+        0: _Buffer(1, _fixed(1)), 3: _Buffer(4, _fixed(4)), 5: _Buffer(6, _fixed(4)),
+        7: _Buffer(8, _fixed(4)), 11: _Buffer(12, _fixed(4)), 13: _Buffer(14, _fixed(4), _OUTPUT),
+        15: _Buffer(16, _fixed(4), _OUTPUT), 17: _Buffer(18, _fixed(4), _OUTPUT),
+        19: _Buffer(20, _fixed(4), _OUTPUT),
+    }),
+    "bitstack_move": (11, None, {
+        0: _Buffer(1, _fixed(1)), 3: _Buffer(4, _fixed(4)), 5: _Buffer(6, _fixed(4)),
+        7: _Buffer(8, _fixed(4)), 11: _Buffer(12, _fixed(4)), 15: _Buffer(16, _fixed(2)),
+        17: _Buffer(18, _fixed(2), _OUTPUT), 19: _Buffer(20, _fixed(1), _OUTPUT),
     }),
 }  # fmt: skip
 

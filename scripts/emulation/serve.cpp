@@ -40,10 +40,18 @@ BITSTACK_API int32_t bitstack_add_outliers(int32_t, const void*, int32_t, int64_
                                            int64_t, int32_t, void*, int64_t, int32_t);
 BITSTACK_API int32_t bitstack_values(const uint8_t*, int64_t, int32_t, const float*, int64_t,
                                      const float*, int64_t, const float*, int64_t, int64_t,
-                                     int64_t, float*, int64_t, int32_t);
+                                     int64_t, void*, int64_t, int32_t, int32_t);
 BITSTACK_API int32_t bitstack_sum_by_code(const uint8_t*, int64_t, int32_t, const float*, int64_t,
                                           const float*, int64_t, const float*, int64_t, int64_t,
                                           int64_t, double*, int64_t, int32_t);
+BITSTACK_API int32_t bitstack_spread(const uint8_t*, int64_t, int32_t, const float*, int64_t,
+                                     const float*, int64_t, const float*, int64_t, int64_t,
+                                     int64_t, const float*, int64_t, float*, int64_t, float*,
+                                     int64_t, float*, int64_t, float*, int64_t, int32_t);
+BITSTACK_API int32_t bitstack_move(const uint8_t*, int64_t, int32_t, const float*, int64_t,
+                                   const float*, int64_t, const float*, int64_t, int64_t, int64_t,
+                                   const float*, int64_t, int32_t, int32_t, const uint16_t*,
+                                   int64_t, uint16_t*, int64_t, uint8_t*, int64_t, int32_t);
 BITSTACK_API int32_t bitstack_attention(int32_t, const AttentionSizes*, int64_t, const void*,
                                         int64_t, const void*, int64_t, const void*, int64_t,
                                         const uint8_t*, int64_t, void*, int64_t, int32_t, int32_t);
@@ -170,6 +178,8 @@ int64_t call(int64_t function, const Request& request) {
     case 7: return call(bitstack_values, request);
     case 8: return call(bitstack_sum_by_code, request);
     case 9: return call(bitstack_attention, request);
+    case 10: return call(bitstack_spread, request);
+    case 11: return call(bitstack_move, request);
     default: exit(4);
   }
 }

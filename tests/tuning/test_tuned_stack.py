@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bitstack.container.blocks import StackSpec
-from bitstack.tuning.tuned_stack import Planes, TunedStack
+from bitstack.tuning.tuned_stack import Planes, SharedInputs, TunedStack
 
 
 def moved(columns: int, level: int) -> float:
@@ -14,7 +14,7 @@ def moved(columns: int, level: int) -> float:
     kept = {t.name: torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in spec.all()}
     for j in (1, 2, 3):
         kept[f"scale_{j}"][-(2**j) :] = torch.linspace(-1, 1, 2**j)  # the table, of even steps
-    stack = TunedStack(spec, kept.__getitem__, codes_learn=True)
+    stack = TunedStack(spec, kept.__getitem__, SharedInputs(), codes_learn=True)
     stack.level, stack.code_rate = level, 0.002
     for _ in range(5):
         stack._move_codes(-torch.ones(2, columns))
@@ -41,7 +41,7 @@ def random_stack(*, codes_learn: bool) -> tuple[TunedStack, dict[str, torch.Tens
         else torch.randn(t.shape, generator=generator).half()
         for t in spec.all()
     }
-    return TunedStack(spec, kept.__getitem__, codes_learn=codes_learn), kept
+    return TunedStack(spec, kept.__getitem__, SharedInputs(), codes_learn=codes_learn), kept
 
 
 def test_what_did_not_learn_is_stored_as_it_was_read() -> None:

@@ -44,9 +44,9 @@ inline uint16_t float_to_half(float value) {
 inline float bfloat_to_float(uint16_t value) { return from_bits(uint32_t(value) << 16); }
 
 inline uint16_t float_to_bfloat(float value) {
-  const uint32_t bits = to_bits(value);
-  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return uint16_t((bits >> 16) | 0x40u);  // NaN stays NaN
-  return uint16_t((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+  const uint32_t bits = to_bits(value), rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  const bool nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
+  return uint16_t(nan ? (bits >> 16) | 0x40u : rounded);  // NaN stays NaN
 }
 
 inline float load_number(const void* from, int64_t at, int32_t dtype) {

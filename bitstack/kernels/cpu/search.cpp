@@ -13,15 +13,9 @@
 #include <vector>
 
 #include "arguments.h"
+#include "clones.h"
+#include "convert.h"
 #include "pool.h"
-
-// The compiler makes one copy of the inner loops for each kind of machine; the loader picks.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define BITSTACK_CLONES \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define BITSTACK_CLONES
-#endif
 
 namespace bitstack {
 namespace {
@@ -209,8 +203,12 @@ void descend(const Panel& a, const Ranks& ranks, int64_t start, int count) {
 }
 
 BITSTACK_CLONES void look_up(const uint8_t* code, int32_t mask, const float* table, const float* v,
-                             float u, int64_t columns, float* out) {
+                             float u, int64_t columns, float* __restrict out) {
   for (int64_t c = 0; c < columns; ++c) out[c] = table[code[c] & mask] * v[c] * u;
+}
+
+BITSTACK_CLONES void round_to_bfloat(const float* from, int64_t count, uint16_t* __restrict to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = float_to_bfloat(from[i]);
 }
 
 // Counts of the levels' buffers, as bitstack_descend takes them, against the panel.
@@ -264,19 +262,26 @@ BITSTACK_API int32_t bitstack_descend(int64_t rows, int64_t columns, int64_t sta
   });
 }
 
-// out [rows, columns] = u T[code] v, of the low bits that `count` codes have.
+// out [rows, columns] = u T[code] v, of the low bits that `count` codes have, in fp32 or bf16.
 BITSTACK_API int32_t bitstack_values(const uint8_t* code, int64_t codes, int32_t count,
                                      const float* table, int64_t entries, const float* u,
                                      int64_t us, const float* v, int64_t vs, int64_t rows,
-                                     int64_t columns, float* out, int64_t outputs,
-                                     int32_t threads) {
+                                     int64_t columns, void* out, int64_t outputs,
+                                     int32_t dtype, int32_t threads) {
+  if (dtype != kFloat32 && dtype != kBFloat16) return kDtype;
   if (const Error error = check_codes(code, codes, rows, columns, count)) return error;
   if (!holds(table, entries, count, 1) || !holds(u, us, rows, 1) || !holds(v, vs, columns, 1))
     return kScales;
   if (!holds(out, outputs, rows, columns)) return kOutputs;
   return guarded([&]() -> int32_t {
-    parallel_for(rows, threads, [&](int64_t r) {
-      look_up(code + r * columns, count - 1, table, v, u[r], columns, out + r * columns);
+    parallel_for((rows + kRows - 1) / kRows, threads, [&](int64_t block) {
+      std::vector<float> row(size_t(dtype == kFloat32 ? 0 : columns));
+      for (int64_t r = block * kRows; r < std::min(rows, (block + 1) * kRows); ++r) {
+        const int64_t at = r * columns;
+        float* to = dtype == kFloat32 ? static_cast<float*>(out) + at : row.data();
+        look_up(code + at, count - 1, table, v, u[r], columns, to);
+        if (dtype != kFloat32) round_to_bfloat(to, columns, static_cast<uint16_t*>(out) + at);
+      }
     });
     return kFine;
   });

@@ -92,7 +92,7 @@ const Kernel* find_kernel(int32_t variant) {
 
 // Which arguments the calls take: `kernels/library.py` names the same number, or passes this library
 // over as one of other sources.
-BITSTACK_API int32_t bitstack_interface() { return 3; }
+BITSTACK_API int32_t bitstack_interface() { return 4; }
 
 // Name of variant `index`, best first; null past the last. `runs`: whether this machine can run it.
 // `fast`, `halves`: whether it has a fast product and an unpacking to 16 bits of its own.
