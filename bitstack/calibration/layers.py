@@ -8,7 +8,7 @@ observe anything on the way; see `calibration.observers`. Does not store hidden 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from bitstack.original.config_facts import text_config
 from bitstack.original.decoder_layers import find_layers
 from bitstack.original.source import Source
 
+T = TypeVar("T")
 LOGITS_AT_ONCE = 1 << 23  # numbers of one piece of logits, positions x vocabulary: 32 MiB in fp32
 
 
@@ -108,11 +109,11 @@ class LayerRunner:
         """
         call = self.calls[hidden.shape][index]
         before = call.sizes()
-        with self._products():
-            output = self.layers[index](hidden, *call.args, **call.kwargs)
+        output = self._in_dtype(lambda: self.layers[index](hidden, *call.args, **call.kwargs))
         if call.sizes() != before:
             raise self._refusal(MORE_INPUTS)
-        return output[0] if isinstance(output, tuple | list) else output
+        state: Tensor = output[0] if isinstance(output, tuple | list) else output
+        return state.float()
 
     def logits(self, batch: int, hidden: Tensor) -> Tensor:
         """Returns the logits of a batch [b, length, V] if the last layer gives `hidden`."""
@@ -142,7 +143,7 @@ class LayerRunner:
 
         with self.layer_loaded(0) as layer, torch.no_grad():
             handle = layer.register_forward_hook(look)
-            self._call_model(self.windows[0][:1, :2])
+            self._in_dtype(lambda: self._call_model(self.windows[0][:1, :2]))
             handle.remove()
 
     def _run_outer(self, ids: Tensor, *, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -151,19 +152,23 @@ class LayerRunner:
         `last` is what the last layer gives instead. Without it the pass ends there, and the calls
         of the layers are kept for `run_layer`.
         """
-        recorder = Recorder(len(self), self.form or Form(), last)
-        with _forwards_replaced(self.layers, recorder.stub):
-            try:
-                logits = self._call_model(ids)
-            except NotAlone as reason:
-                raise self._refusal(str(reason)) from None
+
+        def run() -> tuple[Recorder, Tensor]:
+            recorder = Recorder(len(self), self.form or Form(), last)
+            with _forwards_replaced(self.layers, recorder.stub):
+                return recorder, self._call_model(ids)
+
+        try:
+            recorder, logits = self._in_dtype(run)
+        except NotAlone as reason:
+            raise self._refusal(str(reason)) from None
         if last is not None and logits is ids:  # an observer has seen all it wanted
             return last, logits
         if len(recorder.calls) != len(self) or recorder.first is None:
             raise self._refusal(NOT_IN_ORDER)
         if last is None:
             self._keep(recorder.first, recorder.calls, ids)
-        return recorder.first, logits
+        return recorder.first.float(), logits
 
     def _keep(self, first: Tensor, calls: list[Call], ids: Tensor) -> None:
         """Keeps the calls of one batch for all batches of its shape, which must have the same."""
@@ -179,16 +184,26 @@ class LayerRunner:
             "one at a time; use --calibration none"
         )
 
-    def _products(self) -> torch.autocast:
-        """Within it products are computed in `dtype`."""
-        reduced = self.dtype != torch.float32
-        return torch.autocast(self.device, torch.bfloat16, enabled=reduced)
+    def _in_dtype(self, compute: Callable[[], T]) -> T:
+        """Returns what `compute` does, with its products in `dtype`.
+
+        Code of some models wants two tensors of one dtype, which is not so where only products are
+        in bf16: they compute in fp32 from then on.
+        """
+        if self.dtype != torch.float32:
+            try:
+                with torch.autocast(self.device, torch.bfloat16):
+                    return compute()
+            except RuntimeError as error:
+                if "dtype" not in str(error):
+                    raise
+            self.dtype = torch.float32
+        return compute()
 
     def _call_model(self, ids: Tensor) -> Tensor:
         """The model's logits, or `ids` where a hook or a stub has ended the pass early."""
         try:
-            with self._products():
-                return self.source.model(ids.to(self.device), use_cache=False).logits
+            return self.source.model(ids.to(self.device), use_cache=False).logits
         except Stop:
             return ids
 

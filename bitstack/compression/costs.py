@@ -33,6 +33,8 @@ _TRIAL_TOKENS = 4096  # tokens on which whole orders are tried
 # What the elementwise work beside a product costs, in operations of a product:
 _PER_WEIGHT = 800  # of a weight, beside each product of a decomposition
 _PER_WIDTH = 16_000  # of a number of the hidden state, in one layer forward
+_TUNED_PER_WIDTH = 41_000  # of the same forward and back in a step of tuning, in fp32 products
+_TUNED_PER_LOGIT = 5_600  # of a logit there
 _TRIAL_PRODUCTS = 5.0  # of a trial of a form, on some rows
 _MATRICES = 7  # of a layer, decomposed at the same time
 _PROBE = (256, 768)  # rows and columns of the matrix that is decomposed to measure speed
@@ -103,8 +105,8 @@ def calibration_operations(
     return running, tokens * moments
 
 
-def finish_operations(source: Source, matrices: list[Matrix], recipe: Recipe, length: int) -> float:
-    """Returns the operations of measuring the order and of tuning, with windows of `length`."""
+def order_operations(source: Source, matrices: list[Matrix], recipe: Recipe, length: int) -> float:
+    """Returns the operations of measuring the order, with windows of `length`."""
     parameters = sum(p.numel() for p in source.model.parameters())
     passes, tried = 0, 0
     if recipe.order == "perplexity":
@@ -113,14 +115,24 @@ def finish_operations(source: Source, matrices: list[Matrix], recipe: Recipe, le
         passes = PROBED_LEVELS * len({m.role for m in matrices}) + 2
         tried = len(MEASURED_SHARES) * TRIED_SIZES + 1
     windows = passes * recipe.order_samples + tried * trial_windows(recipe, length)
-    measured = (2.0 * windows * length + 20.0 * (passes + tried)) * parameters
+    return (2.0 * windows * length + 20.0 * (passes + tried)) * parameters
+
+
+def tuning_operations(source: Source, recipe: Recipe) -> tuple[float, float]:
+    """Returns the operations of tuning: those of its products, and of what is beside them.
+
+    A step is a forward and a backward pass, and rebuilding matrices; before, every window that they
+    take is run through the original once.
+    """
     steps = recipe.tune_steps + recipe.fine_steps if recipe.tunes else 0
-    # A step is a forward and a backward pass, and rebuilding matrices; before, every window that
-    # they take is run through the original once.
+    parameters = sum(p.numel() for p in source.model.parameters())
     read = READ_FACTOR * recipe.num_samples * recipe.seq_len
     targets = min(steps * TUNING_TOKENS, read) * 2.0 * parameters
-    tuned = steps * TUNING_TOKENS * 8.0 * parameters + targets
-    return measured + tuned
+    hidden = len(find_layers(source.model)[1]) * width(source.config)
+    words = text_config(source.config).vocab_size
+    beside = _TUNED_PER_WIDTH * hidden + _TUNED_PER_LOGIT * words
+    tokens = float(steps * TUNING_TOKENS)
+    return tokens * 8.0 * parameters + targets, tokens * beside
 
 
 def trial_windows(recipe: Recipe, length: int) -> int:
@@ -155,7 +167,7 @@ def peak_memory(source: Source, matrices: list[Matrix], recipe: Recipe, batch: i
         logits = max(LOGITS_AT_ONCE, words)
         stages.append(outer + largest + 8 * 4 * logits + 12 * batch * hidden)
         if recipe.tunes:
-            logits = 5 * 4 * TUNING_TOKENS * words
+            logits = 3 * 4 * TUNING_TOKENS * words  # both, and what the head's gradients take
             chains = len(recipe.ends) + 1
             learning = max(1, chains - 1) if recipe.code_lr else 0
             # Bytes of a weight: a code for each chain, and beside those that learn an offset.
@@ -233,5 +245,7 @@ def predict_seconds(
     length = min(batch, recipe.seq_len)
     model, moments = calibration_operations(source, matrices, tokens, batch)
     calibrating = model / speeds.running + moments / speeds.products
-    finishing = finish_operations(source, matrices, recipe, length)
-    return calibrating, operations / speeds.decomposing, finishing / speeds.products
+    multiplied, beside = tuning_operations(source, recipe)
+    measured = order_operations(source, matrices, recipe, length)
+    finishing = multiplied / speeds.running + (beside + measured) / speeds.products
+    return calibrating, operations / speeds.decomposing, finishing

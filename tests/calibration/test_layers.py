@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Gemma3nTextConfig
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Gemma3nTextConfig
 
 import pico
 from bitstack.calibration.layers import LayerRunner
@@ -57,6 +57,32 @@ def test_products_in_bf16_are_near_and_states_stay_in_fp32(pico_model: Folder, n
     assert not torch.equal(rounded, states)
     assert (rounded - states).norm() < 0.05 * states.norm()
     assert (others - logits).norm() < 0.05 * logits.norm()
+
+
+@pytest.mark.parametrize("model_type", ["roc_bert", "xmod"])
+def test_code_that_wants_one_dtype_gets_it(tmp_path: Path, model_type: str) -> None:
+    """RoCBert's embedding ends in a product, in bf16; Xmod writes one into a tensor in fp32."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": pico.VOCABULARY}
+    config = CONFIG_MAPPING[model_type](
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        is_decoder=True,
+        default_language="en_XX",
+        **sizes,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    states = []
+    for dtype in (torch.float32, torch.bfloat16):
+        runner = LayerRunner(open_source(tmp_path), windows()[:1], dtype=dtype)
+        with torch.no_grad(), runner.outer_loaded():
+            hidden = runner.embed_all()[0]
+            assert hidden.dtype == torch.float32
+            for index in range(len(runner)):
+                with runner.layer_loaded(index):
+                    hidden = runner.run_layer(index, hidden)
+        states.append(hidden)
+    assert states[1].dtype == torch.float32
+    assert (states[1] - states[0]).norm() < 0.05 * states[0].norm()
 
 
 def test_the_two_kinds_of_gemma_3_layers_are_called_each_in_its_way(pico_model: Folder) -> None:
