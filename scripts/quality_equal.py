@@ -38,7 +38,11 @@ TARGETS: dict[str, tuple[Target, ...]] = {
             Target("bitstack fast, no text", theirs, (*_WIDTHS, "8 bits"))
             for theirs in ("rtn g64", "hqq g64 axis 0", "hqq g64 axis 1")
         ),
-        Target("bitstack default", "auto-round g64", _WIDTHS, 0.7),
+        *(
+            Target(ours, theirs, _WIDTHS, 0.7)
+            for ours in ("bitstack fast", "bitstack default 60m")
+            for theirs in ("auto-round-light g64", "auto-round g64")
+        ),
     ),
 }
 NOTES = {
