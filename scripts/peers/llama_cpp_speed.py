@@ -42,9 +42,11 @@ class LlamaCpp:
         Raises:
             RuntimeError: llama.cpp does not load it.
         """
-        self._model = llama_cpp.llama_model_load_from_file(
-            str(file).encode(), llama_cpp.llama_model_default_params()
-        )
+        choices = llama_cpp.llama_model_default_params()
+        # Built with AMX, the release 0.3.36 ends in a segmentation fault on Sapphire Rapids, unless
+        # the weights are left in their usual layout. Build it without AMX to have the faster one.
+        choices.use_extra_bufts = b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info()
+        self._model = llama_cpp.llama_model_load_from_file(str(file).encode(), choices)
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = _CONTEXT
         options.n_threads = options.n_threads_batch = torch.get_num_threads()
