@@ -25,7 +25,16 @@ from torch import Tensor
 from wrong_arguments import WRONG, right_arguments
 
 from bitstack import kernels
-from bitstack.kernels import codes, dispatch, native, outliers, reference, rotation, selection
+from bitstack.kernels import (
+    codes,
+    dispatch,
+    learning,
+    native,
+    outliers,
+    reference,
+    rotation,
+    selection,
+)  # fmt: skip
 
 _RAISE, _RIGHT, _WRONG = 10, 11, 12
 _OUTCOMES = {_RAISE: "raise", _RIGHT: "right", _WRONG: "wrong"}
@@ -94,6 +103,10 @@ def _searched(a: Arguments) -> Tensor:
     return codes.descend(levels, a["hessians"], a["code"], a["start"], a["held"])
 
 
+def _by_weight(a: Arguments) -> Tensor:
+    return torch.ones(a["code"].shape)
+
+
 _op = torch.ops.bitstack
 _LINEAR = "x planes scale rows bias"
 # name -> (arguments it takes, the call, what it must give; None: only that it does not crash)
@@ -159,6 +172,18 @@ TARGETS: dict[str, tuple[str, Call, Call | None]] = {
         "code u v bits",
         lambda a: codes.sum_by_code(a["code"], a["bits"], a["u"], a["v"]).sum().view(1),
         lambda a: (a["u"].sum() * a["v"].sum()).view(1),
+    ),
+    "learning.spread": (
+        "code u v table",
+        lambda a: learning.spread(a["code"], a["table"], a["u"], a["v"], _by_weight(a)).cells,
+        lambda a: _by_weight(a) * a["u"].unsqueeze(1) * a["v"],
+    ),
+    "learning.move": (
+        "code u v table held",
+        lambda a: learning.move(
+            a["code"], a["table"], torch.zeros(a["code"].shape), a["u"], a["v"],
+            torch.zeros(a["code"].shape, dtype=torch.float16), a["held"], 8),
+        None,
     ),
     "codes.descend": (
         "code u v levels tables products weights hessians start held", _searched, None,

@@ -14,6 +14,7 @@ from bitstack.kernels import (
     codes,
     dispatch,
     layout,
+    learning,
     native,
     ops,
     outliers,
@@ -32,7 +33,18 @@ def calls(seed: int) -> Iterator[tuple[str, Callable[[], None]]]:
     """Yields names and calls without end, each with a variant and a number of threads."""
     chance = random.Random(seed)
     names = [variant.name for variant in selection.variants() if variant.runs]
-    kinds = [_linear, _rows, _dequantize, _rotate, _values, _sums, _attention, _hostile]
+    kinds = [
+        _linear,
+        _rows,
+        _dequantize,
+        _rotate,
+        _values,
+        _sums,
+        _spread,
+        _move,
+        _attention,
+        _hostile,
+    ]
     while True:
         os.environ["BITSTACK_KERNEL"] = chance.choice(names)
         torch.set_num_threads(chance.randint(1, 3))
@@ -129,6 +141,25 @@ def _sums(chance: random.Random) -> None:
     sums = codes.sum_by_code(code, planes, u, v, x)
     whole = torch.outer(u, v) * (1 if x is None else x)
     same(sums.sum().view(1), whole.sum().view(1), "sums")
+
+
+def _spread(chance: random.Random) -> None:
+    code, planes, u, v = _codes(chance)
+    table, gradient = torch.randn(2**planes), torch.randn(code.shape)
+    expected = gradient * v * u.unsqueeze(1)
+    found = learning.spread(code, table, u, v, gradient)
+    same(found.cells, expected, "gradients by cells")
+    same(found.table.sum().view(1), expected.sum().view(1), "gradients by the table")
+
+
+def _move(chance: random.Random) -> None:
+    """Without a gradient every code stays."""
+    code, planes, u, v = _codes(chance)
+    code &= 2**planes - 1
+    table, offset = torch.randn(2**planes), torch.zeros(code.shape, dtype=torch.float16)
+    kept, moved = chance.randint(0, planes), chance.randint(0, 8)
+    found = learning.move(code, table, torch.zeros(code.shape), u, v, offset, kept, moved)
+    same(found.float(), code.float(), "codes")
 
 
 def _attention(chance: random.Random) -> None:
