@@ -47,15 +47,16 @@ def values(
         return table[(code & (2**planes - 1)).int()].mul_(v).mul_(u.unsqueeze(1)).to(dtype)
     out = torch.empty(code.shape, dtype=dtype)
     failed = functions.bitstack_values(
-        *_buffer(code), 2**planes, *_buffer(table), *_buffer(u), *_buffer(v), *code.shape,
-        *_buffer(out), native.DTYPES.get(dtype, -1), threads.count(),
+        *buffer(code), 2**planes, *buffer(table), *buffer(u), *buffer(v), *code.shape,
+        *buffer(out), native.DTYPES.get(dtype, -1), threads.count(),
     )  # fmt: skip
     if failed:
         library.fail(failed)
     return out
 
 
-def _buffer(value: Tensor | None) -> native.Buffer:
+def buffer(value: Tensor | None) -> native.Buffer:
+    """Returns address and number of elements of a checked tensor, a null pointer for None."""
     return (0, 0) if value is None else (value.data_ptr(), value.numel())
 
 
@@ -101,8 +102,8 @@ def sum_by_code(
         return torch.bincount(index, weights=weighted.flatten(), minlength=2**planes).float()
     sums = torch.zeros(2**planes, dtype=torch.float64)
     failed = functions.bitstack_sum_by_code(
-        *_buffer(code), 2**planes, *_buffer(rows), *_buffer(columns), *_buffer(x), *code.shape,
-        *_buffer(sums), threads.count(),
+        *buffer(code), 2**planes, *buffer(rows), *buffer(columns), *buffer(x), *code.shape,
+        *buffer(sums), threads.count(),
     )  # fmt: skip
     if failed:
         library.fail(failed)
@@ -150,8 +151,8 @@ def descend(levels: Searched, hessians: Tensor, code: Tensor, start: int, kept: 
     planes = (ctypes.c_int32 * len(levels.planes))(*levels.planes)
     failed = functions.bitstack_descend(
         *code.shape, start, width, len(levels.planes), kept, planes, *pointers,
-        (ctypes.c_int64 * len(sizes))(*sizes), *_buffer(hessians), *_buffer(levels.weights),
-        *_buffer(moves), *_buffer(code), threads.count(),
+        (ctypes.c_int64 * len(sizes))(*sizes), *buffer(hessians), *buffer(levels.weights),
+        *buffer(moves), *buffer(code), threads.count(),
     )  # fmt: skip
     if failed:
         library.fail(failed)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bitstack.kernels import checks, library, native, threads
-from bitstack.kernels.codes import check_code
+from bitstack.kernels.codes import buffer, check_code
 
 _FP32 = (torch.float32,)
 
@@ -49,10 +49,10 @@ def spread(code: Tensor, table: Tensor, u: Tensor, v: Tensor, gradient: Tensor) 
     checks.tensor("gradient", gradient, _FP32, code.shape, checks.CPU)
     du, dv, dt = (torch.empty_like(t) for t in (u, v, table))
     found = Gradients(du, dv, dt, gradient)
-    buffers = [_buffer(t) for t in (gradient, found.cells, found.u, found.v, found.table)]
+    buffers = [buffer(t) for t in (gradient, found.cells, found.u, found.v, found.table)]
     failed = functions.bitstack_spread(
-        *_buffer(code), len(table), *_buffer(table), *_buffer(u), *_buffer(v), *code.shape,
-        *(part for buffer in buffers for part in buffer), threads.count(),
+        *buffer(code), len(table), *buffer(table), *buffer(u), *buffer(v), *code.shape,
+        *(part for pair in buffers for part in pair), threads.count(),
     )  # fmt: skip
     if failed:
         library.fail(failed)
@@ -103,8 +103,8 @@ def move(
     checks.tensor("offset", offset, (torch.float16,), code.shape, checks.CPU)
     out = torch.empty_like(code)
     failed = functions.bitstack_move(
-        *_buffer(code), len(table), *_buffer(table), *_buffer(row), *_buffer(column), *code.shape,
-        *_buffer(gradient), kept, moved, *_buffer(offset), *_buffer(offset), *_buffer(out),
+        *buffer(code), len(table), *buffer(table), *buffer(row), *buffer(column), *code.shape,
+        *buffer(gradient), kept, moved, *buffer(offset), *buffer(offset), *buffer(out),
         threads.count(),
     )  # fmt: skip
     if failed:
@@ -159,7 +159,3 @@ def _planes(table: Tensor) -> int:
     if table.dim() != 1 or not count or count & (count - 1):
         raise ValueError(f"table: shape {list(table.shape)}: pass [2^planes]")
     return count.bit_length() - 1
-
-
-def _buffer(value: Tensor) -> native.Buffer:
-    return value.data_ptr(), value.numel()

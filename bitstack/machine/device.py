@@ -33,11 +33,12 @@ def pick_device(name: str) -> str:
 def product_dtype(device: str) -> torch.dtype:
     """Returns the dtype in which products are fastest on `device`, where all digits do not matter.
 
-    That is bf16 on a GPU, and on a CPU that has instructions for it; without them torch computes
-    bf16 more slowly than fp32.
+    That is bf16 where the GPU or CPU has instructions for it; without them torch computes bf16 more
+    slowly than fp32.
     """
     if device == "cuda":
-        return torch.bfloat16
-    has = torch.cpu.get_capabilities()
-    able = any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.cpu.get_capabilities()
+        able = any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
     return torch.bfloat16 if able else torch.float32

@@ -4,7 +4,6 @@ Does not change codes or scales; see `tuning.tuned_stack`.
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -12,28 +11,17 @@ from torch import Tensor
 
 from bitstack.kernels import codes
 from bitstack.kernels.learning import spread
+from bitstack.machine.device import product_dtype
 
 UseGradient = Callable[[Tensor], None]  # takes a gradient of the shape of the matrix, [m, n]
 
 
-def product_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
-    """Returns the dtype of products that need no more than bf16: bf16 in place of fp32 where the
-    machine multiplies that at a multiple of the speed (sums stay fp32), else `dtype`.
+def coarse_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
+    """Returns the dtype of products that need not all digits of fp32: bf16 where that is faster.
 
     It errs like codes of 8 bits: too much for codes of 8 bits.
     """
-    fast = dtype == torch.float32 and _multiplies_bf16(device)
-    return torch.bfloat16 if fast else dtype
-
-
-@cache
-def _multiplies_bf16(device: str) -> bool:
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+    return product_dtype(device) if dtype == torch.float32 else dtype
 
 
 def coded_matrix(
@@ -67,7 +55,7 @@ class CodedProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, code, u, v, table = ctx.saved_tensors
         # Gradients of one batch are noisier than any rounding.
-        dtype = product_dtype(x.dtype, x.device.type)
+        dtype = coarse_dtype(x.dtype, x.device.type)
         g = gradients[0].to(dtype)
         dx = (g @ coded_matrix(code, u, v, table, dtype)).to(x.dtype)
         dw = g.flatten(0, -2).T @ x.flatten(0, -2).to(dtype)

@@ -19,7 +19,7 @@ from bitstack.container.entries import StackEntry
 from bitstack.kernels import outliers, packing, rotate
 from bitstack.kernels.reference import split_scale
 from bitstack.nn import stacks
-from bitstack.tuning.coded_product import CodedProduct, coded_matrix, product_dtype
+from bitstack.tuning.coded_product import CodedProduct, coarse_dtype, coded_matrix
 from bitstack.tuning.outlier_product import OutlierProduct, two_ways
 from bitstack.tuning.positions import Positions
 
@@ -65,7 +65,7 @@ class TunedStack(nn.Module):
         self,
         spec: StackSpec,
         read: Callable[[str], Tensor],
-        inputs: "SharedInputs",
+        inputs: SharedInputs,
         *,
         codes_learn: bool,
     ) -> None:
@@ -81,11 +81,10 @@ class TunedStack(nn.Module):
             chain[-1]: packing.codes([read(name) for name in spec.planes(chain[-1])], spec.columns)
             for chain in spec.chains
         }
-        self.kept = [read(tensor.name) for tensor in spec.kept]  # outliers do not learn
-        self.kept_ways = None
-        if self.kept:
-            positions, values = self.kept
-            self.kept_ways = two_ways(positions, values, spec.rows, spec.columns)
+        self.kept = None  # outliers, which do not learn
+        if spec.outliers:
+            positions, values = (read(tensor.name) for tensor in spec.kept)
+            self.kept = two_ways(positions, values, spec.rows, spec.columns)
         self.base_scales = {j: read(f"scale_{j}").float() for j in range(1, spec.levels + 1)}
         self.scale_changes = nn.ParameterDict(
             {str(level): torch.zeros_like(scale) for level, scale in self.base_scales.items()}
@@ -148,12 +147,11 @@ class TunedStack(nn.Module):
         # At one plane errors are so large that a gradient says little of the cell next door.
         moves = top in self.positions and self.level > max(1, self.planes[top].kept)
         use_gradient = self._move_codes if moves else None
-        dtype = product_dtype(x.dtype, x.device.type) if self.level <= _FAST_LEVELS else x.dtype
+        dtype = coarse_dtype(x.dtype, x.device.type) if self.level <= _FAST_LEVELS else x.dtype
         rotated = self.inputs.rotated(x, self.spec.rotation, dtype)
         y: Tensor = CodedProduct.apply(rotated, *self._coded_matrix(), use_gradient)
         y = y.to(x.dtype)
-        if self.kept_ways:
-            y = OutlierProduct.apply(y, x, self.kept_ways)
+        y = OutlierProduct.apply(y, x, self.kept) if self.kept else y
         return y if bias is None else y + bias
 
     @torch.no_grad()
@@ -172,7 +170,7 @@ class TunedStack(nn.Module):
     def dequantize(self) -> Tensor:
         """Returns the matrix [m, n] at the present level."""
         matrix = rotate(coded_matrix(*self._coded_matrix()), self.spec.rotation, back=True)
-        return outliers.add_to(matrix.contiguous(), *self.kept) if self.kept else matrix
+        return outliers.add_to(matrix.contiguous(), *self.kept.matrix) if self.kept else matrix
 
     def gather(self, ids: Tensor) -> Tensor:
         """Returns the rows `ids` of the matrix at the present level, [..., n]."""
@@ -182,7 +180,9 @@ class TunedStack(nn.Module):
         cells = table.index_select(0, chosen.flatten().int()).view(chosen.shape)
         rows = cells * v * u[ids].unsqueeze(-1)
         rows = rotate(rows, self.spec.rotation, back=True)
-        return rows + outliers.rows(ids, *self.kept, self.spec.columns) if self.kept else rows
+        if self.kept is None:
+            return rows
+        return rows + outliers.rows(ids, *self.kept.matrix, self.spec.columns)
 
 
 def make_tunable(

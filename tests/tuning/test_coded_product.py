@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bitstack.tuning.coded_product import CodedProduct, coded_matrix, product_dtype
+from bitstack.tuning.coded_product import CodedProduct, coarse_dtype, coded_matrix
 
 
 @pytest.mark.parametrize("batch", [(3,), (2, 3)])
@@ -35,8 +35,8 @@ def test_products_that_may_err_do_so_little() -> None:
         result = CodedProduct.apply(x.to(dtype), code, u, v, table, None)
         assert result.dtype == dtype
         assert float((result - exact).norm() / exact.norm()) < most
-    assert product_dtype(torch.float32, "cpu") in (torch.float32, torch.bfloat16)
-    assert product_dtype(torch.float64, "cpu") == torch.float64
+    assert coarse_dtype(torch.float32, "cpu") in (torch.float32, torch.bfloat16)
+    assert coarse_dtype(torch.float64, "cpu") == torch.float64
 
 
 def test_the_gradient_of_the_cells_goes_where_it_is_used() -> None:

@@ -73,6 +73,12 @@ inline Error check_outliers(const Outliers& o, int64_t rows, int64_t values) {
   return there && fits ? kFine : kPositions;
 }
 
+// A mask of `count` codes over a matrix of `codes` codes.
+inline Error check_codes(const void* code, int64_t codes, int64_t rows, int64_t columns, int32_t count) {
+  if (count < 1 || count > kMaxEntries || (count & (count - 1))) return kPlanes;
+  return holds(code, codes, rows, columns) ? kFine : kCodes;
+}
+
 // The error of `body`, or that memory was lacking.
 template <class Body>
 int32_t guarded(const Body& body) {

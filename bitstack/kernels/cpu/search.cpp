@@ -224,12 +224,6 @@ Error check_levels(const Panel& a, const int64_t* counts) {
   return a.first < 0 || a.first > a.planes[0] ? kCodes : kFine;
 }
 
-// A mask of `count` codes over a matrix of `codes` codes.
-Error check_codes(const void* code, int64_t codes, int64_t rows, int64_t columns, int32_t count) {
-  if (count < 1 || count > kMaxEntries || (count & (count - 1))) return kPlanes;
-  return holds(code, codes, rows, columns) ? kFine : kCodes;
-}
-
 }  // namespace
 
 // Chooses the codes of the panel [start, start + width) of columns again; see Panel. `counts`: the

@@ -142,11 +142,6 @@ void change_codes(const Move& a, const Cells& cells, int64_t r, const float* pos
   }
 }
 
-Error check(const void* code, int64_t codes, int64_t rows, int64_t columns, int32_t count) {
-  if (count < 1 || count > kMaxEntries || (count & (count - 1))) return kPlanes;
-  return holds(code, codes, rows, columns) ? kFine : kCodes;
-}
-
 }  // namespace
 
 // From the gradient [rows, columns] by u T[code] v: du, dv and dt [count], and that by each weight's
@@ -157,7 +152,7 @@ BITSTACK_API int32_t bitstack_spread(const uint8_t* code, int64_t codes, int32_t
                                      int64_t columns, const float* gradient, int64_t gradients,
                                      float* by_value, int64_t values, float* du, int64_t dus, float* dv, int64_t dvs, float* dt,
                                      int64_t dts, int32_t threads) {
-  if (const Error error = check(code, codes, rows, columns, count)) return error;
+  if (const Error error = check_codes(code, codes, rows, columns, count)) return error;
   if (!holds(table, entries, count, 1) || !holds(u, us, rows, 1) || !holds(v, vs, columns, 1))
     return kScales;
   if (!holds(gradient, gradients, rows, columns)) return kInputs;
@@ -203,7 +198,7 @@ BITSTACK_API int32_t bitstack_move(const uint8_t* code, int64_t codes, int32_t c
                                    const uint16_t* offset, int64_t offsets, uint16_t* next,
                                    int64_t nexts, uint8_t* moved, int64_t outputs,
                                    int32_t threads) {
-  if (const Error error = check(code, codes, rows, columns, count)) return error;
+  if (const Error error = check_codes(code, codes, rows, columns, count)) return error;
   if (kept < 0 || learning < 0 || kept > kMaxPlanes || (1 << kept) > count) return kPlanes;
   if (!holds(table, entries, count, 1) || !holds(row, row_count, rows, 1) ||
       !holds(column, column_count, columns, 1))
