@@ -1,8 +1,9 @@
 """Fits a recipe to a time: plans what this machine can do in it, and says when it runs out.
 
 The plan is made from predicted seconds (see `compression.costs`). It takes the richest rung of a
-short ladder that fits, and gives what is left to tuning. During the run the stages ask whether they
-are late. Does not run a stage.
+short ladder that leaves most of the time to tuning; where that is too little to tune in, the
+richest that fits. During the run the stages ask whether they are late, and tuning takes as many
+steps as fit. Does not run a stage.
 """
 
 import json
@@ -17,14 +18,16 @@ from bitstack.compression.inputs import Inputs
 from bitstack.errors import UserError
 from bitstack.machine.durations import format_duration
 from bitstack.machine.files import disk_errors, publish
-from bitstack.recipe import Recipe
+from bitstack.recipe import NO_TEXT, Recipe
 
 PLANNED = 0.85  # share of the time that is planned; the forecast is not exact
 _FEWEST_STEPS = 100  # of tuning: fewer move next to nothing
+_UNTUNED = 1 / 3  # share of the planned time that all before tuning may take
 _FILE = "clock.json"  # in the journal: an interrupted run goes on with its plan
 # From rich to poor: the largest values of some fields. `tokens` is num_samples times seq_len.
 _RUNGS: tuple[dict[str, Any], ...] = (
     {"order": "predicted"},
+    {"order": "predicted", "tokens": 65536},
     {"order": "predicted", "refit_rounds": 1, "joint_passes": 2, "tokens": 32768},
     {"order": "predicted", "refit_rounds": 1, "joint_passes": 1, "search_sweeps": 1}
     | {"tokens": 16384},
@@ -42,7 +45,7 @@ class Clock:
     wanted: Recipe  # what it would do with all time
     planned_seconds: float
     wanted_seconds: float
-    cuts: list[str] = field(default_factory=list)  # what was left out beyond the plan
+    changes: list[str] = field(default_factory=list)  # of the plan during the run, as sentences
     _start: float = field(default_factory=time.monotonic)
 
     def left(self) -> float:
@@ -51,8 +54,12 @@ class Clock:
 
     def cut(self, what: str) -> None:
         """Notes what the run leaves out because it is late."""
-        if what not in self.cuts:
-            self.cuts.append(what)
+        self.change(f"it was late; {what}")
+
+    def change(self, what: str) -> None:
+        """Notes in which way the run departs from its plan."""
+        if what not in self.changes:
+            self.changes.append(what)
 
     def lines(self) -> list[str]:
         """Returns what is said before the run: the plan, in one line."""
@@ -62,10 +69,11 @@ class Clock:
         ]
 
     def closing_lines(self) -> list[str]:
-        """Returns what is said after it: the time it took, what was cut, what more would buy."""
+        """Returns what is said after it: the time it took, what was changed, what more would
+        buy."""
         took = format_duration(self.seconds - self.left())
         lines = [f"clock: took {took} of {format_duration(self.seconds)}"]
-        lines += [f"clock: it was late; {cut}" for cut in self.cuts]
+        lines += [f"clock: {change}" for change in self.changes]
         if self.plan != self.wanted:
             more = format_duration(self.wanted_seconds)
             lines.append(f"clock: about {more} would have bought {describe(self.wanted)}")
@@ -127,27 +135,29 @@ def fit(wanted: Recipe, seconds: float, predicted: Callable[[Recipe], float]) ->
     room = PLANNED * seconds
     if predicted(wanted) <= room:
         return wanted
-    for rung in _RUNGS:
-        untuned = limited(wanted, rung).model_copy(update={"tune_steps": 0})
-        if predicted(untuned) <= room:
-            return _with_tuning(wanted, untuned, room, predicted)
-    least = predicted(limited(wanted, _RUNGS[-1]).model_copy(update={"tune_steps": 0})) / PLANNED
-    raise UserError(
-        f"--time {format_duration(seconds)}: the least run of this model takes about "
-        f"{format_duration(least)} on this machine; give at least that"
-    )
+    untuned = [limited(wanted, rung).model_copy(update={"tune_steps": 0}) for rung in _RUNGS]
+    fitting = [(plan, time) for plan in untuned if (time := predicted(plan)) <= room]
+    if not fitting:
+        raise UserError(
+            f"--time {format_duration(seconds)}: the least run of this model takes about "
+            f"{format_duration(predicted(untuned[-1]) / PLANNED)} on this machine; give at least "
+            "that"
+        )
+    if wanted.tunes and wanted.calibration != NO_TEXT:
+        for plan in (plan for plan, time in fitting if time <= _UNTUNED * room):
+            if steps := _steps(wanted, plan, room, predicted):
+                return plan.model_copy(update={"tune_steps": steps})
+    return fitting[0][0]
 
 
-def _with_tuning(
-    wanted: Recipe, untuned: Recipe, room: float, predicted: Callable[[Recipe], float]
-) -> Recipe:
-    """Gives the time that is left to tuning steps, where they are enough to move anything."""
-    low, high = 0, wanted.tune_steps if wanted.calibration != "none" else 0
+def _steps(wanted: Recipe, plan: Recipe, room: float, predicted: Callable[[Recipe], float]) -> int:
+    """Returns how many steps of tuning fit into the time that is left; 0 if too few do."""
+    low, high = 0, wanted.tune_steps
     while low < high:  # the largest number of steps that fits
         steps = (low + high + 1) // 2
-        tuned = untuned.model_copy(update={"tune_steps": steps})
+        tuned = plan.model_copy(update={"tune_steps": steps})
         low, high = (steps, high) if predicted(tuned) <= room else (low, steps - 1)
-    return untuned.model_copy(update={"tune_steps": low if low >= _FEWEST_STEPS else 0})
+    return low if low >= min(_FEWEST_STEPS, wanted.tune_steps) else 0
 
 
 def limited(recipe: Recipe, rung: dict[str, Any]) -> Recipe:

@@ -18,6 +18,7 @@ from bitstack.nn.assemble import assemble
 from bitstack.ordering.greedy import predicted_order
 from bitstack.original.skeleton import skeleton
 from bitstack.recipe import Recipe
+from bitstack.tuning.pace import Pace
 from bitstack.tuning.tuned_stack import Planes, learning_chains, make_tunable
 from bitstack.tuning.tuner import Phase, Tuner
 
@@ -52,17 +53,29 @@ def tune(job: Job) -> None:
         seed=job.recipe.seed,
         scale_rate=job.recipe.scale_lr,
         code_rate=job.recipe.code_lr,
-        is_over=lambda: job.clock is not None and job.clock.left() < _FINISH * job.clock.seconds,
     )
+    pace = pace_of(job, plan, done)
 
     def write(finished: int) -> None:
         parts = {name: stack.stored() for name, stack in stacks.items()}
         tensors = {f"{name}.{part}": t for name, own in parts.items() for part, t in own.items()}
         journal.put(_TUNED, tensors, {"phases": finished})
 
-    tuner.run(plan, write, done=done, show=job.progress)
-    if tuner.left_out and job.clock:
-        job.clock.cut(f"{tuner.left_out} steps of tuning were left out")
+    tuner.run(plan, pace, write, done=done, show=job.progress)
+    if job.clock and pace.added > 0:
+        job.clock.change(f"there was time for {pace.added} more steps of tuning")
+    elif job.clock and pace.added < 0:
+        job.clock.cut(f"{-pace.added} steps of tuning were left out")
+
+
+def pace_of(job: Job, plan: Sequence[Phase], done: int) -> Pace:
+    """Returns the steps of a plan whose first `done` phases are finished: with a clock as many of
+    the others as fit, up to those that the recipe asks for."""
+    steps, clock = [phase.steps for phase in plan], job.clock
+    if clock is None:
+        return Pace(steps)
+    wanted = clock.wanted.tune_steps + clock.wanted.fine_steps
+    return Pace(steps, lambda: clock.left() - _FINISH * clock.seconds, most=wanted)
 
 
 def plan_phases(recipe: Recipe, entries: Sequence[StackEntry], budgets: Budgets) -> list[Phase]:

@@ -12,6 +12,7 @@ lie in files. Does not know how a stack learns; see `tuning.tuned_stack`.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.spill import Spill
 from bitstack.machine.progress import Bar, bar
 from bitstack.tuning.divergence import Divergence
+from bitstack.tuning.pace import Pace
 from bitstack.tuning.tuned_stack import Planes, TunedStack
 
 _LEAST_LOSS = 1e-9  # nats; below it a budget is as good as the original and has nothing to learn
@@ -30,7 +32,7 @@ _LEAST_LOSS = 1e-9  # nats; below it a budget is as good as the original and has
 class Phase:
     """A number of steps in which the same planes learn."""
 
-    steps: int
+    steps: int  # as planned; see `tuning.pace`
     planes: Sequence[Sequence[Planes]]  # of every stack, one entry for every chain
     levels_at: Callable[[float], list[int]]  # level of every stack, for a random number in [0, 1)
 
@@ -49,12 +51,11 @@ class Tuner:
     seed: int = 0
     scale_rate: float = 1e-3  # Adam's, for the scales of level 1
     code_rate: float = 0.0  # step at level 2 as a share of the table's range, at 128 columns
-    is_over: Callable[[], bool] = lambda: False  # whether to stop, and leave out further steps
-    left_out: int = 0  # steps
 
     def run(
         self,
         phases: Sequence[Phase],
+        pace: Pace,
         after_phase: Callable[[int], None] = lambda finished: None,
         *,
         done: int = 0,
@@ -63,41 +64,46 @@ class Tuner:
         """Runs one phase after the other, one batch of windows and one budget a step.
 
         Args:
+            pace: decides the steps of each of `phases`.
             after_phase: called after each phase with how many are finished.
             done: phases that an earlier run has finished; they are left out.
             show: whether a progress bar is shown.
         """
-        steps = sum(phase.steps for phase in phases[done:])
         with (
             self.runner.outer_loaded(),
-            bar(desc="tune", show=show, total=steps, unit="step") as shown,
+            bar(desc="tune", show=show, total=sum(pace.steps[done:]), unit="step") as shown,
         ):
             self._spill_targets()
             for index, phase in enumerate(phases[done:], start=done):
-                self._run_phase(phase, torch.Generator().manual_seed(self.seed + index), shown)
+                self._run_phase(index, phase, pace, shown)
                 after_phase(index + 1)
 
-    def _run_phase(self, phase: Phase, generator: torch.Generator, shown: Bar) -> None:
+    def _run_phase(self, index: int, phase: Phase, pace: Pace, shown: Bar) -> None:
         """Adam for the scales, own steps for the codes; both rates fall along a cosine to zero."""
-        batches = iter(_shuffled(len(self.runner.windows), phase.steps, generator))
+        generator = torch.Generator().manual_seed(self.seed + index)
+        # Where time to spare adds steps, they take the same batches again.
+        batches = cycle(_shuffled(len(self.runner.windows), phase.steps, generator))
         for stack, planes in zip(self.stacks, phase.planes, strict=True):
             stack.begin_phase(planes)
         optimizer = torch.optim.Adam(self._parameter_groups(), betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, phase.steps))
-        for step in range(phase.steps):
-            if self.is_over():
-                self.left_out += phase.steps - step
+        rates, step = [group["lr"] for group in optimizer.param_groups], 0
+        while step < pace.steps[index]:
+            if pace.is_over:
+                pace.stop(index, step)
                 break
+            cosine = (1 + math.cos(math.pi * step / pace.steps[index])) / 2
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * cosine
             number = float(torch.rand((), generator=generator))
             for stack, level in zip(self.stacks, phase.levels_at(number), strict=True):
-                stack.level = level
-                cosine = (1 + math.cos(math.pi * step / phase.steps)) / 2
-                stack.code_rate = self.code_rate * cosine
+                stack.level, stack.code_rate = level, self.code_rate * cosine
             optimizer.zero_grad(set_to_none=True)
             # Its logarithm: each budget's loss counts relative to what it is there.
             self._divergence(next(batches)).clamp_min(_LEAST_LOSS).log().backward()
             optimizer.step()
-            schedule.step()
+            step += 1
+            pace.finished(index, step)
+            shown.total = max(step, sum(pace.steps))
             shown.update()
 
     def _parameter_groups(self) -> list[dict[str, Any]]:

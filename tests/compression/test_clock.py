@@ -37,6 +37,8 @@ def test_a_plan_fits_and_asks_for_no_more_than_the_recipe(given: float) -> None:
     for name in ("tune_steps", "joint_passes", "search_sweeps", "refit_rounds", "num_samples"):
         assert getattr(plan, name) <= getattr(recipe, name)
     assert plan.tune_steps == 0 or plan.tune_steps >= 100
+    untuned = plan.model_copy(update={"tune_steps": 0})
+    assert plan.tune_steps == 0 or 3 * seconds(untuned) <= seconds(plan) + 2
     assert plan.overrides == recipe.overrides
 
 
