@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitstack import kernels
-from bitstack.kernels import native, selection
+from bitstack.kernels import arguments, native, selection
 
 
 @dataclass
@@ -134,7 +134,7 @@ class Bench:
         kept = [(positions.clone(), torch.randn(count).half()) for _ in stacks]
         none = [None for _ in stacks]
 
-        def product(outliers: Sequence[native.Kept | None], seed: int) -> Callable[[], None]:
+        def product(outliers: Sequence[arguments.Kept | None], seed: int) -> Callable[[], None]:
             def multiply() -> None:
                 for planes, own in zip(stacks, outliers, strict=True):
                     kernels.coded_linear(x, planes, scale, self.rows, seed=seed, kept=own)

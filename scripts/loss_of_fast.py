@@ -19,10 +19,10 @@ from torch import Tensor
 from bitstack import kernels, load
 from bitstack.commands.shared import write_result
 from bitstack.container.manifest import read_manifest
-from bitstack.kernels import ops
+from bitstack.kernels import eager
 from bitstack.original.source import load_tokenizer
 
-ops.MATMUL_FROM = 1 << 60  # tokens from which another product takes over: never
+eager.MATMUL_FROM = 1 << 60  # tokens from which another product takes over: never
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bitstack.kernels import (
+    arguments,
     codes,
     dispatch,
     layout,
@@ -67,7 +68,7 @@ def matrix(chance: random.Random) -> tuple[list[Tensor], Tensor, int, int]:
     return planes, scale, rows, columns
 
 
-def kept(chance: random.Random, rows: int, columns: int) -> native.Kept | None:
+def kept(chance: random.Random, rows: int, columns: int) -> arguments.Kept | None:
     """Random outliers of a matrix, or none."""
     if chance.random() < 0.5:
         return None

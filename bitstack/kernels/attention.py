@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bitstack.kernels import dispatch, library, native, threads
+from bitstack.kernels import arguments, dispatch, library, threads
 
 _MOST_NUMBERS = 1 << 16  # of a head, as in cpu/attention.cpp
 
@@ -23,7 +23,7 @@ def can_attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return False
     alike = all(t.is_cpu and t.dtype == query.dtype and t.dim() == 4 for t in tensors)
-    if not alike or not native.supports(query.dtype) or not all(map(_is_plain, tensors)):
+    if not alike or not arguments.supports(query.dtype) or not all(map(_is_plain, tensors)):
         return False
     batch, heads, steps, size = query.shape
     tokens, value_size = key.shape[2], value.shape[3]
@@ -74,7 +74,7 @@ def attend(
         *((0, 0) if mask is None else _extent(mask)),
         out.data_ptr(),
         out.numel(),
-        native.number_of(query.dtype),
+        arguments.number_of(query.dtype),
         threads.count(),
     )
     if code:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bitstack.kernels import checks, library, native, threads
+from bitstack.kernels import arguments, checks, library, native, threads
 
 _FP32 = (torch.float32,)
 
@@ -48,14 +48,14 @@ def values(
     out = torch.empty(code.shape, dtype=dtype)
     failed = functions.bitstack_values(
         *buffer(code), 2**planes, *buffer(table), *buffer(u), *buffer(v), *code.shape,
-        *buffer(out), native.DTYPES.get(dtype, -1), threads.count(),
+        *buffer(out), arguments.DTYPES.get(dtype, -1), threads.count(),
     )  # fmt: skip
     if failed:
         library.fail(failed)
     return out
 
 
-def buffer(value: Tensor | None) -> native.Buffer:
+def buffer(value: Tensor | None) -> arguments.Buffer:
     """Returns address and number of elements of a checked tensor, a null pointer for None."""
     return (0, 0) if value is None else (value.data_ptr(), value.numel())
 

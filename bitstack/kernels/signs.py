@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitstack.kernels import checks, dispatch, native, packing
+from bitstack.kernels import arguments, checks, dispatch, native, packing
 
 _PANEL = 1 << 22  # weights rebuilt at once: 16 MiB of fp32, whatever the size of the matrix
 _PRODUCTS_BELOW = 8  # tokens from which rebuilding is faster
@@ -85,7 +85,9 @@ def _check(planes: list[Tensor], lefts: list[Tensor], rights: list[Tensor], colu
 def _variant(x: Tensor) -> native.Variant | None:
     """The compiled kernel for this input; None where the dense matrix has to be rebuilt."""
     few = x.numel() < _PRODUCTS_BELOW * x.shape[-1]
-    if not (few and dispatch.is_eager(x) and x.device.type == "cpu" and native.supports(x.dtype)):
+    if not (
+        few and dispatch.is_eager(x) and x.device.type == "cpu" and arguments.supports(x.dtype)
+    ):
         return None
     return None if x.requires_grad and torch.is_grad_enabled() else dispatch.cpu_variant()
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bitstack.kernels.eager import MATMUL_FROM
 from bitstack.kernels.matmul import release
-from bitstack.kernels.ops import MATMUL_FROM
 from bitstack.kernels.threads import torch_threads
 from bitstack.nn.attention import attention_of_steps
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bitstack.kernels import dispatch, native, outliers
-from bitstack.kernels.native import Kept
+from bitstack.kernels import arguments, dispatch, native, outliers
+from bitstack.kernels.arguments import Kept
 
 
 class TwoWays(NamedTuple):
@@ -45,7 +45,7 @@ class OutlierProduct(torch.autograd.Function):
 
 def _add(y: Tensor, x: Tensor, kept: Kept) -> Tensor:
     variant = dispatch.cpu_variant() if x.is_cpu else None
-    if variant is not None and y.dtype == x.dtype and native.supports(x.dtype):
+    if variant is not None and y.dtype == x.dtype and arguments.supports(x.dtype):
         native.add_outliers(variant, y, x.contiguous(), kept)
         return y
     return y.copy_(outliers.add_products(y, x, *kept))

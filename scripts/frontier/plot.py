@@ -33,6 +33,7 @@ LOOKS = {
 }  # name and colour
 _TEXT = 8.5  # points
 _APART = 0.062  # of a panel's height, between labels
+_MARK = 0.045  # the same between a label and a mark
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def _draw(axis: Any, points: Sequence[Point]) -> None:
     axis.plot(*zip(*own, strict=True), color=LOOKS["bitstack"][1], linewidth=1.2, zorder=1)
     for ours in (True, False):
         some = [point for point in points if (point.family == "bitstack") == ours]
-        for point, place in zip(some, places(some, low, high, up=not ours), strict=True):
+        marks = [_beside(point, points, left=ours) for point in some]
+        for point, place in zip(some, places(some, low, high, marks, up=not ours), strict=True):
             _label(axis, point, place)
     steps = (1, 2, 5) if high / low < 50 else (1,)
     axis.yaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
@@ -174,14 +176,30 @@ def _label(axis: Any, point: Point, place: float) -> None:
     )  # fmt: skip
 
 
-def places(points: Sequence[Point], low: float, high: float, *, up: bool = True) -> list[float]:
-    """Returns the height of each label: that of its point, moved where labels would meet.
+def _beside(point: Point, points: Sequence[Point], *, left: bool) -> list[float]:
+    """Returns the KL of the other points on the side where a point's label stands."""
+    sign = -1 if left else 1
+    return [p.kl for p in points if p is not point and sign * (p.minutes - point.minutes) >= 0]
 
-    Labels move up, and with `up` false down.
+
+def places(
+    points: Sequence[Point], low: float, high: float, marks: Sequence[Sequence[float]] = (), *,
+    up: bool = True,
+) -> list[float]:  # fmt: skip
+    """Returns the height of each label: that of its point, moved where it would meet another.
+
+    Labels move up, and with `up` false down, until they meet no label and none of the `marks`
+    beside them.
     """
-    sign, height = 1 if up else -1, math.log(high / low)
-    wanted = [sign * math.log(point.kl / low) / height for point in points]
+    sign, tall = 1 if up else -1, math.log(high / low)
+
+    def height(kl: float) -> float:
+        return sign * math.log(kl / low) / tall
+
     placed, last = [0.0] * len(points), -math.inf
-    for i in sorted(range(len(points)), key=wanted.__getitem__):
-        last = placed[i] = max(wanted[i], last + _APART)
-    return [low * math.exp(sign * place * height) for place in placed]
+    for i in sorted(range(len(points)), key=lambda i: height(points[i].kl)):
+        last = max(height(points[i].kl), last + _APART)
+        for mark in sorted(map(height, marks[i] if marks else ())):
+            last = mark + _MARK if abs(mark - last) < _MARK else last
+        placed[i] = last
+    return [low * math.exp(sign * place * tall) for place in placed]

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bitstack.kernels import library, native, selection
+from bitstack.kernels import arguments, library, selection
 from bitstack.kernels.attention import attend, can_attend
 
 Case = tuple[Tensor, Tensor, Tensor, Tensor | None]
@@ -184,7 +184,7 @@ def test_library_refuses_sizes_beyond_the_buffers(change: dict) -> None:
         tensors = [(t.data_ptr(), t.numel()) for t in (query, key, value, mask, out)]
         flat = [number for pair in tensors for number in pair]
         code: int = functions.bitstack_attention(
-            last, ctypes.addressof(sizes), count, *flat, native.number_of(torch.float32), 2
+            last, ctypes.addressof(sizes), count, *flat, arguments.number_of(torch.float32), 2
         )
         return code
 

@@ -47,13 +47,6 @@ def test_a_library_of_another_system_is_passed_over(
     assert library.load.__wrapped__() is None
 
 
-def test_dtypes() -> None:
-    assert [native.supports(d) for d in (torch.float32, torch.bfloat16, torch.float16)] == [
-        True
-    ] * 3
-    assert not native.supports(torch.float64)
-
-
 @built
 @able
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

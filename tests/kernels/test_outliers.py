@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitstack import kernels
-from bitstack.kernels import native, outliers
+from bitstack.kernels import arguments, outliers
 from bitstack.kernels.layout import scale_length
 
 from .conftest import make_coded
@@ -33,7 +33,7 @@ def dense(positions: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 def product(
     x: torch.Tensor,
-    kept: native.Kept,
+    kept: arguments.Kept,
     bias: torch.Tensor | None = None,
     seed: int = 0,
     rows: int = ROWS,

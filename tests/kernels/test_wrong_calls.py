@@ -123,25 +123,6 @@ def test_what_is_not_finite_stays_so(kernel: str, strange: float) -> None:
 
 
 @pytest.mark.skipif(not selection.variants(), reason="the compiled kernels were not built")
-def test_a_plane_that_lost_its_memory_is_seen_although_it_was_checked() -> None:
-    matrix, x = make_coded(ROWS, COLUMNS, 3), torch.randn(1, COLUMNS)
-    kernels.coded_linear(x, matrix.planes, matrix.scale, ROWS)
-    matrix.planes[1].untyped_storage().resize_(0)
-    with pytest.raises(ValueError, match="plane"):
-        kernels.coded_linear(x, matrix.planes, matrix.scale, ROWS)
-
-
-@pytest.mark.skipif(not selection.variants(), reason="the compiled kernels were not built")
-def test_checked_matrices_are_forgotten_with_their_tensors() -> None:
-    before = len(native._known)
-    matrix = make_coded(ROWS, COLUMNS, 3)
-    kernels.coded_linear(torch.randn(1, COLUMNS), matrix.planes, matrix.scale, ROWS)
-    assert len(native._known) == before + 1
-    del matrix
-    assert len(native._known) == before
-
-
-@pytest.mark.skipif(not selection.variants(), reason="the compiled kernels were not built")
 def test_a_variant_that_cannot_run_here_is_refused() -> None:
     matrix = make_coded(ROWS, COLUMNS, 3)
     nobody = selection.Variant(99, "nobody", True, False, False)

@@ -254,6 +254,15 @@ def test_labels_do_not_meet(script: Any) -> None:
     assert down[1] < 0.1
 
 
+def test_a_label_meets_no_mark(script: Any) -> None:
+    """One that stands a little below the first label's height, and one where it moves to."""
+    plot = script("frontier.plot")
+    points = [plot.Point("", "gptq", 1, 0.1), plot.Point("", "hqq", 1, 0.5)]
+    first, second = plot.places(points, 0.05, 1, [[0.097, 0.115], [0.1]])
+    assert first > 0.12
+    assert second == pytest.approx(0.5)
+
+
 def test_end_to_end(
     script: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
