@@ -1,6 +1,6 @@
 """Fits a recipe to a time: plans what this machine can do in it, and says when it runs out.
 
-The plan is made from predicted seconds (see `compression.costs`). It takes the richest rung of a
+The plan is made from predicted seconds (see `compression.speeds`). It takes the richest rung of a
 short ladder that leaves most of the time to tuning; where that is too little to tune in, the
 richest that fits. During the run the stages ask whether they are late, and tuning takes as many
 steps as fit. Does not run a stage.
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bitstack.compression.costs import Speeds, measure_speed, predict_seconds
 from bitstack.compression.inputs import Inputs
+from bitstack.compression.speeds import Speeds, measure_speed, predict_seconds
 from bitstack.errors import UserError
 from bitstack.machine.durations import format_duration
 from bitstack.machine.files import disk_errors, publish

@@ -13,10 +13,10 @@ import torch
 
 from bitstack.compression.against_rounding import warning
 from bitstack.compression.clock import poorest
-from bitstack.compression.costs import decompose_operations
 from bitstack.compression.job import Job
 from bitstack.compression.layer_statistics import LayerStatistics, Statistics
 from bitstack.compression.matrix_pool import MatrixPool, MatrixTask
+from bitstack.compression.work import decompose_operations
 from bitstack.machine.allocator import give_back
 from bitstack.machine.progress import SHARE, Bar, bar
 from bitstack.machine.workers import shares

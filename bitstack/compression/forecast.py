@@ -1,13 +1,15 @@
-"""Forecasts what a run will take, beside what is free, as `run --dry-run` shows it. Does not count
-operations and bytes; see `compression.costs`."""
+"""Forecasts what a run will take, beside what is free, as `run --dry-run` shows it.
+
+Does not predict time and memory; see `compression.speeds` and `compression.peak_memory`.
+"""
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from bitstack.compression.clock import describe, fit, predict
-from bitstack.compression.costs import measure_speed, predict_seconds
 from bitstack.compression.inputs import open_inputs, tell_remarks
+from bitstack.compression.speeds import measure_speed, predict_seconds
 from bitstack.machine.free_memory import memory_room
 from bitstack.machine.new_folder import existing_folder
 from bitstack.original.hub_cache import locate

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bitstack.calibration.windows import CalibrationText, read_text
-from bitstack.compression.costs import peak_memory
+from bitstack.compression.peak_memory import peak_memory
 from bitstack.container.blocks import StackSpec
 from bitstack.container.manifest import FOLDER
 from bitstack.container.output import check_output

@@ -6,8 +6,8 @@ losses; see `ordering.layer_loss`.
 
 from bitstack.calibration.layers import LayerRunner
 from bitstack.calibration.spill import Spill
-from bitstack.compression.costs import trial_windows
 from bitstack.compression.job import Job
+from bitstack.compression.work import trial_windows
 from bitstack.ordering import greedy
 from bitstack.ordering.layer_loss import LayerwiseLoss
 from bitstack.ordering.reference import Reference

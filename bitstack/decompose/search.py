@@ -5,8 +5,9 @@ the error to the columns still to come. This search does more: it visits every c
 exist and takes the best value given all others, as often as it is called. With E = X − values and
 G = E H, changing one weight's error by d changes the cost of its row by `2 d G_c + d² H_cc`: the
 cost is quadratic, G is half its gradient and H_cc half its curvature. Within a panel only the
-panel's own G is kept up to date, the other columns follow by one matrix product a panel. Does not
-fit scales; see `decompose.refit`.
+panel's own G is kept up to date. The columns of its section follow by one matrix product a panel,
+all other columns by one a section: a product of few columns would wait for memory. Does not fit
+scales; see `decompose.refit`.
 
 Codes form a tree: those of one level differ from the ones below it by their last bits. Where the
 lowest level that counts has many codes, only those are tried whose value there is near the best one
@@ -27,6 +28,7 @@ from bitstack.kernels.codes import Searched, is_native
 from bitstack.kernels.codes import descend as descend_natively
 
 _PANEL = 64  # columns
+_SECTION = 256  # columns of some panels
 _ALL = 8  # codes of the lowest level up to which all are tried
 _WINDOW = 5  # codes of it that are tried where it has more
 
@@ -63,8 +65,9 @@ def descend(
         gradients, torch.tensor([weights[i] for i in counted], dtype=torch.float32),
     )  # fmt: skip
     code = levels[-1].codes()
-    for start in range(0, problem.shape[1], _PANEL):
-        _choose_panel(problem, search, damped, code, start, kept)
+    for start in range(0, problem.shape[1], _SECTION):
+        section = slice(start, min(start + _SECTION, problem.shape[1]))
+        _choose_section(problem, search, damped, code, section, kept)
     chosen = [replace(level, code=code, product=None) for level in levels]
     for i, gradient, damping in zip(counted, gradients, damped, strict=True):
         error = chosen[i].error(problem)
@@ -78,24 +81,38 @@ def _gradient(problem: Problem, level: Level, damping: float) -> Tensor:
     return level.error(problem).mul_(damping).add_(level.product)
 
 
+def _choose_section(
+    problem: Problem, search: Searched, dampings: list[float], code: Tensor, section: slice,
+    kept: int,
+) -> None:  # fmt: skip
+    """Chooses the codes of a section of columns, in place, and updates G."""
+    moment, starts = problem.space.moment, range(section.start, section.stop, _PANEL)
+    moves = [_choose_panel(problem, search, dampings, code, s, section, kept) for s in starts]
+    for level, gradient in enumerate(search.products if moment.ndim == 2 else ()):
+        moved = torch.cat([panel[level] for panel in moves], dim=1)
+        for rest in (slice(0, section.start), slice(section.stop, None)):
+            gradient[:, rest].addmm_(moved, moment[section, rest])
+
+
 def _choose_panel(
-    problem: Problem, search: Searched, dampings: list[float], code: Tensor, start: int, kept: int
-) -> None:
-    """Chooses the codes of the panel that starts at column `start`, in place, and updates G."""
-    moment, part = problem.space.moment, slice(start, min(start + _PANEL, problem.shape[1]))
+    problem: Problem, search: Searched, dampings: list[float], code: Tensor, start: int,
+    section: slice, kept: int,
+) -> Tensor:  # fmt: skip
+    """Chooses the codes of the panel that starts at column `start`, in place, and updates G within
+    its section; returns the moves of every level, [J, m, p]."""
+    moment, part = problem.space.moment, slice(start, min(start + _PANEL, section.stop))
     block = torch.diag(moment[part]) if moment.ndim == 1 else moment[part, part]
     eye = torch.eye(len(block), device=block.device)
     blocks = torch.stack([block + damping * eye for damping in dampings])
-    if is_native(code):
-        moves = descend_natively(search, blocks, code, start, kept)
-    else:
-        moves = _descend_in_torch(search, blocks, code, start, kept)
+    choose = descend_natively if is_native(code) else _descend_in_torch
+    moves = choose(search, blocks, code, start, kept)
     for gradient, moved, damping in zip(search.products, moves, dampings, strict=True):
         if moment.ndim == 1:
             gradient[:, part].addcmul_(moved, moment[part])
         else:
-            gradient.addmm_(moved, moment[part])
+            gradient[:, section].addmm_(moved, moment[part, section])
         gradient[:, part].add_(moved, alpha=damping)
+    return moves
 
 
 def _descend_in_torch(

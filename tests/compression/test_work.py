@@ -1,4 +1,4 @@
-"""Predicted costs are those counted on a real decomposition, and compare well among recipes."""
+"""The work is that counted on a real decomposition, and compares well among recipes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from bitstack.calibration.fisher import GRADIENT_TOKENS
-from bitstack.compression.costs import (
-    Speeds,
-    calibration_operations,
+from bitstack.compression.work import (
+    calibration_work,
     decompose_operations,
-    peak_memory,
-    predict_seconds,
+    order_work,
     stack_products,
     trial_windows,
+    tuning_work,
 )
 from bitstack.decompose import decompose, nested
 from bitstack.decompose.level import Level
@@ -100,36 +99,26 @@ def test_calibrating_grows_with_the_text(pico_model: Folder) -> None:
     tokens = GRADIENT_TOKENS // 4
     parameters = sum(p.numel() for p in source.model.parameters())
     one, three, far = (
-        calibration_operations(source, matrices, count * tokens, 2048) for count in (1, 3, 12)
+        calibration_work(source, matrices, count * tokens, 2048) for count in (1, 3, 12)
     )
-    assert one[0] > tokens * 8 * parameters
-    assert three == pytest.approx((3 * one[0], 3 * one[1]))
-    assert far[0] < 10 * one[0]  # not all of a long text is run backward
-    assert far[1] == pytest.approx(12 * one[1])
+    assert one.running > tokens * 8 * parameters
+    assert one.decomposing == 0
+    assert three == pytest.approx([3 * amount for amount in one])
+    for kind in ("running", "elementwise"):  # not all of a long text is run backward
+        assert getattr(far, kind) < 10 * getattr(one, kind)
+    assert far.products == pytest.approx(12 * one.products)
 
 
-def test_memory_of_text_and_of_tuning(pico_model: Folder) -> None:
+def test_tuning_and_the_order_grow_with_their_steps(pico_model: Folder) -> None:
     source = open_source(pico_model("llama-untied"))
+    few, many = (tuning_work(source, load_recipe(tune_steps=steps)) for steps in (100, 300))
+    assert many == pytest.approx([3 * amount for amount in few])
+    assert set(tuning_work(source, load_recipe(tune_steps=0))) == {0.0}
     matrices = find_matrices(source.model)
-    untuned, tuned = load_recipe(tune_steps=0), load_recipe(tune_steps=10)
-
-    def peak(recipe: Recipe, batch: int) -> int:
-        return peak_memory(source, matrices, recipe, batch)
-
-    assert peak(tuned, 0) == peak(untuned, 0)  # without text nothing is tuned
-    assert 600 << 20 < peak(untuned, 0) < peak(untuned, 2048) <= peak(tuned, 2048)
-    assert peak(untuned, 2048) < peak(untuned, 1 << 20)
-
-
-def test_seconds_without_text_are_those_of_decomposing(pico_model: Folder) -> None:
-    speeds = Speeds(1e6, 1e9, 1e8)
-    source, recipe = open_source(pico_model("llama-tied")), load_recipe()
-    matrices = find_matrices(source.model)
-    calibrate, seconds, finish = predict_seconds(source, matrices, recipe, 0, 0, speeds)
-    assert (calibrate, finish) == (0, 0)
-    work = sum(decompose_operations(m, recipe, text=False) for m in matrices)
-    assert seconds == pytest.approx(work / 1e6)
-    with_text = predict_seconds(source, matrices, recipe, 4096, 2048, speeds)
-    assert min(with_text) > 0
-    model, moments = calibration_operations(source, matrices, 4096, 2048)
-    assert with_text[0] == pytest.approx(model / 1e9 + moments / 1e8)
+    predicted, measured, published = (
+        sum(order_work(source, matrices, load_recipe(name, order=order), 32))
+        for name, order in (
+            ("default", "predicted"), ("default", "loss"), ("paper", "perplexity"),
+        )
+    )  # fmt: skip
+    assert predicted == 0 < measured < published
