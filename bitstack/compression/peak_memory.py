@@ -67,4 +67,4 @@ def _decompose_bytes(matrix: Matrix, recipe: Recipe, text: bool) -> int:
     # Of a weight of a block: X and its image, codes, a product a level, a few temporaries.
     held = int((4 * (2 + recipe.blocks + 6) + recipe.blocks) * learned * n * side_by_side)
     rest = 4 * m * n * (recipe.outliers == "auto")  # the matrix without its outliers
-    return 4 * n * n * 3 * text + rest + held + m * n * recipe.blocks // 4
+    return (4 * 3 + 2) * n * n * text + rest + held + m * n * recipe.blocks // 4

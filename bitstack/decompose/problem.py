@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bitstack.kernels import rotate
+from bitstack.machine.device import product_dtype
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,15 @@ class Space:
     scale: Tensor  # s [n]; dividing a column of X by it gives the column of W Qᵀ
     unit: float  # what one unit of `moment` is in E[x xᵀ]
     rotation: int = 0  # seed of Q, the rotation of W's inputs, and so of its rows; 0: none
+
+    @cached_property
+    def rough_moment(self) -> Tensor:
+        """M in the dtype of fast products: bf16 where the processor multiplies it faster.
+
+        What a search or a refit has moved is multiplied by it. Both roundings, of 2⁻⁹, are of the
+        moves; products that last are in fp32.
+        """
+        return self.moment.to(product_dtype(self.moment.device.type))
 
     def problem(self, weight: Tensor, row_weights: Tensor) -> "Problem":
         """Returns the problem of approximating some rows of W [m, n] with weights [m]."""
@@ -66,6 +76,13 @@ class Problem:
         """Returns `x` [k, n] times M."""
         moment = self.space.moment
         return x * moment if moment.ndim == 1 else x @ moment
+
+    def times_rough_moment(self, x: Tensor) -> Tensor:
+        """Returns `x` [k, n], something that was moved, times `rough_moment`."""
+        moment = self.space.rough_moment
+        if moment.ndim == 1 or moment.dtype == x.dtype:
+            return self.times_moment(x)
+        return (x.to(moment.dtype) @ moment).float()
 
     def row_squares(self) -> Tensor:
         """Returns the mean square over tokens of each output, E[(w_r x)²], fp32 [m]."""

@@ -94,7 +94,7 @@ def _step(
 ) -> tuple[float, Tensor]:
     """How far to go along `moved`, a change of the values [m, n], and the product after that."""
     assert level.product is not None
-    image = problem.times_moment(moved)
+    image = problem.times_rough_moment(moved)
     squares = (image * moved).add_(damping * moved.square()).sum(1)
     curvature = float(squares @ problem.row_weights)
     length = slope / curvature if curvature > 1e-30 else 0.0

@@ -86,12 +86,18 @@ def _choose_section(
     kept: int,
 ) -> None:  # fmt: skip
     """Chooses the codes of a section of columns, in place, and updates G."""
-    moment, starts = problem.space.moment, range(section.start, section.stop, _PANEL)
+    starts = range(section.start, section.stop, _PANEL)
     moves = [_choose_panel(problem, search, dampings, code, s, section, kept) for s in starts]
-    for level, gradient in enumerate(search.products if moment.ndim == 2 else ()):
-        moved = torch.cat([panel[level] for panel in moves], dim=1)
+    if problem.space.moment.ndim == 1:
+        return
+    moment = problem.space.rough_moment
+    for level, gradient in enumerate(search.products):
+        moved = torch.cat([panel[level] for panel in moves], dim=1).to(moment.dtype)
         for rest in (slice(0, section.start), slice(section.stop, None)):
-            gradient[:, rest].addmm_(moved, moment[section, rest])
+            if moment.dtype == gradient.dtype:
+                gradient[:, rest].addmm_(moved, moment[section, rest])
+            else:
+                gradient[:, rest].add_(moved @ moment[section, rest])
 
 
 def _choose_panel(

@@ -56,6 +56,7 @@ def test_products_are_counted_exactly(
         return descend(problem, levels, *rest)
 
     monkeypatch.setattr(Problem, "times_moment", counted_times)
+    monkeypatch.setattr("bitstack.decompose.problem.product_dtype", lambda _: torch.float32)
     monkeypatch.setattr(nested, "descend", counted_descend)
     generator = torch.Generator().manual_seed(0)
     weight, inputs = (torch.randn(16, 12, generator=generator) for _ in range(2))

@@ -40,20 +40,27 @@ def error(task: Problem, level: Level, damping: float = 0.0) -> float:
     return float((image * rest).sum(1) @ task.row_weights)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 1000), planes=st.integers(1, 5), damping=st.sampled_from([0.0, 0.3]),
-    whole=st.booleans(),
+    whole=st.booleans(), dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )  # fmt: skip
-def test_every_refit_lowers_the_error(seed: int, planes: int, damping: float, whole: bool) -> None:
+def test_every_refit_lowers_the_error(
+    seed: int, planes: int, damping: float, whole: bool, dtype: torch.dtype
+) -> None:
+    """Also where moves are multiplied in bf16, as some processors do it faster."""
     task = problem(seed=seed) if whole else stated(problem(seed=seed).x)
     level = start(task, planes).with_product(task)
     for step in STEPS.values():
-        better = step(task, level, damping)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bitstack.decompose.problem.product_dtype", lambda _: dtype)
+            better = step(task, level, damping)
         assert error(task, better, damping) <= error(task, level, damping) * (1 + 1e-4)
         assert better.product is not None
         expected = task.times_moment(better.error(task))
-        torch.testing.assert_close(better.product, expected, rtol=1e-3, atol=1e-4)
+        if dtype == torch.float32:
+            torch.testing.assert_close(better.product, expected, rtol=1e-3, atol=1e-4)
+        assert (better.product - expected).norm() <= 0.01 * expected.norm() + 1e-4
         level = better
 
 
