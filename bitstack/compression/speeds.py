@@ -27,6 +27,7 @@ from bitstack.recipe import Recipe
 _PROBE = (256, 768)  # rows and columns of the matrix that is decomposed
 _PRODUCT = 1024  # rows and columns of the matrices that are multiplied
 _ACTIVATIONS = (2048, 1536)  # tokens and width: more than a cache holds
+_TRIES = 6  # of a product or a pass: the first ones wait for memory
 
 
 class Speeds(NamedTuple):
@@ -74,7 +75,7 @@ def _decomposing(recipe: Recipe, device: str, *, text: bool) -> float:
 
 
 def _best(work: Callable[[], object]) -> float:
-    return min(_seconds(work) for _ in range(3))
+    return min(_seconds(work) for _ in range(_TRIES))
 
 
 def _seconds(work: Callable[[], object]) -> float:

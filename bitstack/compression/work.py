@@ -27,8 +27,8 @@ _PER_WEIGHT = 800  # of a weight, beside each product of a decomposition
 _TRIAL_PRODUCTS = 5.0  # of a trial of a form, on some rows
 # Elementwise work, in passes over as many numbers:
 _PER_WIDTH = 24.0  # of a number of the hidden state, in one layer forward
-_TUNED_PER_WIDTH = 120.0  # of the same forward and back in a step of tuning
-_TUNED_PER_LOGIT = 16.0  # of a logit there
+_TUNED_PER_WIDTH = 190.0  # of the same forward and back in a step of tuning
+_TUNED_PER_LOGIT = 25.0  # of a logit there
 
 
 class Work(NamedTuple):
