@@ -21,6 +21,7 @@ from bitstack.compression.work import (
 )
 from bitstack.machine.device import product_dtype
 from bitstack.original.matrix import Matrix
+from bitstack.original.model_limits import positions
 from bitstack.original.source import Source
 from bitstack.recipe import Recipe
 
@@ -99,7 +100,8 @@ def predict_seconds(
     decomposing = speeds.seconds(Work(decomposing=operations))
     if not tokens:
         return 0.0, decomposing, 0.0
-    calibrating = speeds.seconds(calibration_work(source, matrices, tokens, batch))
-    measured = order_work(source, matrices, recipe, min(batch, recipe.seq_len))
+    length = min(batch, recipe.seq_len, positions(source.model) or batch)
+    calibrating = speeds.seconds(calibration_work(source, matrices, tokens, batch, length))
+    measured = order_work(source, matrices, recipe, length)
     finishing = speeds.seconds(tuning_work(source, recipe)) + speeds.seconds(measured)
     return calibrating, decomposing, finishing

@@ -27,8 +27,13 @@ _PER_WEIGHT = 800  # of a weight, beside each product of a decomposition
 _TRIAL_PRODUCTS = 5.0  # of a trial of a form, on some rows
 # Elementwise work, in passes over as many numbers:
 _PER_WIDTH = 24.0  # of a number of the hidden state, in one layer forward
+_PER_SCORE = 3.0  # of a score of attention, in one layer forward
+_PER_LOGIT = 5.0  # of a logit, forward
 _TUNED_PER_WIDTH = 190.0  # of the same forward and back in a step of tuning
 _TUNED_PER_LOGIT = 25.0  # of a logit there
+
+
+_HEAD = 64  # usual width of a head
 
 
 class Work(NamedTuple):
@@ -88,22 +93,39 @@ def stack_products(recipe: Recipe, refit: float) -> float:
     return products
 
 
-def calibration_work(source: Source, matrices: Iterable[Matrix], tokens: int, length: int) -> Work:
-    """Returns the work of calibrating with windows of `length`: two forwards over all tokens and
-    one of them and back over some, and the moments."""
+def calibration_work(
+    source: Source, matrices: Iterable[Matrix], tokens: int, batch: int, length: int
+) -> Work:
+    """Returns the work of calibrating on `tokens` in windows of `length`, `batch` tokens at a time.
+
+    Two forwards over all tokens, one of them and back over some, and the moments.
+    """
     layers = find_layers(source.model)[1]
     whole = sum(p.numel() for p in source.model.parameters())
     inside = sum(p.numel() for p in layers.parameters())
-    back = min(tokens, max(GRADIENT_TOKENS, length))
+    back = min(tokens, max(GRADIENT_TOKENS, batch))
     passes = 2 * tokens + 2.5 * back  # over the layers, as forwards
     outside = (whole - inside) * (2.0 * tokens + 6.0 * back)
     # Matrices that read the same input share its moment; about half of them do, and all parts.
     own = (m for m in matrices if m.kind != "expert" and not m.first_row)
+    attention, numbers = _beside(source, length)
     return Work(
         running=2.0 * inside * passes + outside,
-        products=tokens * sum(0.7 * m.columns**2 for m in own),
-        elementwise=_PER_WIDTH * len(layers) * width(source.config) * passes,
+        products=tokens * sum(0.7 * m.columns**2 for m in own) + attention * passes,
+        elementwise=numbers * passes + 2 * _PER_LOGIT * _words(source) * back,
     )
+
+
+def _beside(source: Source, length: int) -> tuple[float, float]:
+    """Returns what a token takes in a forward pass over all layers beside the products of weights:
+    operations of attention in windows of `length`, and numbers of elementwise passes."""
+    hidden = len(find_layers(source.model)[1]) * width(source.config)
+    return 4.0 * length * hidden, (_PER_WIDTH + _PER_SCORE * length / _HEAD) * hidden
+
+
+def _words(source: Source) -> int:
+    words: int = text_config(source.config).vocab_size
+    return words
 
 
 def order_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: int) -> Work:
@@ -116,7 +138,12 @@ def order_work(source: Source, matrices: list[Matrix], recipe: Recipe, length: i
         passes = PROBED_LEVELS * len({m.role for m in matrices}) + 2
         tried = len(MEASURED_SHARES) * TRIED_SIZES + 1
     windows = passes * recipe.order_samples + tried * trial_windows(recipe, length)
-    return Work(products=(2.0 * windows * length + 20.0 * (passes + tried)) * parameters)
+    tokens = float(windows * length)
+    attention, numbers = _beside(source, length)
+    return Work(
+        products=(2.0 * tokens + 20.0 * (passes + tried)) * parameters + attention * tokens,
+        elementwise=(numbers + _PER_LOGIT * _words(source)) * tokens,
+    )
 
 
 def tuning_work(source: Source, recipe: Recipe) -> Work:
@@ -130,8 +157,7 @@ def tuning_work(source: Source, recipe: Recipe) -> Work:
     tokens = float(steps * TUNING_TOKENS)
     targets = min(tokens, READ_FACTOR * recipe.num_samples * recipe.seq_len)
     hidden = len(find_layers(source.model)[1]) * width(source.config)
-    logits = text_config(source.config).vocab_size
-    step = _TUNED_PER_WIDTH * hidden + _TUNED_PER_LOGIT * logits
+    step = _TUNED_PER_WIDTH * hidden + _TUNED_PER_LOGIT * _words(source)
     return Work(
         running=8.0 * tokens * parameters,
         products=2.0 * targets * parameters,

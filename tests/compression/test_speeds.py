@@ -8,6 +8,7 @@ import pytest
 from bitstack.compression.speeds import Speeds, measure_speed, predict_seconds
 from bitstack.compression.work import Work, calibration_work, decompose_operations, tuning_work
 from bitstack.original.matrices import find_matrices
+from bitstack.original.model_limits import positions
 from bitstack.original.source import open_source
 from bitstack.recipe import load_recipe
 
@@ -33,7 +34,10 @@ def test_seconds_with_text(pico_model: Folder) -> None:
     source, recipe = open_source(pico_model("llama-tied")), load_recipe(order="predicted")
     matrices = find_matrices(source.model)
     found = predict_seconds(source, matrices, recipe, 4096, 2048, SPEEDS)
-    assert found[0] == SPEEDS.seconds(calibration_work(source, matrices, 4096, 2048))
+    length = positions(source.model)
+    assert length is not None
+    assert length < recipe.seq_len
+    assert found[0] == SPEEDS.seconds(calibration_work(source, matrices, 4096, 2048, length))
     assert found[2] == SPEEDS.seconds(tuning_work(source, recipe))
     assert min(found) > 0
 
