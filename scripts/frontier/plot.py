@@ -140,7 +140,7 @@ def _draw(axis: Any, points: Sequence[Point]) -> None:
     axis.set_xscale("log")
     axis.set_yscale("log")
     kls = [point.kl for point in points]
-    low, high = min(kls) / 1.4, max(kls) * 1.4
+    low, high = min(kls) / 1.8, max(kls) * 1.8
     axis.set_ylim(low, high)
     for point in points:
         own = point.family == "bitstack"
