@@ -5,6 +5,7 @@ Does not make the app; see `serving.app`.
 
 import errno
 import os
+import signal
 import socket
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -63,8 +64,11 @@ def listen(bound: socket.socket) -> None:
 
 def serve(service: "Service", bound: socket.socket) -> None:
     """Serves on a socket that listens until SIGINT or SIGTERM, which is raised again at the end."""
+    server = make_server(service)
     with closing(bound):
-        make_server(service).run(sockets=[bound])
+        server.run(sockets=[bound])
+    if server.ended_by is not None:  # uvicorn raised it, but Python drops it within a finaliser
+        signal.raise_signal(server.ended_by)
 
 
 def make_server(service: "Service") -> Any:
@@ -72,8 +76,11 @@ def make_server(service: "Service") -> Any:
     import uvicorn
 
     class Server(uvicorn.Server):
+        ended_by: int | None = None  # the signal
+
         def handle_exit(self, sig: int, frame: Any) -> None:
             service.running.stop()
+            self.ended_by = sig
             super().handle_exit(sig, frame)
 
     config = uvicorn.Config(

@@ -1,11 +1,14 @@
 """Ports and addresses that can be served on, and those that cannot."""
 
+import signal
 import socket
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bitstack.errors import UserError
-from bitstack.serving.listening import address, bind, listen
+from bitstack.serving.listening import address, bind, listen, serve
 
 
 def test_any_free_port() -> None:
@@ -43,3 +46,25 @@ def test_ipv6() -> None:
         pytest.skip("no IPv6 here")
     with bound:
         assert address(bound).startswith("http://[::1]:")
+
+
+def test_a_signal_that_python_dropped_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvicorn raises it at its end; within a finaliser Python drops what is raised."""
+    uvicorn = pytest.importorskip("uvicorn")
+    service: Any = SimpleNamespace(app=None, running=SimpleNamespace(stop=lambda: None))
+
+    def run(server: Any, sockets: list[socket.socket]) -> None:
+        server.handle_exit(signal.SIGINT, None)
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    with bind("127.0.0.1", 0) as bound, pytest.raises(KeyboardInterrupt):
+        serve(service, bound)
+
+
+def test_a_server_that_ends_by_itself_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    uvicorn = pytest.importorskip("uvicorn")
+    service: Any = SimpleNamespace(app=None)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: None)
+    with bind("127.0.0.1", 0) as bound:
+        serve(service, bound)
+        assert bound.fileno() == -1
