@@ -31,9 +31,7 @@ _PER_SCORE = 3.0  # of a score of attention, in one layer forward
 _PER_LOGIT = 5.0  # of a logit, forward
 _TUNED_PER_WIDTH = 190.0  # of the same forward and back in a step of tuning
 _TUNED_PER_LOGIT = 25.0  # of a logit there
-
-
-_HEAD = 64  # usual width of a head
+_HEAD = 64  # usual width of a head, by which scores are counted
 
 
 class Work(NamedTuple):

@@ -59,7 +59,6 @@ def test_no_more_steps_than_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_machine_that_becomes_slow_leaves_steps_out(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, 1.0, 100.0)
-    pace = Pace([50, 50], machine.left)
     slow = TIMED + 6
 
     def left() -> float:
