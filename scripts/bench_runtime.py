@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4096, help="of the single matrix")
     parser.add_argument("--columns", type=int, default=11008, help="of the single matrix")
     parser.add_argument("--megabytes", type=int, default=1024, help="MiB of copies of the matrix")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds, of which the median counts")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the median counts")
     parser.add_argument("--tokens", type=int, default=16, help="tokens generated in a round")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the long prompt")
     parser.add_argument(

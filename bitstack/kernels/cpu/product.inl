@@ -11,7 +11,8 @@
 namespace bitstack {
 namespace {
 
-constexpr int kAhead = 2048;  // bytes of a plane asked for ahead: more than memory's latency
+constexpr int kAhead = 4096;  // bytes of a plane asked for ahead: more than memory's latency
+constexpr int kSecondCache = 2;  // where to: in the first, planes would drive the activations out
 
 template <class O, int planes>
 struct FastTables {
@@ -26,7 +27,7 @@ inline void load(const Matrix& m, int64_t row, int64_t chunk, typename O::V* cod
   typename O::V bits[kMaxPlanes];
   for (int p = 0; p < planes; ++p) {
     const uint8_t* from = m.plane[p] + row * m.row_bytes + at;
-    __builtin_prefetch(from + kAhead);
+    __builtin_prefetch(from + kAhead, 0, kSecondCache);
     bits[p] = left >= O::width ? O::load(from) : O::load_part(from, int(left));
   }
   Transpose<O>::template codes<planes>(bits, codes);
