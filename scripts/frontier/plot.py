@@ -140,7 +140,8 @@ def _draw(axis: Any, points: Sequence[Point]) -> None:
     axis.set_xscale("log")
     axis.set_yscale("log")
     kls = [point.kl for point in points]
-    low, high = min(kls) / 1.8, max(kls) * 1.8
+    # Below our lowest point lie our names: a fifth of the height.
+    low, high = min(kls) / max(1.8, (max(kls) / min(kls)) ** 0.2), max(kls) * 1.8
     axis.set_ylim(low, high)
     for point in points:
         own = point.family == "bitstack"
