@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from hub_push import NAME, call, fails, push, table
 from huggingface_hub import ModelCard
 
 from bitstack.hub.card import CARD, PICTURE
+from hub_push import NAME, call, fails, push, table
 from hub_server import HubServer
 
 

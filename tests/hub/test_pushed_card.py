@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hub_push import NAME, push, table
 from huggingface_hub import ModelCard
 
 import bitstack
@@ -18,6 +17,7 @@ from bitstack.hub.card import CARD, MARK, PICTURE
 from bitstack.live.chat_template import chat_text
 from bitstack.metrics.loss.evaluation import evaluate
 from bitstack.original.source import load_tokenizer
+from hub_push import NAME, push, table
 from hub_server import HubServer
 
 ASKED = [{"role": "user", "content": "Who are you?"}]

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hub_push import NAME, call, fails, push, shard_files
 from huggingface_hub import HfApi, ModelCard, constants
 
 import bitstack
 from bitstack.container.manifest import MANIFEST, read_manifest
 from bitstack.hub.card import CARD
+from hub_push import NAME, call, fails, push, shard_files
 from hub_server import READER, HubServer
 
 
